@@ -1,0 +1,35 @@
+"""Where a bare name such as `yolov4.cfg` or `coco.yaml` is looked up."""
+
+from pathlib import Path
+
+from detect_prune.errors import DetectPruneError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def packaged_folder(kind: str) -> Path:
+    """The folder `cfg` or `data` that travels with the package: inside it in a wheel, beside it in a checkout."""
+    inside = _PACKAGE / kind
+    return inside if inside.is_dir() else _PACKAGE.parent / kind
+
+
+def find_resource(kind: str, name: str | Path) -> Path:
+    """Finds a file: the path as given, then `kind`/name in the working folder, then the packaged copy.
+
+    Args:
+        kind: `cfg` or `data`.
+        name: a path, or a bare file name with or without its usual ending (`.cfg`, `.yaml`).
+
+    Raises:
+        DetectPruneError: there is no such file; the message lists the names that the package has.
+    """
+    name = Path(name)
+    suffix = {"cfg": ".cfg", "data": ".yaml"}[kind]
+    names = [name] if name.suffix else [name, name.with_suffix(suffix)]
+    folders = [Path(), Path(kind), packaged_folder(kind)]
+    for folder in folders:
+        for candidate in names:
+            if (folder / candidate).is_file():
+                return folder / candidate
+    known = ", ".join(sorted(path.name for path in packaged_folder(kind).glob(f"*{suffix}")))
+    raise DetectPruneError(f"no such file, neither as given nor in ./{kind} nor in the package (which has {known})", file=name)

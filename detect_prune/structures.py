@@ -1,0 +1,95 @@
+"""The three plain objects that rooms hand to each other: a yolo head, a picture's truth, a picture's detections."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """One [yolo] section: how its tensor becomes boxes, how boxes are suppressed, and how it is trained.
+
+    `anchors` holds the (width, height) of this head's own anchors, already selected by `mask`, in pixels of the
+    network's input. The head's tensor is (B, len(anchors) * (5 + classes), grid height, grid width), as Darknet lays it out.
+    Names and defaults are those of Darknet's `parse_yolo` (src/parser.c).
+    """
+
+    layer: int
+    """Index of the section among the layers, as Darknet and `route` count them."""
+    line: int
+    """Line of the section in its cfg file."""
+    stride: tuple[int, int]
+    """(x, y): pixels of the network's input per grid cell, taken from the graph."""
+    anchors: tuple[tuple[float, float], ...]
+    mask: tuple[int, ...]
+    all_anchors: tuple[tuple[float, float], ...]
+    """All `num` anchors of the section: a truth is assigned to the best of all, and trained where that one is in `mask`."""
+    classes: int
+    scale_x_y: float = 1.0
+    new_coords: bool = False
+    nms_kind: str = "default"
+    """`default` (plain IoU), `greedynms` or `diounms`."""
+    beta_nms: float = 0.6
+    iou_loss: str = "mse"
+    iou_normalizer: float = 0.75
+    obj_normalizer: float = 1.0
+    cls_normalizer: float = 1.0
+    delta_normalizer: float = 1.0
+    iou_thresh: float = 1.0
+    ignore_thresh: float = 0.5
+    truth_thresh: float = 1.0
+    label_smooth_eps: float = 0.0
+    max_delta: float = 0.0
+    """0 stands for Darknet's default, no limit."""
+    objectness_smooth: bool = False
+    focal_loss: bool = False
+
+
+@dataclass
+class Truth:
+    """One picture and what is in it. Boxes are xyxy in pixels of the picture as it is stored (no EXIF turn)."""
+
+    path: Path
+    image_id: int
+    width: int
+    height: int
+    boxes: np.ndarray
+    """(n, 4) float32 xyxy pixels, clipped to the picture, without boxes of zero area."""
+    labels: np.ndarray
+    """(n,) int64, index into the data set's names."""
+    areas: np.ndarray
+    """(n,) float32: the area that COCO's small/medium/large go by (the segment's where the file has one, else the box's)."""
+    crowd: np.ndarray
+    """(n,) bool: COCO crowd regions, ignored in scoring and no targets in training."""
+    difficult: np.ndarray
+    """(n,) bool: VOC difficult objects."""
+
+
+@dataclass
+class Detections:
+    """What a detector found in one picture, best first."""
+
+    boxes: Tensor
+    """(n, 4) float32 xyxy pixels."""
+    scores: Tensor
+    """(n,) float32 in 0..1: objectness times class probability."""
+    labels: Tensor
+    """(n,) int64."""
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __str__(self) -> str:
+        rows = [
+            f"{self.names[label] if self.names else label} {score:.2f} at ({box[0]:.0f}, {box[1]:.0f}, {box[2]:.0f}, {box[3]:.0f})"
+            for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
+        ]
+        return f"{len(self)} detections" + "".join(f"\n  {row}" for row in rows)
+
+    @classmethod
+    def empty(cls) -> "Detections":
+        return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
