@@ -37,3 +37,47 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     intersection = size[..., 0] * size[..., 1]
     union = box_areas(a) + box_areas(b) - intersection
     return torch.where(union > 0, intersection / union.clamp(min=1e-12), torch.zeros_like(union))
+
+
+def enclosing_size(a: Tensor, b: Tensor) -> Tensor:
+    """Width and height of the smallest box around both, for boxes that broadcast: (..., 4), (..., 4) xyxy -> (..., 2)."""
+    return torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+
+
+def centre_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distance of the centres over the squared diagonal of the enclosing box: (..., 4), (..., 4) xyxy -> (...) in 0..1.
+
+    The penalty of DIoU (Zheng et al. 2020, eq. 6). Two equal points have distance 0.
+    """
+    distance = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
+    diagonal = enclosing_size(a, b).square().sum(-1)
+    return distance / diagonal.clamp(min=1e-12)
+
+
+def box_similarity(a: Tensor, b: Tensor, kind: str) -> Tensor:
+    """The similarity that an IoU loss is one minus of, for boxes that broadcast: (..., 4), (..., 4) xyxy -> (...), at most 1.
+
+    Args:
+        kind: `iou`; `giou` (Rezatofighi et al. 2019); `diou` or `ciou` (Zheng et al. 2020), whose weight alpha of the
+            aspect term is held constant in the gradient, as in the paper.
+
+    Raises:
+        ValueError: no such kind.
+    """
+    iou = pairwise_iou(a, b)
+    if kind == "iou":
+        return iou
+    if kind == "giou":
+        area_a, area_b = box_areas(a), box_areas(b)
+        union = (area_a + area_b) / (1 + iou)  # because intersection = iou * union = area_a + area_b - union
+        enclosing = enclosing_size(a, b).prod(-1)
+        return iou - (enclosing - union) / enclosing.clamp(min=1e-12)
+    if kind == "diou":
+        return iou - centre_distance(a, b)
+    if kind == "ciou":
+        angle_a, angle_b = (torch.atan2(box[..., 2] - box[..., 0], box[..., 3] - box[..., 1]) for box in (a, b))
+        aspect = 4 / torch.pi**2 * (angle_a - angle_b).square()
+        with torch.no_grad():
+            alpha = aspect / (1 - iou + aspect).clamp(min=1e-12)
+        return iou - centre_distance(a, b) - alpha * aspect
+    raise ValueError(f"box similarity is iou, giou, diou or ciou, not {kind!r}")

@@ -1,0 +1,173 @@
+"""Non-maximum suppression per class, of the three kinds Darknet has, for a whole batch at once."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from detect_prune.boxes import centre_distance, cxcywh_to_xyxy, pairwise_iou
+from detect_prune.detection.decode import activate_box, anchor_fractions, head_values, place_box, probabilities
+from detect_prune.structures import Detections, HeadSpec
+
+# Pairs whose overlap is computed at a time; bounds the memory (about 100 bytes a pair).
+_PAIRS_AT_ONCE = 1 << 21
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, kind: str = "default", beta: float = 0.6
+) -> Tensor:
+    """Greedy non-maximum suppression inside each group (a class of a picture).
+
+    From the best score down, a box that is kept removes the boxes of its group that overlap it by more than the threshold
+    (Darknet's do_nms_sort and diounms_sort in src/box.c). Kinds: `default` measures IoU, `greedynms` IoU - (d^2/c^2)^0.6,
+    `diounms` IoU - (d^2/c^2)^beta, d the distance of the centres, c the diagonal of the enclosing box.
+
+    Args:
+        boxes: (n, 4) xyxy; for the kinds with a distance as fractions of the network's input, as Darknet measures it.
+        scores: (n,).
+        groups: (n,) int64; boxes of different groups never meet.
+
+    Returns:
+        Indices (k,) of what is kept, best score first; among equal scores the earlier index goes first.
+
+    Raises:
+        ValueError: no such kind.
+    """
+    exponents = {"default": None, "greedynms": 0.6, "diounms": beta}
+    if kind not in exponents:
+        raise ValueError(f"a kind of NMS is {', '.join(exponents)}, not {kind!r}")
+    by_score = scores.argsort(descending=True, stable=True)
+    order = by_score[groups[by_score].argsort(stable=True)]  # group by group, best first
+    boxes, groups = boxes[order], groups[order]
+    winner, loser = _overlapping_pairs(boxes, groups, threshold, exponents[kind])
+    kept = _greedy(len(boxes), winner, loser)
+    chosen = torch.zeros_like(by_score, dtype=torch.bool)
+    chosen[order[kept]] = True
+    return by_score[chosen[by_score]]
+
+
+def _overlapping_pairs(boxes: Tensor, groups: Tensor, threshold: float, exponent: float | None) -> tuple[Tensor, Tensor]:
+    """Index pairs (better, worse) inside a group that overlap by more than the threshold; boxes are sorted by group, then score."""
+    winners, losers = [boxes.new_empty(0, dtype=torch.int64)], [boxes.new_empty(0, dtype=torch.int64)]
+    for first, second in _pairs(groups):
+        a, b = boxes[first], boxes[second]
+        overlap = pairwise_iou(a, b)
+        # The distance only ever lowers the overlap, so that IoU alone decides about nearly all pairs.
+        close = (overlap > threshold).nonzero()[:, 0]
+        if exponent is not None:
+            overlap = overlap[close] - centre_distance(a[close], b[close]) ** exponent
+            close = close[overlap > threshold]
+        winners.append(first[close])
+        losers.append(second[close])
+    return torch.cat(winners), torch.cat(losers)
+
+
+def _pairs(groups: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """All pairs (i, j), i < j, of equal group in a sorted vector of groups, in chunks of bounded size."""
+    n = len(groups)
+    index = torch.arange(n, device=groups.device)
+    partners = torch.searchsorted(groups, groups, right=True) - index - 1
+    ends = partners.cumsum(0)
+    start = done = 0
+    while start < n:
+        stop = max(start + 1, int(torch.searchsorted(ends, done + _PAIRS_AT_ONCE, right=True)))
+        count = partners[start:stop]
+        first = torch.repeat_interleave(index[start:stop], count)
+        # The k-th pair of box i is (i, i + 1 + k).
+        before = ends[start:stop] - count - done
+        second = first + 1 + torch.arange(len(first), device=groups.device) - torch.repeat_interleave(before, count)
+        yield first, second
+        start, done = stop, int(ends[stop - 1])
+
+
+def _greedy(n: int, winner: Tensor, loser: Tensor) -> Tensor:
+    """Which of n boxes greedy suppression keeps, given all overlapping pairs (better, worse): (n,) bool.
+
+    A box is kept if no better box that is kept overlaps it. Repeating that sentence for all boxes at once settles in
+    round t every box that depends on a chain of at most t others, and so ends at the same answer as the loop over
+    boxes does (Cluster-NMS, Zheng et al. 2021), after a handful of rounds.
+    """
+    kept = torch.ones(n, dtype=torch.bool, device=winner.device)
+    while True:
+        now = torch.ones_like(kept)
+        now[loser[kept[winner]]] = False
+        if torch.equal(now, kept):
+            return kept
+        kept = now
+
+
+def detect(
+    raws: Sequence[Tensor],
+    heads: Sequence[HeadSpec],
+    input_size: tuple[int, int],
+    score_threshold: float = 0.001,
+    iou_threshold: float = 0.6,
+    nms: str = "cfg",
+    max_detections: int | None = None,
+    max_candidates: int = 30_000,
+) -> list[Detections]:
+    """Decoding and suppression for a batch.
+
+    Every class of a box whose score (objectness times class probability) is above the threshold is a detection of its own.
+
+    Args:
+        raws: one tensor a head, (B, A * (5 + C), h, w), as the network returns them.
+        heads: the [yolo] sections, in the same order.
+        input_size: (width, height) of the network's input in pixels.
+        nms: `cfg` takes the kind (and beta) that the cfg asks for; where its heads disagree the last one decides, as in
+            Darknet. `plain` is IoU whatever the cfg says.
+        max_detections: keep only so many a picture, the best.
+        max_candidates: only so many a picture, the best, enter the suppression. A trained network stays far below it;
+            an untrained one has every class of every cell above a low threshold, and would take minutes.
+
+    Returns:
+        One Detections a picture, on the device of `raws`: boxes xyxy in pixels of the network's input, not clipped.
+    """
+    if nms not in ("cfg", "plain"):
+        raise ValueError(f"nms is 'cfg' or 'plain', not {nms!r}")
+    batch, classes = raws[0].shape[0], heads[0].classes
+    found = [_candidates(raw, head, input_size, score_threshold) for raw, head in zip(raws, heads, strict=True)]
+    picture, boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    first = _best_of_each(picture, scores, max_candidates)
+    picture, boxes, scores, labels = picture[first], boxes[first], scores[first], labels[first]
+    kind = "default" if nms == "plain" else heads[-1].nms_kind
+    kept = suppress(boxes, scores, picture * classes + labels, iou_threshold, kind, heads[-1].beta_nms)
+    kept = kept[picture[kept].argsort(stable=True)]
+    boxes = boxes * boxes.new_tensor([*input_size, *input_size])
+    return [
+        Detections(boxes[part], scores[part], labels[part])
+        for part in (rows[:max_detections] for rows in kept.split(picture[kept].bincount(minlength=batch).tolist()))
+    ]
+
+
+def _candidates(
+    raw: Tensor, head: HeadSpec, input_size: tuple[int, int], threshold: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What scores above the threshold: picture (n,), boxes (n, 4) xyxy fractions of the input, scores (n,), labels (n,)."""
+    values = head_values(raw, head)
+    objectness = probabilities(values[..., 4], head)
+    # A class probability is at most 1, so a low objectness settles all classes, and few cells are left to look at.
+    picture, anchor, row, column = (objectness > threshold).nonzero(as_tuple=True)
+    rows = values[picture, anchor, row, column]
+    scores = objectness[picture, anchor, row, column, None] * probabilities(rows[:, 5:], head)
+    cell, label = (scores > threshold).nonzero(as_tuple=True)
+    boxes = place_box(
+        activate_box(rows[:, :4], head),
+        torch.stack([column, row], -1),
+        anchor_fractions(head, input_size, raw.device)[anchor],
+        rows.new_tensor([raw.shape[3], raw.shape[2]]),
+        head,
+    )
+    return picture[cell], cxcywh_to_xyxy(boxes)[cell], scores[cell, label], label
+
+
+def _best_of_each(picture: Tensor, scores: Tensor, most: int) -> Tensor:
+    """Indices of the `most` best of each picture, in no particular order."""
+    if len(picture) <= most:
+        return torch.arange(len(picture), device=picture.device)
+    order = scores.argsort(descending=True)
+    order = order[picture[order].argsort(stable=True)]
+    counts = picture.bincount()
+    starts = counts.cumsum(0) - counts
+    rank = torch.arange(len(order), device=order.device) - torch.repeat_interleave(starts, counts)
+    return order[rank < most]
