@@ -1,0 +1,166 @@
+"""Plots of a run as PNG files: what is left of each layer, and how loss, residuals and scores went."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detect_prune.files import atomic_path
+from detect_prune.report.tables import count, share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI = 110
+_BAR = "#3b75af"
+_REST = "#e3e8ee"
+_PHASE_COLOURS = ("#f1f4f8", "#fdf1dc", "#e6f3e6")
+_LINE_COLOURS = ("#3b75af", "#d1605e", "#4f9d57", "#8a63b0", "#c98a1b", "#555555")
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # Without pyplot: no global state, no display, and the Agg canvas whatever the user's settings say.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _bare(axes: "Axes") -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _save(figure: "Figure", path: str | Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def kept_per_layer(kept: Mapping[str, tuple[int, int]], path: str | Path, title: str) -> None:
+    """A bar for each layer, first layer on top: the share of its weights that is kept; a line marks the whole network.
+
+    Args:
+        kept: by layer (weights kept, weights), in the network's order.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: no layers.
+    """
+    if not kept:
+        raise ValueError("no layers to plot")
+    shares = [100 * left / total for left, total in kept.values()]
+    overall = 100 * sum(left for left, _ in kept.values()) / sum(total for _, total in kept.values())
+    # Every layer gets the same height, so that names never run into each other: a long network makes a long picture.
+    row = 0.3 if len(kept) <= 20 else 0.17
+    font = 9 if len(kept) <= 20 else 7
+    figure = _figure(8.5, 1.1 + row * len(kept))
+    axes = figure.subplots()
+    rows = range(len(kept))
+    axes.barh(rows, [100] * len(kept), color=_REST, height=0.8)
+    axes.barh(rows, shares, color=_BAR, height=0.8)
+    axes.axvline(overall, color="#d1605e", linewidth=1.2)
+    axes.set_yticks(rows, kept.keys(), fontsize=font)
+    axes.tick_params(axis="y", length=0)
+    for index, (left, total) in enumerate(kept.values()):
+        axes.text(101, index, f"{share(left / total)} of {count(total)}", va="center", fontsize=font, color="#333333")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(len(kept) - 0.4, -0.6)
+    axes.set_xlabel(f"weights kept, % of the layer (red line: the whole network, {share(overall / 100)})")
+    axes.set_title(title, fontsize=11)
+    _bare(axes)
+    _save(figure, path)
+
+
+def _panel_of(name: str) -> str | None:
+    if name == "loss" or name.startswith("loss "):
+        return "loss"
+    if "residual" in name:
+        return "residual"
+    if "AP" in name or name.startswith("top-"):
+        return "score"
+    return None
+
+
+_PANEL_LABELS = {"loss": "training loss", "residual": "relative residual", "score": "score"}
+
+
+def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """panel -> curve -> (steps, values), in the order of first appearance."""
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {panel: {} for panel in _PANEL_LABELS}
+    for record in records:
+        for name, value in record.items():
+            panel = _panel_of(name)
+            if panel is not None and value is not None:
+                steps, values = panels[panel].setdefault(name, ([], []))
+                steps.append(record["step"])
+                values.append(value)
+    return {panel: curves for panel, curves in panels.items() if curves}
+
+
+def _phase_spans(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
+    """(phase, first step, last step) of each stretch; a stretch ends where the next one begins."""
+    spans: list[tuple[str, float, float]] = []
+    for record in records:
+        if spans and spans[-1][0] == record["phase"]:
+            spans[-1] = (*spans[-1][:2], record["step"])
+        else:
+            if spans:
+                spans[-1] = (*spans[-1][:2], record["step"])
+            spans.append((record["phase"], record["step"], record["step"]))
+    return spans
+
+
+def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str = "How the run went") -> None:
+    """Curves over the steps of a run, one panel each for loss, residuals and scores, the phases shaded behind them.
+
+    Args:
+        records: in the order of time; each has `step` (counted through all phases) and `phase` (`dense`, `admm`,
+            `retrain`), and any of: `loss` or `loss ...`; names with `residual` in them; scores (`AP`, `AP50`, `top-1`,
+            ...). Other entries are left out.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    panels = _series(records)
+    if not panels:
+        raise ValueError("no loss, residual or score among the records")
+    spans = _phase_spans(records)
+    figure = _figure(9, 0.9 + 2.3 * len(panels))
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    colours = {name: _PHASE_COLOURS[i % 3] for i, name in enumerate(dict.fromkeys(span[0] for span in spans))}
+    first, last = spans[0][1], spans[-1][2]
+    for axes, (panel, curves) in zip(all_axes, panels.items()):
+        for phase, begin, end in spans:
+            axes.axvspan(begin, end, color=colours[phase], linewidth=0, zorder=0)
+        for (name, (steps, values)), colour in zip(curves.items(), _LINE_COLOURS * len(curves)):
+            # A curve with few points (a score at the end of each phase) shows them, or it could not be seen.
+            marker = "o" if len(steps) <= 40 else None
+            axes.plot(steps, values, color=colour, linewidth=1.3, marker=marker, markersize=3.5, label=name)
+        axes.set_ylabel(_PANEL_LABELS[panel])
+        if panel == "residual" and all(value > 0 for _, values in curves.values() for value in values):
+            axes.set_yscale("log")
+        if panel == "score":
+            axes.set_ylim(bottom=0)
+        if len(curves) > 1 or panel == "score":
+            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.grid(axis="y", color="#d5dae0", linewidth=0.6)
+        _bare(axes)
+    if last > first:
+        all_axes[0].set_xlim(first, last)
+    _name_phases(all_axes[0], spans, last - first)
+    all_axes[-1].set_xlabel("training step")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _name_phases(axes: "Axes", spans: list[tuple[str, float, float]], length: float) -> None:
+    """Writes each phase's name above its stretch; one that is too short for its name has it left out."""
+    for phase, begin, end in spans:
+        if end - begin >= 0.012 * len(phase) * length:
+            axes.text(
+                (begin + end) / 2, 1.02, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
+                fontsize=9, color="#444444",
+            )  # fmt: skip

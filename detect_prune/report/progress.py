@@ -1,0 +1,223 @@
+"""How far a long piece of work is: a bar on a terminal, plain lines in a log, and the time left of the whole job."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from tqdm import tqdm
+
+_SHARE_BETWEEN_LINES = 0.10
+_SECONDS_BETWEEN_LINES = 30.0
+# A loop that ends within a second or two should leave two lines in a log, not eleven.
+_FEWEST_SECONDS_BETWEEN_LINES = 1.0
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: `8 s`, `4 min`, `1 h 20 min`, `2 d 3 h`."""
+    if seconds < 99.5:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def _figures_text(figures: dict[str, float | str]) -> str:
+    texts = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in figures.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+class Progress:
+    """Shows the progress of one loop; a context manager.
+
+    On a terminal it is a tqdm bar with the latest figures and the time left. Anywhere else (a pipe, a file, a CI log)
+    it prints whole lines: the first step, then one about every tenth of the way or every 30 seconds, and the last.
+
+        with Progress(len(batches), "dense") as progress:
+            for batch in batches:
+                ...
+                progress.step(loss=loss)
+
+    Args:
+        total: steps of the whole loop, those done before a resume included.
+        description: what is being done, in a word or two.
+        initial: steps that are already done (a resumed run).
+        stream: where to; standard output unless given.
+        timeline: if given, each step also advances it and the time left of the whole job is shown.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        initial: int = 0,
+        stream: TextIO | None = None,
+        timeline: "Timeline | None" = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total = total
+        self.description = description
+        self.done = initial
+        self._initial = initial
+        self._stream = sys.stdout if stream is None else stream
+        self._timeline = timeline
+        self._clock = clock
+        self._figures: dict[str, float | str] = {}
+        self._bar: tqdm | None = None
+        self._began = self._printed_at = clock()
+        self._printed_done = -1
+
+    def __enter__(self) -> "Progress":
+        self._began = self._printed_at = self._clock()
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=self.total,
+                initial=self.done,
+                desc=self.description,
+                file=self._stream,
+                dynamic_ncols=True,
+                unit="step",
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._printed_done != self.done:
+            self._print_line()
+
+    def step(self, **figures: float | str) -> None:
+        """One more step is done; `figures` (numbers, or text shown as it is) replace those of the same name."""
+        self.done += 1
+        self._figures.update(figures)
+        if self._timeline is not None:
+            self._timeline.advance()
+        if self._bar is not None:
+            text = _figures_text(self._figures)
+            if self._timeline is not None:
+                text += f"{', ' if text else ''}whole job {self._timeline.text()}"
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+        elif self._line_is_due():
+            self._print_line()
+
+    def write(self, line: str) -> None:
+        """Prints a line of its own without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def _line_is_due(self) -> bool:
+        if self._printed_done < 0 or self.done == self.total:
+            return True
+        waited = self._clock() - self._printed_at
+        advanced = (self.done - self._printed_done) / max(self.total, 1)
+        return waited >= _SECONDS_BETWEEN_LINES or (
+            advanced >= _SHARE_BETWEEN_LINES and waited >= _FEWEST_SECONDS_BETWEEN_LINES
+        )
+
+    def _print_line(self) -> None:
+        now = self._clock()
+        elapsed = now - self._began
+        # Rounded down, so that a line says 100 % only when the loop is done.
+        percent = math.floor(100 * self.done / self.total) if self.total else 100
+        parts = [f"{self.description}: {percent:3d} % ({self.done}/{self.total})"]
+        if self._figures:
+            parts.append(_figures_text(self._figures))
+        if self.done >= self.total:
+            parts.append(f"took {duration(elapsed)}")
+        elif self.done > self._initial:
+            left = elapsed / (self.done - self._initial) * (self.total - self.done)
+            parts.append(f"{duration(elapsed)} gone, about {duration(left)} left")
+        if self._timeline is not None and not self._timeline.finished:
+            parts.append(f"whole job {self._timeline.text()}")
+        print(", ".join(parts), file=self._stream, flush=True)
+        self._printed_at, self._printed_done = now, self.done
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the job: `steps` units, each expected to cost `weight` times as much as a unit of weight 1."""
+
+    name: str
+    steps: int
+    weight: float = 1.0
+
+
+class Timeline:
+    """Estimates the time left of a whole job from the speed of what is already done.
+
+    A phase that has been measured in this process goes on at its own speed. One that has not is taken to cost its
+    `weight` times what a unit of weight 1 has cost so far, so the weights matter only until the phase is under way.
+
+    Args:
+        phases: all phases in the order in which they run.
+
+    Raises:
+        ValueError: two phases have the same name (a mistake of the caller's).
+    """
+
+    def __init__(self, phases: Sequence[Phase], clock: Callable[[], float] = time.monotonic):
+        self._phases = {phase.name: phase for phase in phases}
+        if len(self._phases) != len(phases):
+            raise ValueError("two phases of a timeline have the same name")
+        self._clock = clock
+        self._done = dict.fromkeys(self._phases, 0)
+        self._measured = dict.fromkeys(self._phases, 0)
+        self._seconds = dict.fromkeys(self._phases, 0.0)
+        self._current: str | None = None
+        self._since = 0.0
+
+    def begin(self, name: str, done: int = 0) -> None:
+        """Phase `name` begins, `done` of its units being done already; all phases before it count as finished."""
+        if name not in self._phases:
+            raise ValueError(f"no phase {name!r}; this timeline has {', '.join(self._phases)}")
+        for phase in self._phases.values():
+            if phase.name == name:
+                break
+            self._done[phase.name] = phase.steps
+        self._done[name] = done
+        self._current = name
+        self._since = self._clock()
+
+    def advance(self, steps: int = 1) -> None:
+        """`steps` more units of the current phase are done."""
+        if self._current is None:
+            raise ValueError("begin a phase before advancing in it")
+        now = self._clock()
+        self._seconds[self._current] += now - self._since
+        self._since = now
+        self._done[self._current] += steps
+        self._measured[self._current] += steps
+
+    @property
+    def finished(self) -> bool:
+        return all(self._done[name] >= phase.steps for name, phase in self._phases.items())
+
+    def seconds_left(self) -> float | None:
+        """The estimate in seconds; None while nothing has been measured."""
+        if self.finished:
+            return 0.0
+        effort = sum(phase.weight * self._measured[name] for name, phase in self._phases.items())
+        if effort <= 0:
+            return None
+        per_effort = sum(self._seconds.values()) / effort
+        left = 0.0
+        for name, phase in self._phases.items():
+            measured = self._measured[name]
+            per_step = self._seconds[name] / measured if measured else phase.weight * per_effort
+            left += per_step * max(phase.steps - self._done[name], 0)
+        return left
+
+    def text(self) -> str:
+        """The estimate for people: `about 4 min left`."""
+        seconds = self.seconds_left()
+        return "time left not known yet" if seconds is None else f"about {duration(seconds)} left"

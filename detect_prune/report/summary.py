@@ -1,0 +1,118 @@
+"""The closing words of a run: what each stage scored, what is left of each layer, and what that buys or doesn't."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detect_prune.report.tables import Table, count, macs, score, share, size
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the closing table. What a run did not measure is None and shown as an empty cell."""
+
+    name: str
+    """`dense`, `cut`, `cut + batch norm re-estimated`, `retrained`."""
+    metrics: Mapping[str, float]
+    """Scores as fractions by name: `AP`, `AP50`, `top-1`, ..."""
+    kept: int
+    """Non-zero prunable weights."""
+    total: int
+    """Prunable weights."""
+    macs_dense: int | None = None
+    """Multiply-accumulates for one picture, zeros included."""
+    macs_nonzero: int | None = None
+    """Those of them whose weight is not zero."""
+    bytes_stored: int | None = None
+    bytes_zip: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for metrics.json."""
+        return {**asdict(self), "metrics": dict(self.metrics)}
+
+
+def closing_table(stages: Sequence[Stage], metrics: Sequence[str]) -> Table:
+    """A row for each stage; `metrics` names the scores that get a column (`("AP", "AP50")` or `("top-1",)`)."""
+    table = Table(
+        ["stage", *metrics, "weights kept", "share", "MACs dense", "MACs of non-zeros", "file", "zip"],
+    )
+    for stage in stages:
+        table.row(
+            stage.name,
+            *(score(name, stage.metrics.get(name)) for name in metrics),
+            f"{stage.kept:,}",
+            share(stage.kept / stage.total),
+            None if stage.macs_dense is None else macs(stage.macs_dense),
+            None if stage.macs_nonzero is None else macs(stage.macs_nonzero),
+            None if stage.bytes_stored is None else size(stage.bytes_stored),
+            None if stage.bytes_zip is None else size(stage.bytes_zip),
+        )
+    return table
+
+
+def layer_table(kept: Mapping[str, tuple[int, int]]) -> Table:
+    """What is left of each layer, in the network's order, and of all together.
+
+    Args:
+        kept: by layer (weights kept, weights).
+    """
+    table = Table(["layer", "weights", "kept", "share"])
+    for name, (left, total) in kept.items():
+        table.row(name, f"{total:,}", f"{left:,}", share(left / total))
+    left, total = (sum(pair[index] for pair in kept.values()) for index in (0, 1))
+    return table.row("all", f"{total:,}", f"{left:,}", share(left / total) if total else "-")
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
+
+
+def _file_words(dense: Stage, result: Stage, file_name: str) -> str:
+    ending = Path(file_name).suffix
+    stored_dense, stored = dense.bytes_stored, result.bytes_stored
+    if stored_dense is None or stored is None:
+        return ""
+    if 0.98 <= stored / stored_dense <= 1.02:
+        owner = "Darknet's format" if ending == ".weights" else "the format"
+        words = f"the {ending} file keeps its {size(stored)}, because {owner} stores zeros too"
+    else:
+        words = f"the {ending} file went from {size(stored_dense)} to {size(stored)}"
+    if dense.bytes_zip and result.bytes_zip:
+        ratio = dense.bytes_zip / result.bytes_zip
+        compared = f"{size(result.bytes_zip)} for {size(dense.bytes_zip)}"
+        if ratio >= 1.05:
+            words += f"; as zip it is {_times(ratio)} smaller than the dense file's zip ({compared})"
+        else:
+            words += f"; its zip is no smaller than the dense file's ({compared})"
+    return words
+
+
+def _speed_words(dense: Stage, result: Stage) -> str:
+    if dense.macs_dense and result.macs_dense and result.macs_dense < dense.macs_dense:
+        return (
+            f"an ordinary dense pass does {_times(dense.macs_dense / result.macs_dense)} fewer multiply-accumulates "
+            f"({macs(result.macs_dense)} for {macs(dense.macs_dense)}), but no speed has been measured"
+        )
+    words = "nothing runs faster yet: ordinary dense inference multiplies by the zeros too"
+    if result.macs_dense and result.macs_nonzero is not None and result.macs_nonzero < result.macs_dense:
+        part = share(result.macs_nonzero / result.macs_dense)
+        words += f", though only {part} of its multiply-accumulates meet a non-zero weight"
+    return words
+
+
+def verdict(dense: Stage, result: Stage, file_name: str = "pruned.weights") -> str:
+    """One plain sentence, from the numbers: how much is gone, which file is smaller and which is not.
+
+    It says that nothing is faster yet and never claims a speed, since no stage measures one.
+
+    Args:
+        dense: the network before pruning.
+        result: the network as delivered.
+        file_name: the file whose sizes the stages give; its ending says which format stores the zeros.
+    """
+    gone = result.total - result.kept
+    words = [f"{share(gone / result.total)} of the weights are zero ({count(gone)} of {count(result.total)})"]
+    words += [text for text in (_file_words(dense, result, file_name), _speed_words(dense, result)) if text]
+    sentence = "; ".join(words)
+    return sentence[0].upper() + sentence[1:] + "."

@@ -1,0 +1,58 @@
+import cv2
+import numpy as np
+import pytest
+
+from detect_prune.report.plots import history, kept_per_layer
+
+
+@pytest.mark.parametrize("layers", [1, 4, 110])
+def test_kept_per_layer_is_a_picture_that_grows_with_the_network(tmp_path, layers):
+    kept = {f"layers.{i}.conv.weight": (1 + i * 7 % 100, 100) for i in range(layers)}
+    kept_per_layer(kept, tmp_path / "kept.png", "Weights kept")
+    picture = cv2.imread(str(tmp_path / "kept.png"))
+    assert 800 <= picture.shape[1] <= 1200
+    assert picture.shape[0] >= max(150, 15 * layers), "at least 15 pixels a layer: its name can be read"
+    assert picture.shape[0] <= 400 + 40 * layers
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 3
+
+
+def test_bars_are_as_long_as_the_shares(tmp_path):
+    kept_per_layer({"full": (10, 10), "half": (5, 10)}, tmp_path / "kept.png", "")
+    picture = cv2.imread(str(tmp_path / "kept.png"))[..., ::-1].astype(int)
+    blue = (np.abs(picture - [0x3B, 0x75, 0xAF]).sum(2) < 20).sum(1)
+    lengths = sorted(set(blue.tolist()))
+    full, half = lengths[-1], min(length for length in lengths if length > 0.3 * lengths[-1])
+    assert half / full == pytest.approx(0.5, abs=0.02)
+
+
+def records(phases):
+    step = 0
+    for phase, steps in phases:
+        for i in range(steps):
+            step += 10
+            record = {"step": step, "phase": phase, "loss": 1 + 5 / step, "lr": 0.1}
+            if phase == "admm":
+                record |= {"primal residual": 0.5 / (i + 1), "dual residual": 0.2 / (i + 1)}
+            if i == steps - 1:
+                record |= {"AP": 0.2, "AP50": 0.4}
+            yield record
+
+
+def test_history_has_a_panel_for_each_kind_that_occurs(tmp_path):
+    history(list(records([("dense", 50), ("admm", 100), ("retrain", 50)])), tmp_path / "all.png")
+    history(list(records([("dense", 50)])), tmp_path / "two.png")
+    height_all, height_two = (cv2.imread(str(tmp_path / name)).shape[0] for name in ("all.png", "two.png"))
+    assert height_all - height_two == pytest.approx(2.3 * 110, abs=3)
+
+
+def test_history_with_a_single_record_and_a_zero_residual(tmp_path):
+    history([{"step": 0, "phase": "admm", "primal residual": 0.0, "loss": float("nan")}], tmp_path / "one.png")
+    assert cv2.imread(str(tmp_path / "one.png")) is not None
+
+
+def test_nothing_to_plot_is_refused(tmp_path):
+    with pytest.raises(ValueError):
+        history([{"step": 1, "phase": "dense", "lr": 0.1}], tmp_path / "no.png")
+    with pytest.raises(ValueError):
+        kept_per_layer({}, tmp_path / "no.png", "")
+    assert not list(tmp_path.iterdir())

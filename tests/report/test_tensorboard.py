@@ -1,0 +1,36 @@
+import numpy as np
+
+from detect_prune.report.tensorboard import EventWriter
+
+
+def read(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_scalars_and_pictures_are_read_back(tmp_path):
+    picture = np.zeros((8, 12, 3), np.uint8)
+    with EventWriter(tmp_path) as writer:
+        for step in range(3):
+            writer.scalars({"loss": 3.0 - step, "kept/layer 0": 0.5}, step)
+        writer.picture("val/boxes", picture, 2)
+    events = read(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert events.Tags()["scalars"] == ["loss", "kept/layer 0"] or len(events.Tags()["scalars"]) == 2
+    image = events.Images("val/boxes")[0]
+    assert (image.width, image.height, image.step) == (12, 8, 2)
+
+
+def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path):
+    with EventWriter(tmp_path) as writer:
+        for step in range(10):
+            writer.scalars({"loss": 1.0}, step)
+    with EventWriter(tmp_path, purge_step=6) as writer:
+        for step in range(6, 12):
+            writer.scalars({"loss": 2.0}, step)
+    events = read(tmp_path).Scalars("loss")
+    assert [e.step for e in events] == list(range(12)), "no step twice, none lost"
+    assert [e.value for e in events] == [1.0] * 6 + [2.0] * 6
