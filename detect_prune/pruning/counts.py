@@ -1,0 +1,141 @@
+"""Which weights can be pruned, how many of them stay, and how many multiplications they stand for."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+
+def prunable_weights(
+    model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> dict[str, nn.Parameter]:
+    """The weights of all convolution and linear layers by parameter name, in the model's order; never a bias, never
+    batch norm.
+
+    Args:
+        model: any network. A parameter that several layers share counts once.
+        include: glob patterns; where given, only layers that match one are taken.
+        exclude: glob patterns of layers to leave alone. A pattern is compared with the layer's name (`features.0`)
+            and with its weight's (`features.0.weight`).
+
+    Raises:
+        ValueError: nothing is left to prune, or a pattern matches no layer.
+    """
+    found: dict[str, nn.Parameter] = {}
+    for prefix, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, _ConvNd | nn.Linear) or not isinstance(weight, nn.Parameter):
+            continue
+        if all(weight is not other for other in found.values()):
+            found[f"{prefix}.weight" if prefix else "weight"] = weight
+    if not found:
+        raise ValueError("this model has no convolution or linear layer: there is nothing to prune")
+
+    def matches(name: str, pattern: str) -> bool:
+        return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
+
+    for pattern in (*include, *exclude):
+        if not any(matches(name, pattern) for name in found):
+            raise ValueError(
+                f"the pattern {pattern!r} matches no convolution or linear layer; there are {', '.join(found)}"
+            )
+    chosen = {
+        name: weight
+        for name, weight in found.items()
+        if (not include or any(matches(name, pattern) for pattern in include))
+        and not any(matches(name, pattern) for pattern in exclude)
+    }
+    if not chosen:
+        raise ValueError("every convolution and linear layer is excluded: there is nothing to prune")
+    return chosen
+
+
+def as_ratio(ratio: float | str | Decimal) -> Decimal:
+    """A removal ratio as the decimal that was written: 0.29 is 29/100, not the binary fraction next to it.
+
+    Raises:
+        ValueError: it is no number strictly between 0 and 1.
+    """
+    try:
+        value = Decimal(str(ratio))
+    except InvalidOperation:
+        raise ValueError(f"the removal ratio must be a number between 0 and 1, not {ratio!r}") from None
+    if not value.is_finite() or not 0 < value < 1:
+        raise ValueError(f"the removal ratio must lie strictly between 0 and 1, not {ratio}")
+    return value
+
+
+def keep_count(n: int, ratio: float | str | Decimal) -> int:
+    """How many of `n` weights stay at a removal ratio: n - floor(ratio * n), the ratio read as a decimal.
+
+    Raises:
+        ValueError: the ratio is no number strictly between 0 and 1.
+    """
+    return n - math.floor(as_ratio(ratio) * n)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one layer for one picture."""
+
+    dense: int
+    """With every weight."""
+    nonzero: int
+    """With the non-zero weights only."""
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each module's own mode again: a frozen batch norm must stay frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
+    """Multiply-accumulates of every convolution and linear layer that one forward pass uses, per picture.
+
+    A weight works once for every output position (for a transposed convolution: for every input position); padding
+    is counted as if it were picture, which is the usual convention. Biases and batch norm are not counted.
+
+    Args:
+        model: any network; a layer that is called several times is counted as often.
+        example_input: (B, ...) a batch; the figures are divided by B.
+
+    Returns:
+        The name of each layer's weight -> its count.
+    """
+    totals: dict[str, Macs] = {}
+    names = {module: f"{prefix}.weight" if prefix else "weight" for prefix, module in model.named_modules()}
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, _ConvTransposeNd):
+            positions = inputs[0][0, 0].numel()
+        elif isinstance(module, _ConvNd):
+            positions = output[0, 0].numel()
+        else:
+            positions = output.numel() // module.out_features // example_input.shape[0]
+        name, weight = names[module], module.weight
+        before = totals.get(name, Macs(0, 0))
+        kept = int(weight.count_nonzero())
+        totals[name] = Macs(before.dense + positions * weight.numel(), before.nonzero + positions * kept)
+
+    layers = [module for module in model.modules() if isinstance(module, _ConvNd | nn.Linear)]
+    handles = [module.register_forward_hook(hook) for module in layers]
+    try:
+        with _evaluating(model), torch.no_grad():
+            model(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: totals[name] for name in names.values() if name in totals}

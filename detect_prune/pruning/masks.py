@@ -1,0 +1,189 @@
+"""The frozen support: which weights are left, held through any optimizer, counted and saved."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from detect_prune.pruning.constraints import Constraint, global_ratio
+from detect_prune.pruning.counts import prunable_weights
+from detect_prune.pruning.importance import make_importance, worths
+
+
+class Masks:
+    """For each prunable weight tensor a bool tensor: true where the weight stays.
+
+    Args:
+        weights: name -> parameter, as prunable_weights gives them.
+        masks: name -> bool tensor of the parameter's shape; the same names.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]):
+        self._weights = dict(weights)
+        self._masks: dict[str, Tensor] = {}
+        self._handles: dict[int, list[Any]] = {}
+        self._set(masks)
+
+    def _set(self, masks: Mapping[str, Tensor]) -> None:
+        if masks.keys() != self._weights.keys():
+            wrong = sorted(masks.keys() ^ self._weights.keys())
+            raise ValueError(f"the masks do not belong to this network: {', '.join(wrong)} is on one side only")
+        for name, weight in self._weights.items():
+            if masks[name].shape != weight.shape:
+                raise ValueError(
+                    f"the mask of {name} is {tuple(masks[name].shape)}, its weights are {tuple(weight.shape)}"
+                )
+            self._masks[name] = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(masks[name])
+
+    @classmethod
+    def from_nonzero(cls, model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Masks":
+        """The support that a pruned network shows by its zeros."""
+        weights = prunable_weights(model, include, exclude)
+        return cls(weights, {name: weight.detach() != 0 for name, weight in weights.items()})
+
+    @classmethod
+    def from_state_dict(cls, model: nn.Module, state: Mapping[str, Any]) -> "Masks":
+        """The masks that were saved from this network, or from one of the same shapes."""
+        found = prunable_weights(model)
+        missing = sorted(state["bits"].keys() - found.keys())
+        if missing:
+            raise ValueError(f"the masks do not belong to this network, which has no {', '.join(missing)}")
+        weights = {name: found[name] for name in state["bits"]}
+        masks = cls(weights, {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
+        masks.load_state_dict(state)
+        return masks
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self):
+        return iter(self._masks)
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module | None = None) -> None:
+        """Zeroes the removed weights, of this network or of a copy of it (an average of its weights, say)."""
+        if model is None:
+            weights: Mapping[str, Tensor] = self._weights
+        else:
+            weights = dict(model.named_parameters(remove_duplicate=False))
+        for name, mask in self._masks.items():
+            weights[name].masked_fill_(~mask, 0)
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Holds the support from now on: removed weights are exactly zero after every step of this optimizer.
+
+        Their gradients are dropped before the step and their state in the optimizer (momentum, Adam's moments) is
+        zeroed now, so that neither what they did before nor weight decay can reach the others through a norm.
+        Attaching twice changes nothing.
+        """
+        self.apply()
+        for name, weight in self._weights.items():
+            for value in optimizer.state.get(weight, {}).values():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    value.masked_fill_(~self._masks[name], 0)
+        if id(optimizer) not in self._handles:
+            self._handles[id(optimizer)] = [
+                optimizer.register_step_pre_hook(lambda *_: self._drop_gradients()),
+                optimizer.register_step_post_hook(lambda *_: self.apply()),
+            ]
+
+    def detach(self) -> None:
+        """Lets go of all optimizers."""
+        for handles in self._handles.values():
+            for handle in handles:
+                handle.remove()
+        self._handles.clear()
+
+    @torch.no_grad()
+    def _drop_gradients(self) -> None:
+        for name, weight in self._weights.items():
+            if weight.grad is not None:
+                weight.grad.masked_fill_(~self._masks[name], 0)
+
+    def kept(self) -> dict[str, tuple[int, int]]:
+        """Name -> (weights that stay, weights of the layer)."""
+        return {name: (int(mask.count_nonzero()), mask.numel()) for name, mask in self._masks.items()}
+
+    @property
+    def n_kept(self) -> int:
+        """Weights that stay, over all layers."""
+        return sum(kept for kept, _ in self.kept().values())
+
+    @property
+    def n_total(self) -> int:
+        """Weights that could have been removed."""
+        return sum(mask.numel() for mask in self._masks.values())
+
+    def __str__(self) -> str:
+        n = self.n_kept
+        rows = [f"{n:,} of {self.n_total:,} weights kept ({n / self.n_total:.2%})"]
+        width = max(map(len, self._masks))
+        rows += [
+            f"  {name:{width}}  {kept:>12,} of {total:>12,}  {kept / total:8.2%}"
+            for name, (kept, total) in self.kept().items()
+        ]
+        return "\n".join(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """One bit a weight: {"bits": name -> (ceil(n / 8),) uint8, "shapes": name -> list of int}."""
+        return {
+            "bits": {name: _pack(mask) for name, mask in self._masks.items()},
+            "shapes": {name: list(mask.shape) for name, mask in self._masks.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the support that was saved; optimizers stay attached.
+
+        Raises:
+            ValueError: it belongs to another network.
+        """
+        self._set({name: _unpack(bits, state["shapes"][name]) for name, bits in state["bits"].items()})
+
+
+def _pack(mask: Tensor) -> Tensor:
+    bits = mask.contiguous().flatten().to("cpu", torch.uint8)
+    bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
+    return (bits << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+
+
+def _unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    bits = (packed.cpu()[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    n = torch.Size(shape).numel()
+    if not n <= bits.numel() < n + 8:
+        raise ValueError(f"{len(packed)} bytes of mask do not fit {n} weights")
+    return bits.flatten()[:n].bool().view(list(shape))
+
+
+@torch.no_grad()
+def magnitude_masks(
+    model: nn.Module,
+    ratio: float | str | Decimal | None = None,
+    *,
+    importance: str = "raw",
+    floor: float = 0.0,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    constraint: Constraint | None = None,
+) -> Masks:
+    """One-shot pruning: the masks of the network as it is, without training for it. Nothing is applied yet.
+
+    Args:
+        ratio: removal ratio over all prunable weights; or give `constraint` instead.
+        importance: what a weight is worth beside its square; `raw` is the textbook's global magnitude.
+        floor: see GlobalBudget.
+        include, exclude: see prunable_weights.
+
+    Raises:
+        ValueError: a bad ratio or pattern, or both or neither of ratio and constraint.
+    """
+    weights = prunable_weights(model, include, exclude)
+    if (ratio is None) == (constraint is None):
+        raise ValueError("give either a removal ratio or a constraint")
+    if constraint is None:
+        constraint = global_ratio([weight.numel() for weight in weights.values()], ratio, floor)
+    values = {name: weight.detach() for name, weight in weights.items()}
+    selection = constraint.project(values, worths(make_importance(importance), weights))
+    return Masks(weights, dict(zip(weights, selection.masks)))

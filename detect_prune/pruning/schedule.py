@@ -1,0 +1,50 @@
+"""How rho grows: the one knob of ADMM that would otherwise have to be tuned for every network."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RhoSchedule:
+    """Starts rho relative to the loss gradient and lets it grow just fast enough for W to meet Z by the end.
+
+    The updates are divided into stages. Within a stage rho and the worth q stay as they are, so that the dual
+    variable means one thing. Between two stages the relative primal residual ||W - Z|| / ||W|| of the worst layer is
+    compared with a straight line on a logarithmic scale, from where it was at the first update down to `goal` at the
+    last, and rho is multiplied by the factor by which it is too large, at most by `most` and never by less than
+    `least`. A network that follows Z willingly thus keeps a small rho, and its loss has more to say about which
+    weights stay.
+    """
+
+    start: float | None = None
+    """First rho; None: `relative_start`, measured."""
+    relative_start: float = 0.1
+    """At the first step the penalty's gradient is so long, relative to the loss gradient's (root mean square over
+    the first steps)."""
+    stages: int = 20
+    goal: float = 0.02
+    least: float = 1.0
+    most: float = 2.0
+    stable: float = 0.5
+    """Upper limit of learning rate * rho * q: gradient descent on the penalty alone diverges above 2."""
+
+    def __post_init__(self) -> None:
+        if self.start is not None and not 0 < self.start < float("inf"):
+            raise ValueError(f"rho must be positive, not {self.start}")
+        if self.stages < 1 or not 0 < self.goal < 1 or not 1 <= self.least <= self.most or self.relative_start <= 0:
+            raise ValueError(f"this schedule of rho can't be followed: {self}")
+
+    @classmethod
+    def constant(cls, rho: float) -> "RhoSchedule":
+        """The same rho, and the same worth, from the first step to the last."""
+        return cls(start=rho, stages=1, most=1.0)
+
+    def ends_stage(self, done: int, updates: int) -> bool:
+        """Is the update number `done` (from 1) of `updates` the last of its stage, and another one follows?"""
+        stages = min(self.stages, updates)
+        return done < updates and done * stages // updates > (done - 1) * stages // updates
+
+    def growth(self, done: int, updates: int, first: float, now: float) -> float:
+        """The factor for rho after `done` of `updates`, where the worst residual was `first` and is `now`."""
+        first = max(first, self.goal)
+        wanted = first * (self.goal / first) ** (done / updates)
+        return min(max(now / wanted, self.least), self.most)

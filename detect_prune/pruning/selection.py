@@ -1,0 +1,228 @@
+"""Exact selection of the best items over many layers, without sorting them and without a copy of them.
+
+The score of a weight is |v| * sqrt(q / c): the same order as q v^2 / c, but without the square, which would
+underflow for small weights and make ties of them. Scores are computed chunk by chunk wherever they are needed and
+never stored.
+
+The threshold is found as in Floyd and Rivest's SELECT (1975): a small sample brackets it, one pass over everything
+counts what lies above either end of the bracket, and only the few scores inside are gathered and sorted. The counts
+are exact, so the result is; an unlucky sample costs another pass and nothing else.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 20
+"""Scores that exist at one time. About the size of a processor's cache: then a pass reads each weight from memory
+once."""
+_SORTABLE = 1 << 19
+"""So many scores are sorted outright."""
+_SAMPLE = 1 << 16
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """A dense tensor as (n,), a view in the order of its memory: channels_last weights are not copied."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    if tensor.numel() != span:
+        raise ValueError("only dense tensors can be selected from")
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+@dataclass(frozen=True)
+class Items:
+    """One layer of weights to select from."""
+
+    values: Tensor
+    """v, any shape, dense in memory."""
+    worth: Tensor
+    """q >= 0: 0-dimensional for the whole layer, or of the shape of `values`."""
+    cost: float = 1.0
+    """c > 0 of each weight of the layer."""
+
+    def __post_init__(self) -> None:
+        if self.worth.dim() and self.worth.stride() != self.values.stride():
+            same_order = torch.empty_like(self.values, dtype=self.worth.dtype).copy_(self.worth)
+            object.__setattr__(self, "worth", same_order)
+
+    def scores(self) -> Iterator[Tensor]:
+        """|v| sqrt(q / c), (<= _CHUNK,) at a time, in the order of the memory of `values`."""
+        chunks = flat(self.values).split(_CHUNK)
+        if self.worth.dim() == 0:
+            scale = math.sqrt(float(self.worth) / self.cost)
+            yield from (chunk.abs().mul_(scale) for chunk in chunks)
+        else:
+            worths = flat(self.worth).split(_CHUNK)
+            yield from (chunk.abs().mul_((worth / self.cost).sqrt_()) for chunk, worth in zip(chunks, worths))
+
+    def thinned(self, step: int) -> "Items":
+        """Every `step`-th item."""
+        worth = self.worth if self.worth.dim() == 0 else flat(self.worth)[::step].contiguous()
+        return Items(flat(self.values)[::step].contiguous(), worth, self.cost)
+
+    def __len__(self) -> int:
+        return self.values.numel()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which items were taken."""
+
+    masks: list[Tensor]
+    """A bool tensor for each layer, of its shape and memory order."""
+    bound: list[int]
+    """Indices of the layers that were held at their floor."""
+
+
+@torch.no_grad()
+def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -> Selection:
+    """Takes the items of highest score, over all layers at once, until the budget is spent.
+
+    With equal costs this is the exact maximum of the sum of q v^2 over all sets of floor(budget / cost) items that
+    respect the floors. With unequal costs it is the greedy knapsack, which is within one item of the relaxed
+    optimum. Among equal scores the earlier layer, then the earlier position in memory wins, so the number taken is
+    exact, ties included.
+
+    Args:
+        layers: the layers; all scores must be finite.
+        budget: what the taken items may cost together.
+        floors: for each layer the number of its own best items that is taken whatever they are worth.
+
+    Raises:
+        ValueError: the floors alone cost more than the budget, or a score is not a number.
+    """
+    floors = list(floors) or [0] * len(layers)
+    floors = [min(floor, len(layer)) for floor, layer in zip(floors, layers)]
+    needed = sum(floor * layer.cost for floor, layer in zip(floors, layers))
+    if needed > budget:
+        raise ValueError(f"the floors of the layers alone cost {needed:g}, more than the budget of {budget:g}")
+    masks: dict[int, Tensor] = {}
+    bound: list[int] = []
+    free = list(range(len(layers)))
+    # A layer that falls below its floor gets its own best items and leaves the contest. The rest then shares less,
+    # so a layer that was below stays below: each round only adds layers, and the last one is the optimum.
+    while free:
+        taken = _take([layers[i] for i in free], budget)
+        short = [i for i, mask in zip(free, taken) if floors[i] and int(mask.count_nonzero()) < floors[i]]
+        if not short:
+            masks.update(zip(free, taken))
+            break
+        for i in short:
+            whole = Items(layers[i].values, layers[i].worth)
+            masks[i] = _take([whole], floors[i])[0]
+            budget -= floors[i] * layers[i].cost
+            bound.append(i)
+        free = [i for i in free if i not in short]
+    return Selection([masks[i] for i in range(len(layers))], sorted(bound))
+
+
+def _take(layers: Sequence[Items], budget: float) -> list[Tensor]:
+    """The masks of the greedy choice, without floors."""
+    masks = [torch.empty_like(layer.values, dtype=torch.bool) for layer in layers]
+    if sum(len(layer) * layer.cost for layer in layers) <= budget:
+        return [mask.fill_(True) for mask in masks]
+    threshold, left = _threshold(layers, budget)
+    for layer, mask in zip(layers, masks):
+        for scores, part in zip(layer.scores(), flat(mask).split(_CHUNK)):
+            torch.gt(scores, threshold, out=part)
+            if left >= layer.cost:
+                ties = (scores == threshold).nonzero().flatten()[: int(left // layer.cost)]
+                part[ties] = True
+                left -= len(ties) * layer.cost
+    return masks
+
+
+@dataclass(frozen=True)
+class _Above:
+    """How many items score more than a value, and at least as much, and what they cost."""
+
+    n_more: int
+    n_least: int
+    cost_more: float
+    cost_least: float
+
+
+def _threshold(layers: Sequence[Items], budget: float) -> tuple[float, float]:
+    """The score at which the budget runs out, and what is left of it for the items of just this score."""
+    everything = sum(len(layer) for layer in layers)
+    dearest = sum(len(layer) * layer.cost for layer in layers)
+    # The threshold lies strictly between the two; all above `low` is too dear, all from `high` on can be paid for.
+    low, below = -1.0, _Above(everything, everything, dearest, dearest)
+    high, above = math.inf, _Above(0, 0, 0, 0)
+    while below.n_more - above.n_least > _SORTABLE:
+        share = (budget - above.cost_least) / (below.cost_more - above.cost_least)
+        pivots = _bracket(layers, low, high, below.n_more - above.n_least, share)
+        if not pivots:
+            break
+        for pivot, counted in zip(pivots, _count(layers, pivots)):
+            if counted.cost_more > budget:
+                low, below = max((low, below), (pivot, counted), key=lambda end: end[0])
+            elif counted.cost_least > budget:
+                return pivot, budget - counted.cost_more
+            else:
+                high, above = min((high, above), (pivot, counted), key=lambda end: end[0])
+    scores, costs = _gather(layers, low, high)
+    spent = above.cost_least + costs.cumsum(0)
+    first = int((spent <= budget).count_nonzero())
+    if first == len(scores):
+        raise ValueError("a score is not a number: there are weights or worths that are NaN or infinite")
+    threshold = float(scores[first])
+    return threshold, budget - above.cost_least - float(costs[scores > threshold].sum())
+
+
+def _bracket(layers: Sequence[Items], low: float, high: float, inside: int, share: float) -> list[float]:
+    """Two scores, strictly between `low` and `high`, that enclose the wanted one unless the sample is unlucky.
+
+    Args:
+        inside: number of scores between `low` and `high`.
+        share: the part of their cost that lies above the wanted score.
+    """
+    # An odd step, since sizes of kernels and channels are mostly even: the sample must not see one column only.
+    step = max(1, inside // _SAMPLE) | 1
+    scores, costs = _gather([layer.thinned(step) for layer in layers], low, high)
+    if not len(scores):
+        return []
+    spent = costs.cumsum(0)
+    middle = int((spent < share * spent[-1]).count_nonzero())
+    margin = 2 * math.isqrt(len(scores)) + 1  # four standard deviations of a sample's median
+    ends = (max(middle - margin, 0), min(middle + margin, len(scores) - 1))
+    return [float(scores[end]) for end in ends]
+
+
+def _gather(layers: Sequence[Items], low: float, high: float) -> tuple[Tensor, Tensor]:
+    """(n,) scores strictly between `low` and `high`, highest first, and (n,) float64 what each item costs."""
+    scores, costs = [], []
+    for layer in layers:
+        for chunk in layer.scores():
+            found = chunk[(chunk > low) & (chunk < high)]
+            scores.append(found)
+            costs.append(torch.full_like(found, layer.cost, dtype=torch.float64))
+    ordered, order = torch.cat(scores).sort(descending=True)
+    return ordered, torch.cat(costs)[order]
+
+
+def _count(layers: Sequence[Items], pivots: Sequence[float]) -> list[_Above]:
+    """Counts and prices what lies above each pivot, in one pass."""
+    counts = []  # (layers, pivots, 2), fetched once: every `int(tensor)` would wait for the device
+    for layer in layers:
+        zero = torch.zeros((), dtype=torch.int64, device=layer.values.device)
+        totals = [[zero, zero] for _ in pivots]
+        for chunk in layer.scores():
+            totals = [
+                [more + (chunk > pivot).count_nonzero(), least + (chunk >= pivot).count_nonzero()]
+                for pivot, (more, least) in zip(pivots, totals)
+            ]
+        counts.append(torch.stack([torch.stack(pair) for pair in totals]))
+    table = torch.stack([count.cpu() for count in counts]).tolist()
+    return [
+        _Above(
+            sum(row[i][0] for row in table),
+            sum(row[i][1] for row in table),
+            sum(row[i][0] * layer.cost for row, layer in zip(table, layers)),
+            sum(row[i][1] * layer.cost for row, layer in zip(table, layers)),
+        )
+        for i in range(len(pivots))
+    ]
