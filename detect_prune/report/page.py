@@ -61,13 +61,15 @@ def write_page(
 
     Args:
         table: the closing table.
-        verdict: the sentence under it.
+        verdict: the sentence under it; may be empty.
         plots: PNG files by caption.
         pictures: (H, W, 3) uint8 RGB by caption, such as the contact sheets before and after.
         settings: what the run was asked to do, by name.
         layers: what is kept of each layer.
     """
-    parts = [f"<h1>{escape(title)}</h1>", _html_table(table), f'<p class="verdict">{escape(verdict)}</p>']
+    parts = [f"<h1>{escape(title)}</h1>", _html_table(table)]
+    if verdict:
+        parts.append(f'<p class="verdict">{escape(verdict)}</p>')
     if plots:
         parts.append("<h2>Curves and layers</h2>")
         parts += [_html_figure(caption, Path(plot).read_bytes(), "png") for caption, plot in plots.items()]

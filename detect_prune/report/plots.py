@@ -78,11 +78,11 @@ def _panel_of(name: str) -> str | None:
         return "loss"
     if "residual" in name:
         return "residual"
-    if "AP" in name or name.startswith("top-"):
-        return "score"
-    return None
+    # Only the headline scores: with those of each size and class beside them the panel would be a thicket.
+    return "score" if name in _HEADLINE_SCORES else None
 
 
+_HEADLINE_SCORES = ("AP", "AP50", "mAP", "top1")
 _PANEL_LABELS = {"loss": "training loss", "residual": "relative residual", "score": "score"}
 
 
@@ -117,8 +117,8 @@ def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str =
 
     Args:
         records: in the order of time; each has `step` (counted through all phases) and `phase` (`dense`, `admm`,
-            `retrain`), and any of: `loss` or `loss ...`; names with `residual` in them; scores (`AP`, `AP50`, `top-1`,
-            ...). Other entries are left out.
+            `retrain`), and any of: `loss` or `loss ...`; names with `residual` in them; `AP`, `AP50`, `mAP`, `top1`.
+            Other entries are left out.
         path: the PNG file to write.
 
     Raises:
@@ -130,8 +130,10 @@ def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str =
     spans = _phase_spans(records)
     figure = _figure(9, 0.9 + 2.3 * len(panels))
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    colours = {name: _PHASE_COLOURS[i % 3] for i, name in enumerate(dict.fromkeys(span[0] for span in spans))}
     first, last = spans[0][1], spans[-1][2]
+    # A mere evaluation between two phases takes no steps: it gets no stretch, or neighbours could share a colour.
+    spans = [span for span in spans if span[2] - span[1] > 0.005 * (last - first)]
+    colours = {name: _PHASE_COLOURS[i % 3] for i, name in enumerate(dict.fromkeys(span[0] for span in spans))}
     for axes, (panel, curves) in zip(all_axes, panels.items()):
         for phase, begin, end in spans:
             axes.axvspan(begin, end, color=colours[phase], linewidth=0, zorder=0)
