@@ -1,0 +1,24 @@
+"""Detection and classification data: read, checked, augmented, batched."""
+
+from detect_prune.datasets.augment import Augmentation
+from detect_prune.datasets.batches import Batch, Batches, train_batches, val_batches
+from detect_prune.datasets.descriptor import DetectionData, data_available, load_data
+from detect_prune.datasets.detection_set import DetectionSet
+from detect_prune.datasets.letterbox import Placement, fit
+from detect_prune.datasets.picture import CorruptPicture, read_picture
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Batches",
+    "CorruptPicture",
+    "DetectionData",
+    "DetectionSet",
+    "Placement",
+    "data_available",
+    "fit",
+    "load_data",
+    "read_picture",
+    "train_batches",
+    "val_batches",
+]

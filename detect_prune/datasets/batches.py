@@ -1,0 +1,184 @@
+"""Batches for training and scoring: the same ones whatever the number of workers, and from any batch of an epoch on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from detect_prune.datasets.augment import Augmentation, Sample, albumentations_transform, augment_sample
+from detect_prune.datasets.detection_set import DetectionSet
+from detect_prune.datasets.letterbox import Placement, fit
+from detect_prune.datasets.picture import CorruptPicture, read_picture
+from detect_prune.structures import Truth
+
+CACHE_BYTES = 300_000_000
+"""A training set whose decoded pictures fit in this is kept in memory: reading JPEGs is half of the work of a small one."""
+
+
+@dataclass
+class Batch:
+    """Pictures at the network's size and what is in them.
+
+    A picture that can't be read is left out and named in `skipped`, so B may be smaller than asked for, and even 0.
+    """
+
+    pictures: Tensor
+    """(B, 3, H, W) uint8 RGB."""
+    targets: Tensor
+    """(M, 6) float32: position in the batch, label, x1, y1, x2, y2 in pixels of the network's input. No crowd regions."""
+    indices: list[int]
+    """Position of each picture in the data set."""
+    placements: list[Placement]
+    """Where each stored picture lies in the network's input; empty in training, where augmentation moves it."""
+    skipped: list[str] = field(default_factory=list)
+    """One sentence for each picture that was left out."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class Batches:
+    """A sized iterable of `Batch`; every `iter` starts at the same batch and gives the same ones."""
+
+    def __init__(self, maker: "_BatchMaker", start: int, workers: int):
+        self._maker, self._start, self._workers = maker, start, workers
+
+    def __len__(self) -> int:
+        return max(0, len(self._maker) - self._start)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._workers:
+            self._maker.warm_up()
+        # A worker makes whole batches: nothing has to be collated, and what it makes depends only on the batch's number.
+        numbers = range(self._start, len(self._maker))
+        return iter(DataLoader(self._maker, batch_size=None, sampler=numbers, num_workers=self._workers, worker_init_fn=_start_worker))
+
+
+def train_batches(
+    dataset: DetectionSet,
+    size: tuple[int, int],
+    batch: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    workers: int = 0,
+    augment: Augmentation | bool = True,
+    mosaic: float | bool | None = None,
+    letterbox: bool = False,
+) -> Batches:
+    """The batches of one epoch, in an order drawn from (seed, epoch), each picture changed by (seed, epoch, its index).
+
+    Args:
+        size: (width, height) of the network's input.
+        batch: pictures a batch; what is left over at the end of an epoch is left out (an epoch has at least one batch).
+        start: number of the first batch, to go on in the middle of an epoch.
+        workers: processes; 0 does the work in this one. The batches are the same.
+        augment: True for the defaults, False for pictures as they are.
+        mosaic: share of pictures put together from four (True: all, False: none), instead of the augmentation's own.
+    """
+    augmentation = Augmentation() if augment is True else augment or None
+    if augmentation and mosaic is not None:
+        augmentation = Augmentation(**{**vars(augmentation), "mosaic": float(mosaic)})
+    order = np.random.default_rng([seed, epoch]).permutation(len(dataset))
+    whole = max(batch, len(order) // batch * batch)
+    return Batches(_BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation, (seed, epoch)), start, workers)
+
+
+def val_batches(dataset: DetectionSet, size: tuple[int, int], batch: int, workers: int = 0, letterbox: bool = False) -> Batches:
+    """All pictures in their order, unchanged but for the size."""
+    return Batches(_BatchMaker(dataset, np.arange(len(dataset)), size, batch, letterbox, None, None), 0, workers)
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads beside them only get in the way
+
+
+class _BatchMaker(Dataset):
+    """maker[number] is the whole batch of that number."""
+
+    def __init__(
+        self,
+        dataset: DetectionSet,
+        order: np.ndarray,
+        size: tuple[int, int],
+        batch: int,
+        letterbox: bool,
+        augmentation: Augmentation | None,
+        key: tuple[int, int] | None,
+    ):
+        """`key` is (seed, epoch) in training, None in scoring."""
+        self.dataset, self.order, self.size, self.batch, self.letterbox = dataset, order, size, batch, letterbox
+        self.augmentation, self.key = augmentation, key
+        self.cached = key is not None and dataset.decoded_bytes <= CACHE_BYTES
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch)
+
+    def __getitem__(self, number: int) -> Batch:
+        pictures, targets, indices, placements, skipped = [], [], [], [], []
+        for index in self.order[number * self.batch : (number + 1) * self.batch].tolist():
+            try:
+                picture, boxes, labels, placement = self._make(index)
+            except CorruptPicture as error:
+                skipped.append(str(error))
+                continue
+            rows = np.concatenate([np.full((len(boxes), 1), len(pictures)), labels[:, None], boxes], 1, dtype=np.float32)
+            targets.append(rows)
+            pictures.append(picture)
+            indices.append(index)
+            if placement is not None:
+                placements.append(placement)
+        width, height = self.size
+        stacked = np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8)
+        return Batch(
+            torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))),
+            torch.from_numpy(np.concatenate([np.zeros((0, 6), np.float32), *targets])),
+            indices,
+            placements,
+            skipped,
+        )
+
+    def warm_up(self) -> None:
+        """Does once, before workers are forked from this process, what each of them would have to do again every epoch."""
+        if self.augmentation:
+            albumentations_transform(self.augmentation)
+        if self.cached:
+            for index in range(len(self.dataset)):
+                try:
+                    self._load(index)
+                except CorruptPicture:  # whoever needs it will hear of it
+                    continue
+
+    def _make(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Placement | None]:
+        if self.augmentation is not None:
+            return *augment_sample(self._load, index, len(self.dataset), self.size, self.letterbox, self.augmentation, self.key), None
+        picture, boxes, labels = self._load(index)
+        picture, placement = fit(picture, self.size, self.letterbox)
+        return picture, placement.forward(boxes), labels, placement
+
+    def _load(self, index: int) -> Sample:
+        truth = self.dataset[index]
+        pictures = self.dataset.decoded
+        picture = pictures.get(index)
+        if picture is None:
+            picture = _read_as_listed(truth)
+            if self.cached:
+                pictures[index] = picture
+        # VOC's difficult objects are no targets, as in the labels that Darknet trains on.
+        wanted = ~(truth.crowd | truth.difficult)
+        return picture, truth.boxes[wanted], truth.labels[wanted]
+
+
+def _read_as_listed(truth: Truth) -> np.ndarray:
+    picture = read_picture(truth.path)
+    height, width = picture.shape[:2]
+    if (width, height) != (truth.width, truth.height):
+        raise CorruptPicture(
+            f"the picture is {width} x {height}, but its annotation says {truth.width} x {truth.height}, so its boxes are unknown",
+            file=truth.path,
+        )
+    return picture

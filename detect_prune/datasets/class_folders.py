@@ -1,0 +1,120 @@
+"""Data sets kept as folders of class folders, train/CLASS/*.jpg and test/CLASS/*.jpg, on disk or inside one tar."""
+
+import hashlib
+import json
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detect_prune.datasets.cache import cache_folder, cached_folder
+from detect_prune.datasets.picture import PICTURE_SUFFIXES, decode_picture, read_picture
+from detect_prune.errors import DetectPruneError
+from detect_prune.files import write_json
+
+_SPLITS = ("train", "test")
+_ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
+_LARGEST = 128
+"""Sides above this are not for a loader that keeps the whole set in memory."""
+
+Split = tuple[Tensor, Tensor]
+
+
+def is_class_folder_set(path: Path) -> bool:
+    """Whether `path` is a folder with train and test folders, a tar, or a folder that holds one tar and nothing else like it."""
+    return all((path / split).is_dir() for split in _SPLITS) or _archive(path) is not None
+
+
+def read_class_folders(path: Path, cache: str | Path | None = None) -> tuple[str, tuple[str, ...], Split, Split]:
+    """Reads and decodes the set, or takes it decoded from the cache, where it lies under a key of its content.
+
+    Returns:
+        Its name (that of the folder), the class names in alphabetical order, train and test as (images (N, 3, H, W)
+        uint8 RGB, labels (N,) int64), each in the order of the paths.
+
+    Raises:
+        DetectPruneError: no such set, no pictures, pictures of different sizes or broken, other classes in test than in train.
+    """
+    archive = _archive(path)
+    if archive is None and not is_class_folder_set(path):
+        raise DetectPruneError("the folders train/CLASS and test/CLASS, or one tar of them, were expected here", file=path)
+    source = archive or path
+    key = _key_of_archive(archive) if archive else _key_of_folder(path)
+    folder = cached_folder(cache_folder(cache) / f"class-folders-{key}", lambda target: _decode(source, archive is not None, target))
+    classes = tuple(json.loads((folder / "classes.json").read_text()))
+    splits = [tuple(torch.from_numpy(np.load(folder / f"{split}-{kind}.npy")) for kind in ("images", "labels")) for split in _SPLITS]
+    name = path.name if path.is_dir() else path.name.split(".")[0]
+    return name or path.resolve().name, classes, *splits
+
+
+def _archive(path: Path) -> Path | None:
+    if path.is_file():
+        return path if path.name.endswith(_ARCHIVES) else None
+    if not path.is_dir() or any((path / split).is_dir() for split in _SPLITS):
+        return None
+    found = [file for file in path.iterdir() if file.name.endswith(_ARCHIVES) and not file.name.startswith("cifar-10-python")]
+    return found[0] if len(found) == 1 else None
+
+
+def _key_of_archive(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
+
+
+def _key_of_folder(path: Path) -> str:
+    digest = hashlib.sha256(str(path.resolve()).encode())
+    for file in _files(path):
+        status = file.stat()
+        digest.update(f"\n{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for split in _SPLITS for file in (path / split).glob("*/*") if file.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def _decode(source: Path, is_archive: bool, target: Path) -> None:
+    found: dict[str, list[tuple[str, str, np.ndarray]]] = {split: [] for split in _SPLITS}
+    shape = None
+    for split, label, name, picture in _in_archive(source) if is_archive else _in_folder(source):
+        shape = shape or picture.shape
+        if picture.shape != shape or max(shape) > _LARGEST:
+            raise DetectPruneError(
+                f"{name} is {picture.shape[1]} x {picture.shape[0]}, the first picture {shape[1]} x {shape[0]}; "
+                f"all have to be of one size, of {_LARGEST} pixels at most",
+                file=source,
+            )
+        found[split].append((label, name, picture))
+    classes = sorted({label for label, _, _ in found["train"]})
+    for split, entries in found.items():
+        if not entries:
+            raise DetectPruneError(f"the data set is empty: there is no picture in {split}/CLASS", file=source)
+        strange = {label for label, _, _ in entries} - set(classes)
+        if strange:
+            raise DetectPruneError(f"{split} has the class {min(strange)}, which train does not have", file=source)
+        entries.sort(key=lambda entry: entry[:2])
+        np.save(target / f"{split}-images.npy", np.stack([picture for _, _, picture in entries]).transpose(0, 3, 1, 2))
+        np.save(target / f"{split}-labels.npy", np.array([classes.index(label) for label, _, _ in entries]))
+    write_json(target / "classes.json", classes)
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
+    for file in _files(folder):
+        yield file.parts[-3], file.parts[-2], file.name, read_picture(file)
+
+
+def _in_archive(archive: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
+    """Streams through the tar once; nothing is unpacked to disk."""
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                if member.isfile() and name.suffix.lower() in PICTURE_SUFFIXES and len(name.parts) >= 3 and name.parts[-3] in _SPLITS:
+                    yield name.parts[-3], name.parts[-2], name.name, decode_picture(tar.extractfile(member).read(), f"{archive}/{name}")
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise DetectPruneError(f"broken or cut off archive ({error})", file=archive) from None

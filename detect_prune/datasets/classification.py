@@ -1,0 +1,127 @@
+"""Small pictures with one label each: MNIST, CIFAR-10, and folders of class folders. Whole sets, as tensors in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from detect_prune.datasets.class_folders import is_class_folder_set, read_class_folders
+from detect_prune.datasets.cifar import CIFAR10_CLASSES, read_cifar10
+from detect_prune.datasets.mnist import read_mnist
+from detect_prune.errors import DetectPruneError
+
+DEFAULT_ROOT = Path("datasets")
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MNIST = (0.1307,), (0.3081,)
+
+
+@dataclass
+class LabelledPictures:
+    """One split."""
+
+    images: Tensor
+    """(N, C, H, W) uint8."""
+    labels: Tensor
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class ClassificationData:
+    """A data set of small pictures."""
+
+    name: str
+    """For tables: `mnist`, `cifar10`, or the name of the folder or archive, so that no other set passes for CIFAR-10."""
+    classes: tuple[str, ...]
+    train: LabelledPictures
+    test: LabelledPictures
+    mean: tuple[float, ...]
+    """Per channel, of pictures in 0..1. Colour pictures take ImageNet's, as the public CIFAR-10 weights of akamaster do."""
+    std: tuple[float, ...]
+
+
+def load_classification(
+    name_or_path: str | Path, root: str | Path | None = None, cache: str | Path | None = None
+) -> ClassificationData:
+    """Loads a data set of small pictures.
+
+    Args:
+        name_or_path: `mnist`, `cifar10`, or a folder (or a tar of it) with train/CLASS/*.jpg and test/CLASS/*.jpg.
+        root: where the files of `mnist` and `cifar10` are looked for, and downloaded to if they are not there: ./datasets
+            if not given. For `cifar10` it may also be a folder of class folders.
+        cache: cache folder for decoded class folders, instead of the usual one.
+
+    Raises:
+        DetectPruneError: files are missing and can't be downloaded, cut off, of another size or kind, or empty.
+    """
+    folder = DEFAULT_ROOT if root is None else Path(root)
+    if root is not None and not folder.exists():
+        raise DetectPruneError("the data folder does not exist", file=folder)
+    if str(name_or_path) == "mnist":
+        train, test = (LabelledPictures(*split) for split in read_mnist(folder))
+        return ClassificationData("mnist", tuple("0123456789"), train, test, *_MNIST)
+    if str(name_or_path) == "cifar10" and not is_class_folder_set(folder):
+        train, test = (LabelledPictures(*split) for split in read_cifar10(folder))
+        return ClassificationData("cifar10", CIFAR10_CLASSES, train, test, *_IMAGENET)
+    path = folder if str(name_or_path) == "cifar10" else Path(name_or_path)
+    if not path.exists():
+        raise DetectPruneError("no such data set: mnist, cifar10, or a folder with train/CLASS and test/CLASS was expected", file=path)
+    name, classes, train, test = read_class_folders(path, cache)
+    return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), *_IMAGENET)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(B, C, H, W) uint8 -> float32, (value / 255 - mean) / std per channel."""
+    mean_, std_ = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
+    return (images.float() / 255 - mean_) / std_
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """CIFAR's usual augmentation: each picture padded with zeros, cropped at random to its old size, mirrored in half of the cases.
+
+    Args:
+        images: (B, C, H, W) uint8 on the CPU.
+        generator: where the draws come from.
+    """
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4)
+    top, left = (torch.randint(2 * padding + 1, (count, 1), generator=generator) for _ in range(2))
+    flip = torch.rand(count, 1, generator=generator) < 0.5
+    rows = top + torch.arange(height)  # (B, H)
+    columns = torch.arange(width).expand(count, width)
+    columns = left + torch.where(flip, width - 1 - columns, columns)  # (B, W)
+    # Indexing with the channels kept whole: (B, H, W, C) comes out, since the slice stands between the indices.
+    picked = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def classification_batches(
+    split: LabelledPictures, batch: int, seed: int, epoch: int, start: int = 0, augment: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch in an order drawn from (seed, epoch), from batch `start` on; the last may be smaller.
+
+    Args:
+        augment: `crop_and_flip`, drawn from (seed, epoch, number of the batch).
+
+    Yields:
+        Images (B, C, H, W) uint8 and labels (B,) int64.
+    """
+    order = torch.randperm(len(split), generator=_generator(seed, epoch))
+    for number in range(start, -(-len(order) // batch)):
+        chosen = order[number * batch : (number + 1) * batch]
+        images = split.images[chosen]
+        if augment:
+            images = crop_and_flip(images, _generator(seed, epoch, number))
+        yield images, split.labels[chosen]
+
+
+def _generator(*key: int) -> torch.Generator:
+    # numpy's seed sequence mixes the numbers, so that neighbouring keys have unrelated draws.
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator().manual_seed(seed)

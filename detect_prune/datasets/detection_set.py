@@ -1,0 +1,197 @@
+"""A list of pictures with their boxes, stored flat so that workers share it and COCO's 118,000 pictures fit."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detect_prune.errors import DetectPruneError
+from detect_prune.structures import Truth
+
+
+class DetectionSet:
+    """A sequence of `Truth`, made on the fly from flat numpy arrays.
+
+    No Python object is kept per picture or box: a forked worker that only reads counts references of nothing
+    but the arrays themselves, so its memory stays shared with the parent.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        paths: np.ndarray,
+        path_ends: np.ndarray,
+        image_ids: np.ndarray,
+        sizes: np.ndarray,
+        box_ends: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        areas: np.ndarray,
+        flags: np.ndarray,
+    ):
+        """Use `DetectionSetBuilder`. Picture i owns paths[path_ends[i]:path_ends[i + 1]] (UTF-8 bytes) and the boxes likewise."""
+        self.names = names
+        self._paths, self._path_ends = paths, path_ends
+        self._image_ids, self._sizes = image_ids, sizes
+        self._box_ends, self._boxes, self._labels, self._areas, self._flags = box_ends, boxes, labels, areas, flags
+        self.decoded: dict[int, np.ndarray] = {}
+        """Pictures that `batches` keeps in memory, by index, where the set is small enough."""
+
+    def __len__(self) -> int:
+        return len(self._image_ids)
+
+    def __getitem__(self, index: int) -> Truth:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        index %= len(self)
+        width, height = self._sizes[index].tolist()
+        own = slice(self._box_ends[index], self._box_ends[index + 1])
+        return Truth(
+            path=self.path(index),
+            image_id=int(self._image_ids[index]),
+            width=width,
+            height=height,
+            boxes=self._boxes[own].copy(),
+            labels=self._labels[own].astype(np.int64),
+            areas=self._areas[own].copy(),
+            crowd=(self._flags[own] & _CROWD).astype(bool),
+            difficult=(self._flags[own] & _DIFFICULT).astype(bool),
+        )
+
+    def __iter__(self) -> Iterator[Truth]:
+        return (self[index] for index in range(len(self)))
+
+    def path(self, index: int) -> Path:
+        """The file of picture `index`."""
+        return Path(self._paths[self._path_ends[index] : self._path_ends[index + 1]].tobytes().decode())
+
+    @property
+    def box_count(self) -> int:
+        """All boxes, crowd regions and difficult objects included."""
+        return len(self._boxes)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all pictures once decoded to uint8 RGB."""
+        return int(self._sizes.astype(np.int64).prod(1).sum()) * 3
+
+    def class_counts(self) -> np.ndarray:
+        """(C,) boxes per class, crowd regions and difficult objects included."""
+        return np.bincount(self._labels, minlength=len(self.names))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "DetectionSet":
+        """The pictures `indices` as a set of their own, in that order."""
+        builder = DetectionSetBuilder(self.names)
+        for index in indices:
+            truth = self[int(index)]
+            builder.add_picture(truth.path, truth.image_id, truth.width, truth.height)
+            for box, label, area, crowd, difficult in zip(
+                truth.boxes.tolist(), truth.labels.tolist(), truth.areas.tolist(), truth.crowd, truth.difficult
+            ):
+                builder.add_box(box, label, area, crowd=bool(crowd), difficult=bool(difficult))
+        return builder.finish()
+
+
+_CROWD, _DIFFICULT = 1, 2
+
+
+class DetectionSetBuilder:
+    """Collects pictures and boxes one by one, in packed arrays from the start; `finish` cleans the boxes."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+        self.warnings: list[str] = []
+        """Filled by `finish`: sentences on boxes that were clipped or dropped."""
+        self._paths, self._path_ends = bytearray(), array("q", [0])
+        self._image_ids, self._sizes = array("q"), array("i")
+        self._box_ends, self._boxes = array("q", [0]), array("f")
+        self._labels, self._areas, self._flags = array("h"), array("f"), array("B")
+
+    def __len__(self) -> int:
+        return len(self._image_ids)
+
+    def add_picture(self, path: str | Path, image_id: int, width: int, height: int) -> None:
+        """Starts a picture; the boxes that follow belong to it."""
+        self._paths += str(path).encode()
+        self._path_ends.append(len(self._paths))
+        self._image_ids.append(image_id)
+        self._sizes.extend((width, height))
+        self._box_ends.append(len(self._labels))
+
+    def add_box(
+        self, box: Sequence[float], label: int, area: float | None = None, *, crowd: bool = False, difficult: bool = False
+    ) -> None:
+        """Adds a box (xyxy pixels, may reach out of the picture) to the last picture; `area` None is the clipped box's."""
+        self._boxes.extend(box)
+        self._labels.append(label)
+        self._areas.append(-1.0 if area is None else area)
+        self._flags.append(_CROWD * crowd | _DIFFICULT * difficult)
+        self._box_ends[-1] += 1
+
+    def finish(self) -> DetectionSet:
+        """Clips every box to its picture, drops those without area, and returns the set."""
+        paths = np.frombuffer(bytes(self._paths), np.uint8)
+        path_ends = np.array(self._path_ends, np.int64)
+        sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
+        raw = np.array(self._boxes, np.float32).reshape(-1, 4)
+        counts = np.diff(np.array(self._box_ends, np.int64))
+        owner = np.repeat(np.arange(len(sizes)), counts)
+
+        boxes = np.clip(raw, 0, np.tile(sizes[owner], 2).astype(np.float32))
+        clipped = (np.abs(boxes - raw) > 1).any(1)
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        self._warn(np.flatnonzero(~kept), owner, paths, path_ends, "without area inside the picture", "dropped")
+        self._warn(np.flatnonzero(clipped & kept), owner, paths, path_ends, "out of the picture by more than a pixel", "clipped")
+
+        boxes, areas = boxes[kept], np.array(self._areas, np.float32)[kept]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        areas = np.where(areas < 0, sides[:, 0] * sides[:, 1], areas)
+        box_ends = np.concatenate([[0], np.cumsum(np.bincount(owner[kept], minlength=len(sizes)))]).astype(np.int64)
+        return DetectionSet(
+            self.names,
+            paths,
+            path_ends,
+            np.array(self._image_ids, np.int64),
+            sizes,
+            box_ends,
+            boxes,
+            np.array(self._labels, np.int16)[kept],
+            areas,
+            np.array(self._flags, np.uint8)[kept],
+        )
+
+    def _warn(self, which: np.ndarray, owner: np.ndarray, paths: np.ndarray, path_ends: np.ndarray, what: str, done: str) -> None:
+        if len(which) == 0:
+            return
+        first = owner[which[0]]
+        name = Path(paths[path_ends[first] : path_ends[first + 1]].tobytes().decode()).name
+        self.warnings.append(f"{len(which)} {'box' if len(which) == 1 else 'boxes'} {what}: {done} (the first in {name})")
+
+
+def require_pictures(paths: Sequence[Path], source: Path, lines: Sequence[int] | None = None) -> None:
+    """Checks that every listed picture is there, by one listing per folder instead of one call per picture.
+
+    Args:
+        paths: the pictures.
+        source: the file that lists them, for the error.
+        lines: the line of each picture in `source`, where it is a text.
+
+    Raises:
+        DetectPruneError: some are missing; names how many and the first.
+    """
+    listings: dict[Path, set[str]] = {}
+    missing = []
+    for number, path in enumerate(paths):
+        folder = path.parent
+        if folder not in listings:
+            listings[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        if path.name not in listings[folder]:
+            missing.append(number)
+    if missing:
+        count = "the only picture" if len(paths) == 1 else f"{len(missing)} of the {len(paths)} pictures"
+        raise DetectPruneError(
+            f"{count} listed here can't be found; the first is {paths[missing[0]]}",
+            file=source,
+            line=None if lines is None else lines[missing[0]],
+        )
