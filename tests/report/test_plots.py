@@ -19,10 +19,11 @@ def test_kept_per_layer_is_a_picture_that_grows_with_the_network(tmp_path, layer
 def test_bars_are_as_long_as_the_shares(tmp_path):
     kept_per_layer({"full": (10, 10), "half": (5, 10)}, tmp_path / "kept.png", "")
     picture = cv2.imread(str(tmp_path / "kept.png"))[..., ::-1].astype(int)
-    blue = (np.abs(picture - [0x3B, 0x75, 0xAF]).sum(2) < 20).sum(1)
-    lengths = sorted(set(blue.tolist()))
-    full, half = lengths[-1], min(length for length in lengths if length > 0.3 * lengths[-1])
-    assert half / full == pytest.approx(0.5, abs=0.02)
+    blue, rest = ((np.abs(picture - colour).sum(2) < 20).sum(1) for colour in ([0x3B, 0x75, 0xAF], [0xE3, 0xE8, 0xEE]))
+    full, half = blue > 0.9 * blue.max(), (blue > 0.4 * blue.max()) & (blue < 0.6 * blue.max())
+    assert full.sum() > 10 and half.sum() > 10
+    assert (rest[full] < 0.02 * blue.max()).all(), "a full layer fills its bar"
+    np.testing.assert_allclose(rest[half][3:-3], blue[half][3:-3], rtol=0.02)
 
 
 def records(phases):
