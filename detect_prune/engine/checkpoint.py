@@ -1,0 +1,36 @@
+"""Checkpoints: one plain dict of tensors and plain values a file, never unpickled."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detect_prune.errors import DetectPruneError
+from detect_prune.files import atomic_path
+
+FORMAT = "detect_prune checkpoint 1"
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes `state` atomically; a kill in the middle leaves the checkpoint before it."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": FORMAT, **state}, temporary)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads what `save_checkpoint` wrote, onto the CPU.
+
+    Raises:
+        DetectPruneError: the file is missing, damaged, or not a checkpoint of this program.
+    """
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DetectPruneError("no such checkpoint", file=path) from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise DetectPruneError(f"not a checkpoint that can be read ({str(error).splitlines()[0]})", file=path) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise DetectPruneError(f"not a checkpoint of this program; '{FORMAT}' was expected inside", file=path)
+    return state

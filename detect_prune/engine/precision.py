@@ -1,0 +1,74 @@
+"""Which arithmetic is fastest here: found by timing a step, not by asking the processor for its name."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from detect_prune.engine.task import Task
+
+
+@dataclass(frozen=True)
+class Precision:
+    """bf16 autocast or not, channels last or not. Weights, optimizer and evaluation stay in float32 in any case."""
+
+    bf16: bool = False
+    channels_last: bool = False
+
+    def __str__(self) -> str:
+        return ("bf16 autocast" if self.bf16 else "float32") + (", channels last" if self.channels_last else "")
+
+    @contextlib.contextmanager
+    def autocast(self, device: torch.device) -> Iterator[None]:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            yield
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Lays the weights out as this precision wants them; their values and shapes stay."""
+        return model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+
+CANDIDATES = (Precision(), Precision(channels_last=True), Precision(bf16=True, channels_last=True))
+
+
+def choose_precision(task: Task, repeats: int = 2) -> tuple[Precision, dict[str, float]]:
+    """Times forward, backward and nothing else on one batch for each candidate; the model is left as it was.
+
+    Returns:
+        The fastest, and seconds a step for each by its name (empty where no batch could be read).
+    """
+    batch = next((batch for batch in task.batches(0, 0) if batch is not None), None)
+    if batch is None:
+        return Precision(), {}
+    model = task.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    seconds: dict[Precision, float] = {}
+    with torch.random.fork_rng(devices=[]):
+        for candidate in CANDIDATES:
+            candidate.prepare(model)
+            times = [_timed_step(task, candidate, batch) for _ in range(1 + repeats)]
+            seconds[candidate] = min(times[1:])
+    model.zero_grad(set_to_none=True)
+    best = min(seconds, key=seconds.__getitem__)
+    best.prepare(model)
+    model.load_state_dict(before)
+    return best, {str(candidate): time for candidate, time in seconds.items()}
+
+
+def _timed_step(task: Task, precision: Precision, batch: Any) -> float:
+    def synchronise() -> None:
+        if task.device.type == "cuda":
+            torch.cuda.synchronize(task.device)
+
+    synchronise()
+    start = time.perf_counter()
+    with precision.autocast(task.device):
+        loss, _ = task.loss(task.model, batch)
+    loss.backward()
+    synchronise()
+    return time.perf_counter() - start

@@ -1,0 +1,79 @@
+"""What a finished run leaves for people: the table, the page, the plots, and metrics.json for programs."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from detect_prune.engine.run import Run
+from detect_prune.files import write_json, write_text
+from detect_prune.pruning import prunable_weights
+from detect_prune.report import plots
+from detect_prune.report.page import write_page
+from detect_prune.report.progress import duration
+from detect_prune.report.summary import Stage, closing_table, layer_table, verdict
+
+
+def publish(run: Run, settings: dict[str, Any]) -> str:
+    """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text for the terminal."""
+    stages = [Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages]
+    columns = _columns(run)
+    table = closing_table(stages, columns)
+    kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in prunable_weights(run.model).items()}
+    layers = layer_table(kept)
+    sentence = verdict(stages[0], stages[-1], run.delivered) if len(stages) > 1 else ""
+    notes = list(dict.fromkeys(run.task.problems() + [note for row in run.stages for note in row["notes"]]))
+
+    shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
+    plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")
+    plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
+    took = run.elapsed()
+    flat = {**_flat(settings), "precision": str(run.precision), "took": duration(took), "date": _today()}
+    write_page(
+        run.folder / "index.html", run.task.name, table, " ".join([sentence, *notes]), shown, _pictures(run), flat, layers
+    )
+    write_text(run.folder / "table.md", f"{table.markdown()}\n\n{sentence}\n")
+    write_json(
+        run.folder / "metrics.json",
+        {
+            "stages": run.stages,
+            "layers": [{"layer": name, "kept": left, "total": total} for name, (left, total) in kept.items()],
+            "settings": settings,
+            "recipe": run.recipe.as_dict(),
+            "precision": str(run.precision),
+            "timed_steps": run.timings,
+            "seconds": round(took, 1),
+            "date": _today(),
+            "notes": notes,
+            "verdict": sentence,
+        },
+    )
+    return "\n".join(["", str(layers), "", str(table), "", *notes, sentence, f"Took {duration(took)}; everything is in {run.folder}"])
+
+
+def _columns(run: Run) -> tuple[str, ...]:
+    names = run.stages[0]["metrics"]
+    return tuple(name for name in ("AP", "AP50", "mAP", "top-1") if name in names)
+
+
+def _pictures(run: Run) -> dict[str, np.ndarray]:
+    """The first and the last stage's pictures, as they were drawn."""
+    pictures = {}
+    for row in (run.stages[0], run.stages[-1]):
+        for path in sorted((run.folder / "pictures").glob(f"{run.picture_path(row['name'], '').stem}*.jpg")):
+            picture = cv2.imread(str(path))
+            pictures[f"{row['name']}: {path.stem.removeprefix(row['name']).strip('-')}"] = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return pictures
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _today() -> str:
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")

@@ -1,0 +1,254 @@
+"""One run and its folder: stages that are done once, checkpoints, the log that a person watches."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
+from detect_prune.engine.precision import Precision, choose_precision
+from detect_prune.engine.stop import StopSignal
+from detect_prune.engine.task import Metrics, Phase, Recipe, Task
+from detect_prune.engine.trainer import StepReport, Trainer
+from detect_prune.errors import DetectPruneError
+from detect_prune.files import require_disk_space
+from detect_prune.pruning import GlobalADMM, Masks
+from detect_prune.report.figures import save_picture
+from detect_prune.report.progress import Phase as PlannedPhase
+from detect_prune.report.progress import Progress, Timeline
+from detect_prune.report.summary import Stage
+from detect_prune.report.tensorboard import EventWriter
+
+LAST, BEST = "last.pt", "best.pt"
+EVALUATIONS_PER_PHASE = 3
+RECORDS_PER_PHASE = 500
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved itself; `folder` is what --resume takes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        super().__init__(f"stopped; everything so far is in {folder}")
+
+
+class Run:
+    """The state of a run, and its way through the stages.
+
+    A stage is a name and a function. A stage that is done is not done again after a resume; a training stage goes on in the
+    middle. `last.pt` is written after each stage, and while training every `save_every` seconds and when a stop is asked for.
+
+    Args:
+        task: what is trained.
+        folder: where everything is kept.
+        recipe: how it is trained.
+        identity: plain values that must be the same when the run is resumed (the ratio, for example).
+        save_every: seconds between checkpoints while training.
+        resume: go on from `folder`/last.pt.
+        precision: None for the fastest by a timed step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        recipe: Recipe,
+        *,
+        identity: dict[str, Any],
+        save_every: float = 180.0,
+        resume: bool = False,
+        precision: Precision | None = None,
+        seed: int = 0,
+    ):
+        self.task, self.folder, self.recipe, self.save_every = task, Path(folder), recipe, save_every
+        self.identity = {"recipe": recipe.as_dict(), **identity}
+        self.model: nn.Module = task.model
+        self.masks: Masks | None = None
+        self.done: list[str] = []
+        self.stages: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.delivered = ""
+        """Name of the file with the final weights, once it is written."""
+        self.best = -math.inf
+        self.global_step = 0
+        self.seconds = 0.0
+        self.timings: dict[str, float] = {}
+        self.stop = StopSignal()
+        self.timeline = Timeline([])
+        self._unfinished: dict[str, Any] | None = None
+        self._started = self._saved = time.monotonic()
+        torch.manual_seed(seed)
+        if resume:
+            self._restore(load_checkpoint(self.folder / LAST))
+        else:
+            if (self.folder / LAST).exists():
+                raise DetectPruneError("this folder already holds a run; choose another --name, or give --resume to go on with it", file=self.folder)
+            self._require_space()
+            self.precision = precision
+            if precision is None:
+                self.precision, self.timings = choose_precision(task)
+        self.precision.prepare(self.model)
+        self.writer = EventWriter(self.folder, purge_step=self.global_step if resume else None)
+
+    def __enter__(self) -> "Run":
+        self.stop.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.stop.__exit__(kind, error, trace)
+        self.writer.close()
+        if kind is KeyboardInterrupt and (self.folder / LAST).exists():
+            raise Stopped(self.folder) from None
+
+    # ---- stages -------------------------------------------------------------------------------------------------
+
+    def plan(self, phases: dict[str, Phase]) -> None:
+        """Tells the clock what is to come, so that the progress can say when everything will be done."""
+        per_epoch = self.task.steps_per_epoch
+        self.timeline = Timeline([PlannedPhase(name, phase.epochs * per_epoch) for name, phase in phases.items()])
+
+    def once(self, stage: str, work: Callable[[], None]) -> None:
+        """Does `work` unless the stage is done already, then saves."""
+        if stage in self.done:
+            return
+        work()
+        self.done.append(stage)
+        self._unfinished = None
+        self.save()
+
+    def train(self, name: str, phase: Phase, *, admm: GlobalADMM | None = None, keep_best: bool = False) -> None:
+        """Trains the model for one phase, holding the masks if there are any.
+
+        Raises:
+            Stopped: a stop was asked for; the run has saved itself in the middle of the phase.
+        """
+        updates = self.recipe.updates if admm is not None else 0
+        trainer = Trainer(self.task, self.model, phase, self.precision, admm=admm, masks=self.masks, updates=updates)
+        if self._unfinished is not None:
+            trainer.load_state_dict(self._unfinished["trainer"])
+            if admm is not None:
+                admm.load_state_dict(self._unfinished["admm"])
+            self._unfinished = None
+        evaluate_every = max(1, phase.epochs // EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
+        record_every = max(1, trainer.total // RECORDS_PER_PHASE)
+        self.timeline.begin(name, trainer.step)
+        with self.stop.guard(), Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress:
+            for report in trainer.steps():
+                self.global_step += 1
+                self._log(name, report, admm, record=report.step % record_every == 0)
+                progress.step(**self._live(report, admm))
+                if report.step % evaluate_every == 0 and report.step < trainer.total:
+                    progress.write(f"{name}, epoch {report.epoch + 1}: {self._evaluate_on_the_way(name, trainer, keep_best)}")
+                if self.stop.requested or time.monotonic() - self._saved > self.save_every:
+                    self.save({"trainer": trainer.state_dict(), "admm": admm.state_dict() if admm is not None else None})
+                if self.stop.requested:
+                    raise Stopped(self.folder)
+        trainer.finish()
+
+    def add_stage(self, stage: Stage, metrics: Metrics) -> None:
+        """Adds a row to the closing table, and draws what the network finds at this stage."""
+        self.stages.append({**stage.as_dict(), "primary": metrics.primary, "per_class": metrics.per_class, "notes": metrics.notes})
+        self._log_metrics(stage.name, metrics)
+        for name, picture in self.task.figures(self.model).items():
+            self.writer.picture(f"{name}/{stage.name}", picture, self.global_step)
+            save_picture(self.picture_path(stage.name, name), picture)
+
+    def picture_path(self, stage: str, name: str) -> Path:
+        return self.folder / "pictures" / f"{stage} {name}.jpg".replace(" + ", "-").replace(" ", "-")
+
+    def keep_if_best(self, metrics: Metrics) -> None:
+        """Writes `best.pt` if no evaluation of this run that was offered here scored higher."""
+        if metrics.score > self.best:
+            self.best = metrics.score
+            state = {"model": self.model.state_dict(), "metrics": metrics.values, "global_step": self.global_step}
+            save_checkpoint(self.folder / BEST, state)
+
+    # ---- the log ------------------------------------------------------------------------------------------------
+
+    def _log(self, name: str, report: StepReport, admm: GlobalADMM | None, record: bool) -> None:
+        parts = {f"loss {part}": value for part, value in report.parts.items()}
+        values = {"loss": report.loss, **parts, "lr": report.lr}
+        per_layer: dict[str, float] = {}
+        if admm is not None and report.residuals is not None:
+            residuals = report.residuals
+            primal, dual = residuals.overall
+            values |= {"rho": residuals.rho, "primal residual": primal, "worst primal residual": residuals.worst, "dual residual": dual}
+            per_layer |= {f"kept/{layer}": int(z.count_nonzero()) / z.numel() for layer, z in admm.z.items()}
+            per_layer |= {f"primal residual/{layer}": value for layer, value in residuals.primal.items()}
+        values = {key: value for key, value in values.items() if math.isfinite(value)}
+        self.writer.scalars({f"train/{key}": value for key, value in values.items()} | per_layer, self.global_step)
+        if record or report.residuals is not None:
+            self.history.append({"step": self.global_step, "phase": name, **values})
+
+    def _log_metrics(self, phase: str, metrics: Metrics) -> None:
+        self.writer.scalars({f"score/{name}": value for name, value in metrics.values.items()}, self.global_step)
+        self.history.append({"step": self.global_step, "phase": phase, **metrics.values})
+
+    @staticmethod
+    def _live(report: StepReport, admm: GlobalADMM | None) -> dict[str, float]:
+        live = {"loss": report.loss, "lr": report.lr}
+        if admm is not None and admm.residuals is not None:
+            live["residual"] = admm.residuals.overall[0]
+        return live
+
+    def _evaluate_on_the_way(self, name: str, trainer: Trainer, keep_best: bool) -> Metrics:
+        """Scores what the phase would hand over if it ended now; training then goes on as if nothing had been."""
+        current = {key: value.clone() for key, value in self.model.state_dict().items()}
+        trainer.finish()
+        metrics = self.task.evaluate(self.model)
+        self._log_metrics(name, metrics)
+        if keep_best:
+            self.keep_if_best(metrics)
+        self.model.load_state_dict(current)
+        return metrics
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def save(self, unfinished: dict[str, Any] | None = None) -> None:
+        """Writes `last.pt`; `unfinished` is the state of a phase in its middle."""
+        state = {
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "masks": self.masks.state_dict() if self.masks is not None else None,
+            "done": self.done,
+            "stages": self.stages,
+            "history": self.history,
+            "delivered": self.delivered,
+            "best": self.best,
+            "global_step": self.global_step,
+            "seconds": self.elapsed(),
+            "precision": {"bf16": self.precision.bf16, "channels_last": self.precision.channels_last},
+            "timings": self.timings,
+            "unfinished": unfinished,
+        }
+        save_checkpoint(self.folder / LAST, state)
+        self._saved = time.monotonic()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["identity"] != self.identity:
+            different = sorted(key for key in self.identity if self.identity[key] != state["identity"].get(key))
+            raise DetectPruneError(
+                f"this run was started with other settings ({', '.join(different)}); resume it with the same, or start a new one",
+                file=self.folder / LAST,
+            )
+        self.model.load_state_dict(state["model"])
+        if state["masks"] is not None:
+            self.masks = Masks.from_state_dict(self.model, state["masks"])
+        self.done, self.stages, self.history = state["done"], state["stages"], state["history"]
+        self.delivered = state["delivered"]
+        self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
+        self.precision, self.timings = Precision(**state["precision"]), state["timings"]
+        self._unfinished = state["unfinished"]
+
+    def elapsed(self) -> float:
+        """Seconds of work, those before a resume included."""
+        return self.seconds + time.monotonic() - self._started
+
+    def _require_space(self) -> None:
+        # Weights, two optimizer moments, the average, Z and U; twice, because the old checkpoint stays until the new one is whole.
+        size = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
+        require_disk_space(self.folder, 2 * 6 * size + 2 * size + 50_000_000)

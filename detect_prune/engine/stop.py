@@ -1,0 +1,46 @@
+"""Ctrl-C and kill, answered between two steps instead of in the middle of one."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class StopSignal:
+    """While entered, the first SIGINT or SIGTERM inside a `guarded` stretch only sets `requested`.
+
+    The loop looks at `requested` after each step, saves, and leaves. Outside guarded stretches, and at the second signal,
+    KeyboardInterrupt is raised at once: what was finished is in the last checkpoint. Signals belong to the main thread; in
+    any other, nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._guarded = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """A stretch that polls `requested` often enough not to be interrupted."""
+        self._guarded = True
+        try:
+            yield
+        finally:
+            self._guarded = False
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested or not self._guarded:
+            raise KeyboardInterrupt
+        self.requested = True

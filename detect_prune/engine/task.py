@@ -1,0 +1,135 @@
+"""What the engine asks of whoever is trained and pruned: one small protocol, and the numbers that come back.
+
+The engine never learns what a picture or a box is. `detect_prune.tasks` has the two implementations, detection and
+classification; any object with these members can be handed to `detect_prune.prune`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detect_prune.errors import DetectPruneError
+
+
+@dataclass
+class Metrics:
+    """Scores of one evaluation.
+
+    `values` maps names such as `AP`, `AP50` or `top-1` to shares in 0..1; `primary` names the one that decides which
+    checkpoint is best (0 where there was nothing to find); `per_class` has one flat record a class; `notes` are sentences for the person who reads the table
+    (pictures that could not be read, for example).
+    """
+
+    values: dict[str, float]
+    primary: str
+    per_class: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        return self.values.get(self.primary, 0.0)
+
+    def __str__(self) -> str:
+        return "  ".join(f"{name} {value:.4f}" for name, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How one stretch of training runs. The learning rate warms up linearly, then falls along a cosine to `final_lr` of it."""
+
+    epochs: int
+    lr: float
+    optimizer: str = "sgd"
+    """`sgd` (Nesterov momentum) or `adamw`."""
+    momentum: float = 0.9
+    """Momentum of SGD, or the first beta of AdamW."""
+    weight_decay: float = 0.0
+    """Applies to convolution and linear weights only, as in Darknet."""
+    warmup: float = 0.05
+    """Share of the phase's steps in which the learning rate rises."""
+    final_lr: float = 0.02
+    ema: float = 0.0
+    """Decay of the exponential moving average whose weights end the phase; 0 for none."""
+    clip: float = 0.0
+    """Largest norm of the whole gradient (the penalty is added after it); 0 for none."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The three stretches of training around one cut."""
+
+    dense: Phase
+    admm: Phase
+    retrain: Phase
+    updates: int = 40
+    """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
+
+    def with_options(self, **options: dict[str, Any]) -> "Recipe":
+        """A copy with fields of the phases replaced: `with_options(dense={"epochs": 3})`."""
+        return replace(self, **{name: replace(getattr(self, name), **values) for name, values in options.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        phases = {name: Phase(**values[name]) for name in ("dense", "admm", "retrain")}
+        return cls(**phases, updates=values["updates"])
+
+
+class Task(Protocol):
+    """A model, its data and its score."""
+
+    name: str
+    """Names the run's folder: the network's name."""
+    model: nn.Module
+    device: torch.device
+    steps_per_epoch: int
+    recipe: Recipe
+    """What is run unless the caller says otherwise."""
+
+    def batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """The batches of an epoch from batch `start` on; the same for the same epoch, however often it is asked.
+
+        Each yields something that `loss` takes, or None where none of its pictures could be read.
+        """
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch (a scalar that can be differentiated) and its parts, detached, for the log."""
+        ...
+
+    def inputs(self) -> Iterable[Tensor]:
+        """Batches of training pictures as the network sees them when it is used: no augmentation, on `device`."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> Metrics: ...
+
+    def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
+        """Pictures to look at, already drawn: name -> (height, width, 3) uint8 RGB."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path, stem: str) -> list[Path]:
+        """Writes the files that other tools read; the one with the weights comes last."""
+        ...
+
+    def load(self, folder: Path, stem: str) -> nn.Module:
+        """Reads back what `save` wrote, as a new model on `device`."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that say what was trained on what, for metrics.json."""
+        ...
+
+    def problems(self) -> list[str]:
+        """Sentences about the data so far: pictures that were skipped, boxes that were dropped."""
+        ...
+
+
+class NotFinite(DetectPruneError):
+    """The loss is NaN or infinite: training can't go on from here."""

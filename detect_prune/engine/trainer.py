@@ -1,0 +1,152 @@
+"""One phase of training, step by step; it can stop after any step and go on from there to the same bit."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from detect_prune.engine.ema import MovingAverage
+from detect_prune.engine.precision import Precision
+from detect_prune.engine.task import NotFinite, Phase, Task
+from detect_prune.pruning import GlobalADMM, Masks, Residuals, parameter_groups
+
+
+@dataclass
+class StepReport:
+    """What one step did. `loss` is the task's own, without the penalty."""
+
+    step: int
+    """Steps of this phase that are done."""
+    epoch: int
+    loss: float
+    parts: dict[str, float]
+    lr: float
+    residuals: Residuals | None = None
+    """Set where this step ended with a Z and U update."""
+
+
+def learning_rate(phase: Phase, step: int, total: int) -> float:
+    """The rate of step `step` (from 0) of `total`: a linear warm-up, then half a cosine down to `final_lr` of the rate."""
+    warmup = max(1, round(phase.warmup * total))
+    if step < warmup:
+        return phase.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - 1 - warmup)
+    return phase.lr * (phase.final_lr + (1 - phase.final_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+
+def build_optimizer(model: nn.Module, phase: Phase, admm: GlobalADMM | None = None) -> torch.optim.Optimizer:
+    """SGD or AdamW; weight decay is for weights only, and not for those that ADMM holds."""
+    groups = parameter_groups(model, phase.weight_decay, admm)
+    if phase.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=phase.lr, momentum=phase.momentum, nesterov=phase.momentum > 0)
+    if phase.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=phase.lr, betas=(phase.momentum, 0.999))
+    raise ValueError(f"unknown optimizer '{phase.optimizer}'; expected sgd or adamw")
+
+
+class Trainer:
+    """Trains `model` for one phase.
+
+    With `admm`, its penalty joins every step and its Z and U updates come at equal distances, the last one after the last
+    step. With `masks`, the support is held through every step.
+
+    Args:
+        task: gives the batches and the loss.
+        model: what is trained, on the task's device.
+        phase: length, rates, optimizer.
+        precision: arithmetic of forward and backward.
+        updates: Z and U updates in the phase; only read with `admm`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        phase: Phase,
+        precision: Precision,
+        *,
+        admm: GlobalADMM | None = None,
+        masks: Masks | None = None,
+        updates: int = 0,
+    ):
+        self.task, self.model, self.phase, self.precision = task, model, phase, precision
+        self.admm = admm
+        self.total = phase.epochs * task.steps_per_epoch
+        self.updates = min(updates, self.total)
+        self.step = 0
+        self.optimizer = build_optimizer(model, phase, admm)
+        if admm is not None:
+            admm.attach(self.optimizer)
+        if masks is not None:
+            masks.apply()
+            masks.attach(self.optimizer)
+        self.average = MovingAverage(model, phase.ema, self.total) if phase.ema else None
+
+    def steps(self) -> Iterator[StepReport]:
+        """Trains, one report a step, from where the phase stands to its end.
+
+        Raises:
+            NotFinite: the loss became NaN or infinite; the weights of the last good step are still in the model.
+        """
+        while self.step < self.total:
+            epoch, start = divmod(self.step, self.task.steps_per_epoch)
+            for batch in self.task.batches(epoch, start):
+                yield self._one_step(batch, epoch)
+
+    def _one_step(self, batch: Any, epoch: int) -> StepReport:
+        rate = learning_rate(self.phase, self.step, self.total)
+        loss, parts = math.nan, {}
+        if batch is not None:
+            loss, parts = self._descend(batch, rate, epoch)
+        self.step += 1
+        residuals = None
+        if self.admm is not None and self._update_is_due():
+            residuals = self.admm.update()
+        return StepReport(self.step, epoch, loss, parts, rate, residuals)
+
+    def _descend(self, batch: Any, rate: float, epoch: int) -> tuple[float, dict[str, float]]:
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.precision.autocast(self.task.device):
+            loss, parts = self.task.loss(self.model, batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NotFinite(
+                f"the loss became {value} in epoch {epoch + 1}, step {self.step + 1} of {self.total}; "
+                f"a smaller --lr (it was {rate:.2g}) usually helps"
+            )
+        loss.backward()
+        if self.phase.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        return value, {name: part.item() for name, part in parts.items()}
+
+    def _update_is_due(self) -> bool:
+        return self.step * self.updates // self.total > (self.step - 1) * self.updates // self.total
+
+    def finish(self) -> None:
+        """Puts the averaged weights into the model, where the phase keeps an average."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.weights())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        torch.set_rng_state(state["rng"])

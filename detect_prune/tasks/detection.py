@@ -1,0 +1,209 @@
+"""Detection as the engine sees it: a Darknet network, pictures with boxes, and AP."""
+
+import contextlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detect_prune.datasets import Batch, Batches, DetectionData, DetectionSet, read_picture, train_batches, val_batches
+from detect_prune.detection import YoloLoss, coco_metrics, detect, voc_metrics
+from detect_prune.engine.task import Metrics, Recipe
+from detect_prune.errors import DetectPruneError
+from detect_prune.export.darknet import save_pruned
+from detect_prune.report.figures import contact_sheet, draw_boxes
+from detect_prune.report.progress import Progress
+from detect_prune.structures import Detections, Truth
+from detect_prune.tasks.detector import Detector, load
+
+STATISTICS_PICTURES = 256
+"""Training pictures from which batch-norm statistics are measured again."""
+SHOWN_PICTURES = 12
+
+
+class DetectionTask:
+    """A detector, its data and its AP; the `Task` protocol's members are described there.
+
+    Args:
+        model: its cfg says the input size, the letterbox and the augmentation; its classes are the data's.
+        data: training and validation pictures.
+        recipe: how it is trained unless the caller says otherwise.
+        batch: pictures a step.
+        workers: processes that prepare pictures.
+        seed: of every draw on the data side.
+        device: where the network is.
+
+    Raises:
+        DetectPruneError: the network and the data have different numbers of classes.
+    """
+
+    primary = "AP50"
+
+    def __init__(
+        self,
+        model: Detector,
+        data: DetectionData,
+        recipe: Recipe,
+        *,
+        batch: int = 8,
+        workers: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        require_same_classes(model, data)
+        self.device = torch.device(device)
+        self.model: nn.Module = model.to(self.device)
+        self.name = Path(model.cfg.path or "network").stem
+        self.data, self.recipe = data, recipe
+        self.batch, self.workers, self.seed = batch, workers, seed
+        self.size, self.letterbox, self.header = model.input_size, model.cfg.letter_box, model.header
+        self._criterion = YoloLoss(model.heads)
+        self._skipped: set[str] = set()
+        self.steps_per_epoch = len(self._training(0, 0))
+
+    def _training(self, epoch: int, start: int) -> Batches:
+        return train_batches(
+            self.data.train, self.size, self.batch, self.seed, epoch, start, workers=self.workers, letterbox=self.letterbox
+        )
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
+        for batch in self._training(epoch, start):
+            self._skipped.update(batch.skipped)
+            yield batch if len(batch) else None
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        raws = model(to_input(batch.pictures, model))
+        # Sums of exponentials and differences of corners want float32, whatever the network's arithmetic was.
+        with torch.autocast(self.device.type, enabled=False):
+            return self._criterion([raw.float() for raw in raws], batch.targets.to(self.device), self.size)
+
+    def inputs(self) -> Iterator[Tensor]:
+        batches = val_batches(self.data.train, self.size, self.batch, workers=0, letterbox=self.letterbox)
+        for batch in islice(batches, max(1, STATISTICS_PICTURES // self.batch)):
+            if len(batch):
+                yield to_input(batch.pictures, self.model)
+
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """COCO's AP on all validation pictures that can be read, as `detector valid` sets it up: scores > .001, NMS .6."""
+        truths, found, skipped = find_all(
+            model, self.data.val, batch=self.batch, workers=self.workers, score_threshold=0.001, iou_threshold=0.6
+        )
+        result = coco_metrics(truths, found, self.data.names)
+        values = {name: value for name, value in result.as_dict().items() if name.startswith(("AP", "AR")) and value is not None}
+        per_class = result.as_dict()["classes"]
+        if self.data.format == "voc":
+            values["mAP"] = voc_metrics(truths, found, self.data.names).mAP or 0.0
+        notes = [f"{len(skipped)} validation pictures were left out: {'; '.join(skipped[:3])}"] if skipped else []
+        return Metrics(values, self.primary, per_class, notes)
+
+    def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
+        shown = self.data.val.subset(range(min(SHOWN_PICTURES, len(self.data.val))))
+        truths, found, _ = find_all(model, shown, batch=self.batch, score_threshold=0.25, iou_threshold=0.45, quiet=True)
+        pictures = [draw_boxes(read_picture(truth.path), boxes, self.data.names) for truth, boxes in zip(truths, found)]
+        return {"detections": contact_sheet(pictures)} if pictures else {}
+
+    def save(self, model: nn.Module, folder: Path, stem: str) -> list[Path]:
+        return save_pruned(model, model.cfg, folder, stem, self.header)
+
+    def load(self, folder: Path, stem: str) -> nn.Module:
+        return load(folder / f"{stem}.cfg", folder / f"{stem}.weights", names=self.data.names).to(self.device)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "network": self.name,
+            "data": self.data.name,
+            "training pictures": len(self.data.train),
+            "validation pictures": len(self.data.val),
+            "classes": len(self.data.names),
+            "input": f"{self.size[0]}x{self.size[1]}",
+            "letterbox": self.letterbox,
+            "batch": self.batch,
+        }
+
+    def problems(self) -> list[str]:
+        problems = list(self.data.warnings)
+        if self._skipped:
+            problems.append(f"{len(self._skipped)} training pictures were skipped: {'; '.join(sorted(self._skipped)[:3])}")
+        return problems
+
+
+def require_same_classes(model: Detector, data: DetectionData) -> None:
+    """Raises DetectPruneError unless the network has as many classes as the data."""
+    if model.num_classes != len(data.names):
+        raise DetectPruneError(
+            f"the network has {model.num_classes} classes and the data '{data.name}' has {len(data.names)}; "
+            "train.py and prune.py adapt the heads by themselves, scoring can't",
+            file=model.cfg.path,
+        )
+
+
+@torch.inference_mode()
+def find_all(
+    model: Detector,
+    pictures: DetectionSet,
+    *,
+    batch: int,
+    workers: int = 0,
+    letterbox: bool | None = None,
+    score_threshold: float,
+    iou_threshold: float,
+    nms: str = "cfg",
+    quiet: bool = False,
+) -> tuple[list[Truth], list[Detections], list[str]]:
+    """Runs a network over a set.
+
+    Args:
+        letterbox: keep the pictures' proportions; None for what the cfg says.
+        score_threshold, iou_threshold, nms: as for `detect`.
+        quiet: no progress is shown.
+
+    Returns:
+        The truths of the pictures that could be read, what was found in each (pixels of the stored picture, clipped to
+        it), and a sentence for each picture that could not be read.
+    """
+    was_training = model.training
+    model.eval()
+    truths: list[Truth] = []
+    found: list[Detections] = []
+    skipped: list[str] = []
+    letterbox = model.cfg.letter_box if letterbox is None else letterbox
+    batches = val_batches(pictures, model.input_size, batch, workers=workers, letterbox=letterbox)
+    with contextlib.nullcontext() if quiet else Progress(len(batches), "scoring") as progress:
+        for group in batches:
+            skipped += group.skipped
+            if len(group):
+                raws = model(to_input(group.pictures, model))
+                results = detect(
+                    raws,
+                    model.heads,
+                    model.input_size,
+                    score_threshold=score_threshold,
+                    iou_threshold=iou_threshold,
+                    nms=nms,
+                )
+                for index, placement, result in zip(group.indices, group.placements, results):
+                    truth = pictures[index]
+                    truths.append(truth)
+                    found.append(_on_picture(result, placement.back(result.boxes.cpu().numpy()), truth))
+            if progress is not None:
+                progress.step()
+    model.train(was_training)
+    return truths, found, skipped
+
+
+def _on_picture(result: Detections, boxes: np.ndarray, truth: Truth) -> Detections:
+    limits = [truth.width, truth.height, truth.width, truth.height]
+    clipped = torch.from_numpy(boxes.clip(0, limits).astype(np.float32))
+    return Detections(clipped, result.scores.cpu(), result.labels.cpu())
+
+
+def to_input(pictures: Tensor, model: nn.Module) -> Tensor:
+    """(B, 3, H, W) uint8 -> float in 0..1, on the model's device and in its memory format."""
+    weight = next(parameter for parameter in model.parameters() if parameter.dim() == 4 and parameter.shape[-1] > 1)
+    last = weight.is_contiguous(memory_format=torch.channels_last)
+    inputs = pictures.to(weight.device, non_blocking=True).float().div_(255)
+    return inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

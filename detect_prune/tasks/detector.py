@@ -1,0 +1,83 @@
+"""A Darknet network that a person can use: load it, give it a picture, get boxes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detect_prune.darknet import Cfg, Darknet, WeightsHeader, load_cfg, read_weights
+from detect_prune.datasets import class_names, fit, read_picture
+from detect_prune.detection import detect
+from detect_prune.errors import DetectPruneError
+from detect_prune.resources import find_resource
+from detect_prune.structures import Detections
+
+
+class Detector(Darknet):
+    """A Darknet network with names for its classes.
+
+    Called with a batch (B, 3, H, W) of RGB in 0..1 it gives the raw heads, as `Darknet` does; `predict` gives boxes.
+    """
+
+    def __init__(self, cfg: Cfg, names: tuple[str, ...] = ()):
+        super().__init__(cfg)
+        self.names = tuple(names) or class_names(self.num_classes)
+        self.header: WeightsHeader | None = None
+        if len(self.names) != self.num_classes:
+            raise DetectPruneError(f"the network has {self.num_classes} classes, and {len(self.names)} names were given", file=cfg.path)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        picture: str | Path | np.ndarray,
+        *,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+    ) -> Detections:
+        """Finds objects in one picture.
+
+        Args:
+            picture: a file, or (H, W, 3) uint8 RGB.
+            score_threshold: lowest score that is returned.
+            iou_threshold: of the non-maximum suppression that the cfg names.
+
+        Returns:
+            Detections in pixels of the picture, best first.
+
+        Raises:
+            DetectPruneError: the file is not a picture that can be read.
+        """
+        pixels = read_picture(picture) if isinstance(picture, (str, Path)) else picture
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise DetectPruneError(f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}")
+        fitted, placement = fit(pixels, self.input_size, self.cfg.letter_box)
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        raws = self(torch.from_numpy(fitted).to(device).permute(2, 0, 1)[None].float() / 255)
+        self.train(was_training)
+        found = detect(raws, self.heads, self.input_size, score_threshold=score_threshold, iou_threshold=iou_threshold)[0]
+        height, width = pixels.shape[:2]
+        boxes = placement.back(found.boxes.cpu().numpy()).clip(0, [width, height, width, height])
+        return Detections(torch.from_numpy(boxes).float(), found.scores.cpu(), found.labels.cpu(), self.names)
+
+
+def load(
+    cfg: str | Path, weights: str | Path | None = None, *, names: tuple[str, ...] = (), imgsz: int | None = None
+) -> Detector:
+    """Builds a detector from Darknet's files.
+
+    Args:
+        cfg: a path or a bare name, looked up as `find_resource` says.
+        weights: the .weights file that belongs to it; None leaves fresh random weights.
+        imgsz: width and height of the input in pixels, instead of the cfg's.
+        names: class names; those of COCO or VOC where the number of classes fits, else numbers.
+
+    Raises:
+        DetectPruneError: a file is missing, wrong, or not of this network.
+    """
+    parsed = load_cfg(find_resource("cfg", cfg))
+    detector = Detector(parsed if imgsz is None else parsed.with_input_size(imgsz, imgsz), names)
+    if weights is not None:
+        detector.header = read_weights(detector, weights)
+    return detector.eval()
