@@ -1,0 +1,1 @@
+"""Networks and their sizes as files for other tools."""

@@ -82,7 +82,7 @@ def _panel_of(name: str) -> str | None:
     return "score" if name in _HEADLINE_SCORES else None
 
 
-_HEADLINE_SCORES = ("AP", "AP50", "mAP", "top1")
+_HEADLINE_SCORES = ("AP", "AP50", "mAP", "top-1")
 _PANEL_LABELS = {"loss": "training loss", "residual": "relative residual", "score": "score"}
 
 
@@ -117,7 +117,7 @@ def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str =
 
     Args:
         records: in the order of time; each has `step` (counted through all phases) and `phase` (`dense`, `admm`,
-            `retrain`), and any of: `loss` or `loss ...`; names with `residual` in them; `AP`, `AP50`, `mAP`, `top1`.
+            `retrain`), and any of: `loss` or `loss ...`; names with `residual` in them; `AP`, `AP50`, `mAP`, `top-1`.
             Other entries are left out.
         path: the PNG file to write.
 

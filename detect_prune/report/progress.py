@@ -51,7 +51,6 @@ class Progress:
         initial: steps that are already done (a resumed run).
         stream: where to; standard output unless given.
         timeline: if given, each step also advances it and the time left of the whole job is shown.
-        quiet: shows nothing at all; for loops inside another one that is shown, and for calls from Python.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Progress:
         initial: int = 0,
         stream: TextIO | None = None,
         timeline: "Timeline | None" = None,
-        quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total = total
@@ -70,7 +68,6 @@ class Progress:
         self._initial = initial
         self._stream = sys.stdout if stream is None else stream
         self._timeline = timeline
-        self._quiet = quiet
         self._clock = clock
         self._figures: dict[str, float | str] = {}
         self._bar: tqdm | None = None
@@ -79,7 +76,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._began = self._printed_at = self._clock()
-        if not self._quiet and self._stream.isatty():
+        if self._stream.isatty():
             self._bar = tqdm(
                 total=self.total,
                 initial=self.done,
@@ -115,7 +112,7 @@ class Progress:
         """Prints a line of its own without tearing the bar."""
         if self._bar is not None:
             self._bar.write(line, file=self._stream)
-        elif not self._quiet:
+        else:
             print(line, file=self._stream, flush=True)
 
     def _line_is_due(self) -> bool:
@@ -128,8 +125,6 @@ class Progress:
         )
 
     def _print_line(self) -> None:
-        if self._quiet:
-            return
         now = self._clock()
         elapsed = now - self._began
         # Rounded down, so that a line says 100 % only when the loop is done.

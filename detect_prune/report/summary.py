@@ -15,7 +15,7 @@ class Stage:
     name: str
     """`dense`, `cut`, `cut + batch norm re-estimated`, `retrained`."""
     metrics: Mapping[str, float]
-    """Scores as fractions by name: `AP`, `AP50`, `top1`, ..."""
+    """Scores as fractions by name: `AP`, `AP50`, `top-1`, ..."""
     kept: int
     """Non-zero prunable weights."""
     total: int
@@ -33,7 +33,7 @@ class Stage:
 
 
 def closing_table(stages: Sequence[Stage], metrics: Sequence[str]) -> Table:
-    """A row for each stage; `metrics` names the scores that get a column (`("AP", "AP50")` or `("top1",)`)."""
+    """A row for each stage; `metrics` names the scores that get a column (`("AP", "AP50")` or `("top-1",)`)."""
     table = Table(
         ["stage", *metrics, "weights kept", "share", "MACs dense", "MACs of non-zeros", "file", "zip"],
     )

@@ -45,7 +45,7 @@ def share(fraction: float) -> str:
 
 
 def score(name: str, value: float | None) -> str:
-    """A metric as its field writes it: AP and AR as a fraction of three digits, accuracies (`top1`) as per cent."""
+    """A metric as its field writes it: AP and AR as a fraction of three digits, accuracies (`top-1`) as per cent."""
     if value is None or math.isnan(value):
         return "-"
     return f"{value:.3f}" if "AP" in name or name.startswith("AR") else f"{100 * value:.2f} %"

@@ -23,7 +23,7 @@ def test_bars_are_as_long_as_the_shares(tmp_path):
     full, half = blue > 0.9 * blue.max(), (blue > 0.4 * blue.max()) & (blue < 0.6 * blue.max())
     assert full.sum() > 10 and half.sum() > 10
     assert (rest[full] < 0.02 * blue.max()).all(), "a full layer fills its bar"
-    np.testing.assert_allclose(rest[half][3:-3], blue[half][3:-3], rtol=0.02)
+    np.testing.assert_allclose(rest[half][3:-3], blue[half][3:-3], rtol=0.05)
 
 
 def records(phases):

@@ -80,18 +80,6 @@ def test_terminal_gets_a_bar_with_the_latest_figures():
     assert "a line of its own\n" in text
 
 
-def test_quiet_shows_nothing_but_still_advances_the_job():
-    timeline = Timeline([Phase("dense", 4)])
-    timeline.begin("dense")
-    assert run_piped(4, 40.0, timeline=timeline, quiet=True) == ""
-    assert timeline.finished
-    terminal = Terminal()
-    with Progress(1, "scoring", stream=terminal, quiet=True) as progress:
-        progress.step()
-        progress.write("a line")
-    assert terminal.getvalue() == ""
-
-
 def test_empty_loop_is_no_division_by_zero():
     assert "100 % (0/0)" in run_piped(0, 1.0)
 

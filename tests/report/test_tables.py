@@ -43,7 +43,7 @@ def test_share_never_rounds_a_part_to_all_or_nothing(fraction, text):
 
 
 def test_score_is_written_as_its_field_does():
-    assert score("AP50", 0.4794) == "0.479" and score("top1", 0.9907) == "99.07 %"
+    assert score("AP50", 0.4794) == "0.479" and score("top-1", 0.9907) == "99.07 %"
     assert score("mAP", None) == score("APs", float("nan")) == "-"
 
 
