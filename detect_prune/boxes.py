@@ -1,4 +1,4 @@
-"""Pure functions on boxes. Everywhere inside the package a box is xyxy in pixels; other forms are converted at the border."""
+"""Pure functions on boxes. Inside the package a box is xyxy in pixels; other forms are converted at the border."""
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ def clip_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
 
 def box_areas(boxes: Tensor) -> Tensor:
     """(..., 4) xyxy -> (...) area in square pixels; a box turned inside out has none."""
-    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    return size[..., 0] * size[..., 1]
+    left, top, right, bottom = boxes.unbind(-1)
+    return (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -33,21 +33,25 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Two boxes without area have IoU 0. For all pairs of (N, 4) and (M, 4) pass a[:, None] and b[None].
     """
-    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    intersection = size[..., 0] * size[..., 1]
+    # One coordinate at a time is several times faster than pairs, above all where the boxes are a transposed (4, n).
+    left_a, top_a, right_a, bottom_a = a.unbind(-1)
+    left_b, top_b, right_b, bottom_b = b.unbind(-1)
+    width = (torch.minimum(right_a, right_b) - torch.maximum(left_a, left_b)).clamp(min=0)
+    intersection = width * (torch.minimum(bottom_a, bottom_b) - torch.maximum(top_a, top_b)).clamp(min=0)
     union = box_areas(a) + box_areas(b) - intersection
     return torch.where(union > 0, intersection / union.clamp(min=1e-12), torch.zeros_like(union))
 
 
 def enclosing_size(a: Tensor, b: Tensor) -> Tensor:
-    """Width and height of the smallest box around both, for boxes that broadcast: (..., 4), (..., 4) xyxy -> (..., 2)."""
+    """Width and height of the smallest box around both, for xyxy that broadcast: (..., 4), (..., 4) -> (..., 2)."""
     return torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
 
 
 def centre_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance of the centres over the squared diagonal of the enclosing box: (..., 4), (..., 4) xyxy -> (...) in 0..1.
+    """Squared distance of the centres over the squared diagonal of the enclosing box: a number in 0..1.
 
-    The penalty of DIoU (Zheng et al. 2020, eq. 6). Two equal points have distance 0.
+    For xyxy boxes that broadcast: (..., 4), (..., 4) -> (...). The penalty of DIoU (Zheng et al. 2020, eq. 6).
+    Two equal points have distance 0.
     """
     distance = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
     diagonal = enclosing_size(a, b).square().sum(-1)
@@ -55,7 +59,9 @@ def centre_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def box_similarity(a: Tensor, b: Tensor, kind: str) -> Tensor:
-    """The similarity that an IoU loss is one minus of, for boxes that broadcast: (..., 4), (..., 4) xyxy -> (...), at most 1.
+    """How well two boxes fit, at most 1; an IoU loss is one minus it.
+
+    For xyxy boxes that broadcast: (..., 4), (..., 4) -> (...).
 
     Args:
         kind: `iou`; `giou` (Rezatofighi et al. 2019); `diou` or `ciou` (Zheng et al. 2020), whose weight alpha of the

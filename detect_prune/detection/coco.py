@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ _MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", 
 
 @dataclass(frozen=True)
 class ClassAP:
-    """One class's row: number of truths that count (no crowd, not difficult), AP over IoU .50:.95 and at .50; None without truths."""
+    """A class's row: truths that count (no crowd, not difficult), AP over IoU .50:.95, AP at .50 (None: no truth)."""
 
     name: str
     truths: int
@@ -67,7 +68,7 @@ def _show(value: float | None) -> str:
 
 
 class _Evaluation(COCOeval):
-    """pycocotools' evaluation, in which VOC's difficult objects are ignored the way that objects of another size are."""
+    """pycocotools' evaluation, but VOC's difficult objects are ignored, the way that objects of another size are."""
 
     def _prepare(self) -> None:
         super()._prepare()  # sets `ignore` to `iscrowd`, whatever it was
@@ -94,8 +95,8 @@ def coco_metrics(truths: Sequence[Truth], detections: Sequence[Detections], name
         raise ValueError(f"{len(truths)} truths and {len(detections)} detections; one each a picture was expected")
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = _Evaluation(
-            _as_coco([row for index, truth in enumerate(truths) for row in _truth_rows(index, truth)], len(truths), names),
-            _as_coco([row for index, found in enumerate(detections) for row in _found_rows(index, found)], len(truths), names),
+            _as_coco(map(_truth_rows, range(len(truths)), truths), len(truths), names),
+            _as_coco(map(_found_rows, range(len(truths)), detections), len(truths), names),
             "bbox",
         )
         evaluation.evaluate()
@@ -107,8 +108,9 @@ def coco_metrics(truths: Sequence[Truth], detections: Sequence[Detections], name
     counted = np.zeros(len(names), dtype=int)
     for truth in truths:
         counted += np.bincount(truth.labels[~(truth.crowd | truth.difficult)], minlength=len(names))
+    over_all, at_50 = precision.mean((0, 1)), precision[0].mean(0)
     classes = tuple(
-        ClassAP(name, int(counted[index]), _number(precision[:, :, index].mean()), _number(precision[0, :, index].mean()))
+        ClassAP(name, int(counted[index]), _number(over_all[index]), _number(at_50[index]))
         for index, name in enumerate(names)
     )
     return CocoResult(**numbers, pictures=len(truths), classes=classes)
@@ -119,7 +121,8 @@ def _number(value: float) -> float | None:
     return None if value < 0 else float(value)
 
 
-def _as_coco(annotations: list[dict[str, Any]], pictures: int, names: Sequence[str]) -> COCO:
+def _as_coco(rows: Iterable[list[dict[str, Any]]], pictures: int, names: Sequence[str]) -> COCO:
+    annotations = list(itertools.chain.from_iterable(rows))
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number  # from 1: pycocotools takes id 0 for "not matched"
     coco = COCO()
@@ -136,9 +139,10 @@ def _truth_rows(index: int, truth: Truth) -> list[dict[str, Any]]:
     boxes = np.asarray(truth.boxes, dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     columns = (boxes, truth.labels, truth.areas, truth.crowd, truth.difficult)
+    keys = ("bbox", "category_id", "area", "iscrowd", "difficult")
     return [
-        {"image_id": index, "bbox": box, "category_id": label, "area": area, "iscrowd": int(crowd), "difficult": int(hard)}
-        for box, label, area, crowd, hard in zip(*(column.tolist() for column in columns), strict=True)
+        {"image_id": index, **dict(zip(keys, row, strict=True))}
+        for row in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 

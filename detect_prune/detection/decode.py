@@ -6,21 +6,21 @@ from torch import Tensor
 from detect_prune.boxes import cxcywh_to_xyxy
 from detect_prune.structures import HeadSpec
 
-# exp() of more than 88 is infinite in float32, and infinite boxes have no IoU. e^20 times any anchor is outside of every picture.
+# exp() of more than 88 is infinite in float32, and infinite boxes have no IoU; e^20 anchors are wider than any picture.
 _MAX_EXPONENT = 20.0
 
 
 def head_values(raw: Tensor, head: HeadSpec) -> Tensor:
-    """The head's tensor with one row a prediction: (B, A * (5 + C), h, w) -> float32 (B, A, h, w, 5 + C), a view where it can be.
+    """The head's tensor with one row a prediction: (B, A * (5 + C), h, w) -> float32 (B, A, h, w, 5 + C).
 
-    A row is tx, ty, tw, th, objectness, classes.
+    A view where the tensor is float32 already. A row is tx, ty, tw, th, objectness, classes.
 
     Raises:
         ValueError: the tensor has another number of channels than the head says.
     """
     channels = len(head.anchors) * (5 + head.classes)
     if raw.ndim != 4 or raw.shape[1] != channels:
-        raise ValueError(f"the head of layer {head.layer} gives (B, {channels}, h, w); this tensor is {tuple(raw.shape)}")
+        raise ValueError(f"the head of layer {head.layer} is (B, {channels}, h, w); this tensor is {tuple(raw.shape)}")
     return raw.float().unflatten(1, (len(head.anchors), 5 + head.classes)).permute(0, 1, 3, 4, 2)
 
 
@@ -35,7 +35,7 @@ def activate_box(values: Tensor, head: HeadSpec) -> Tensor:
 
 
 def place_box(activated: Tensor, cell: Tensor, anchor: Tensor, grid: Tensor, head: HeadSpec) -> Tensor:
-    """Activated numbers to boxes: (..., 4) -> (..., 4) centre x, centre y, width, height as fractions of the network's input.
+    """Activated numbers to boxes: (..., 4) -> (..., 4) cxcywh as fractions of the network's input.
 
     Args:
         activated: from `activate_box`.
@@ -55,8 +55,8 @@ def probabilities(values: Tensor, head: HeadSpec) -> Tensor:
 
 def grid_cells(width: int, height: int, device: torch.device) -> Tensor:
     """(h, w, 2) float: column and row of each cell."""
-    rows, columns = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-    return torch.stack([columns, rows], -1).float()
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).float()
 
 
 def place_all(values: Tensor, head: HeadSpec, input_size: tuple[int, int]) -> Tensor:

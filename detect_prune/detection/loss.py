@@ -13,7 +13,7 @@ Where this differs from Darknet:
   only if iou_thresh < 1;
 - with new_coords objectness and classes train as cross entropies of the probability too. Darknet's delta there has a
   further factor p (1 - p), with which a confident mistake hardly learns;
-- with objectness_smooth a cell that a truth is assigned to is never a negative; in Darknet it stays one unless its box fits.
+- with objectness_smooth an assigned prediction is never a negative; in Darknet it stays one unless its box fits.
 """
 
 import math
@@ -32,14 +32,15 @@ from detect_prune.structures import HeadSpec
 _PAIRS_AT_ONCE = 1 << 22
 # Beyond it a probability counts as certain: keeps the cross entropy of a saturated sigmoid, and its gradient, finite.
 _CERTAIN = 1e-6
-# A box that fits a truth is left out of the negatives only if some class of it is more probable than this (Darknet's compare_yolo_class).
+_IOU_LOSSES = ("mse", "iou", "giou", "diou", "ciou")
+# A box that fits a truth is no negative only if some class of it is more probable (Darknet's compare_yolo_class).
 _CLASS_MATCH = 0.25
 
 
 class YoloLoss:
     """The training loss of a network's heads, with the settings of their [yolo] sections.
 
-    A truth is assigned to the anchor (of all the anchors of the network) with the highest IoU of shape, in the cell that
+    A truth is assigned to the anchor (of all anchors of the network) with the highest IoU of shape, in the cell that
     holds its centre, and to every other anchor above iou_thresh. Assigned predictions learn box, objectness 1 and
     class; all others learn objectness 0, except those that overlap some truth by more than ignore_thresh.
 
@@ -50,8 +51,8 @@ class YoloLoss:
     def __init__(self, heads: Sequence[HeadSpec]):
         self.heads = tuple(heads)
         for head in self.heads:
-            if head.iou_loss not in ("mse", "iou", "giou", "diou", "ciou"):
-                raise ValueError(f"iou_loss of layer {head.layer} is mse, iou, giou, diou or ciou, not {head.iou_loss!r}")
+            if head.iou_loss not in _IOU_LOSSES:
+                raise ValueError(f"iou_loss of layer {head.layer} is one of {_IOU_LOSSES}, not {head.iou_loss!r}")
 
     def __call__(
         self, raws: Sequence[Tensor], targets: Tensor, input_size: tuple[int, int]
@@ -60,7 +61,8 @@ class YoloLoss:
 
         Args:
             raws: one (B, A * (5 + C), h, w) a head, of any floating type; computed in float32.
-            targets: (M, 6) picture's index in the batch, label, x1, y1, x2, y2 in pixels of the network's input; M may be 0.
+            targets: (M, 6) index of the picture in the batch, label, x1, y1, x2, y2 in pixels of the network's input;
+                M may be 0.
             input_size: (width, height) of the network's input in pixels.
 
         Returns:
@@ -83,7 +85,7 @@ class _Truths(NamedTuple):
     boxes: Tensor
     """(M, 4) cxcywh, fractions of the network's input."""
     padded: Tensor
-    """(B, T, 4) xyxy fractions, T the most truths of a picture; the rest of a row is zero boxes, which overlap nothing."""
+    """(B, T, 4) xyxy fractions, T the most truths of a picture; shorter rows end in boxes of zeros."""
     rank: Tensor
     """(B, T) index of each into the M truths."""
 
@@ -102,7 +104,9 @@ class _Truths(NamedTuple):
         return cls(picture, label, xyxy_to_cxcywh(boxes), padded, rank)
 
 
-def _head_loss(raw: Tensor, head: HeadSpec, truths: _Truths, input_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _head_loss(
+    raw: Tensor, head: HeadSpec, truths: _Truths, input_size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Box, objectness and class term of one head, summed over the batch."""
     values = head_values(raw, head)
     with torch.no_grad():
@@ -120,7 +124,7 @@ def _head_loss(raw: Tensor, head: HeadSpec, truths: _Truths, input_size: tuple[i
 
 
 def _best_overlap(predicted: Tensor, truths: _Truths) -> tuple[Tensor, Tensor]:
-    """Of each prediction the best IoU with a truth of its picture, and which truth: (B, N, 4) -> (B, N), (B, N) into the M truths."""
+    """Best IoU (B, N) of each prediction (B, N, 4) with a truth of its picture, and that truth's index (B, N)."""
     best = predicted.new_zeros(predicted.shape[:2])
     index = torch.zeros_like(best, dtype=torch.int64)
     chunk = max(1, _PAIRS_AT_ONCE // best.numel())
@@ -244,7 +248,7 @@ def _class_term(values: Tensor, label: Tensor, head: HeadSpec) -> Tensor:
     """Independent cross entropies of the classes of the assigned predictions: (U, C), label (U, C) of 0 and 1."""
     weight = None
     if head.focal_loss:
-        # Darknet's delta_yolo_class: the delta times 0.5 * -(1 - p) (2 p log p + p - 1), p the probability of the right class.
+        # As delta_yolo_class: times -0.5 (1 - p) (2 p log p + p - 1), p the probability of the right class.
         p = (values if head.new_coords else values.sigmoid()).detach().masked_fill(label == 0, 1).amin(1, keepdim=True)
         p = p.clamp(min=_CERTAIN)
         weight = -0.5 * (1 - p) * (2 * p * p.log() + p - 1)

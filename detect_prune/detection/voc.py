@@ -71,14 +71,16 @@ class VocResult:
         width = max([5, *(len(row.name) for row in self.classes)])
         lines = [f"{'class':{width}}  truths     AP    TP    FP    FN"]
         lines += [
-            f"{row.name:{width}}  {row.truths:6d}  {_show(row.AP)}  {row.TP:4d}  {row.FP:4d}  {row.FN:4d}" for row in self.classes
+            f"{row.name:{width}}  {row.truths:6d}  {_show(row.AP)}  {row.TP:4d}  {row.FP:4d}  {row.FN:4d}"
+            for row in self.classes
         ]
         how = "11-point" if self.eleven_point else "area under the curve"
         return "\n".join(
             [
                 *lines,
-                f"mAP at IoU {self.iou_threshold:.2f} ({how}): {_show(self.mAP).strip()} over the classes that have truths, "
-                f"{_show(self.mAP_all).strip()} over all; {self.pictures} pictures, difficult objects: {self.difficult}",
+                f"mAP at IoU {self.iou_threshold:.2f} ({how}): {_show(self.mAP).strip()} over the classes that have "
+                f"truths, {_show(self.mAP_all).strip()} over all",
+                f"{self.pictures} pictures; difficult objects: {self.difficult}",
                 f"at confidence {self.confidence:.2f}: TP {self.TP}, FP {self.FP}, FN {self.FN}, "
                 f"precision {self.precision:.3f}, recall {self.recall:.3f}",
             ]
@@ -100,9 +102,9 @@ def voc_metrics(
 ) -> VocResult:
     """Scores detections as PASCAL VOC does (Everingham et al. 2010), class by class.
 
-    From the best score down, each detection takes the truth of its class and picture that it overlaps most, if by more
-    than `iou_threshold`; the first to take a truth is right, all others are false positives. Boxes are continuous, as in
-    Darknet: VOC's own devkit counts pixels and adds one to each side. Crowd regions (COCO) are no truths.
+    From the best score down, each detection takes the truth of its class and picture that it overlaps most, if by
+    more than `iou_threshold`; the first to take a truth is right, all others are false positives. Boxes are continuous,
+    as in Darknet: VOC's own devkit counts pixels and adds one to each side. Crowd regions (COCO) are no truths.
 
     Args:
         truths: the pictures that are scored, one each.
@@ -111,8 +113,8 @@ def voc_metrics(
         eleven_point: mean of the precision at 11 recalls (VOC up to 2009) instead of the area under the curve.
         difficult: `ignore`: a detection that takes a difficult object counts neither way (VOC's rule); `drop`: such
             objects are no truths, and a detection on one is a false positive (Darknet's); `keep`: like any other.
-        confidence: TP, FP and FN are counted over detections that score above it. Darknet goes through them in the order
-            of its grid, so that where two boxes share a truth it may count one true positive less.
+        confidence: TP, FP and FN are counted over detections that score above it. Darknet goes through them in the
+            order of its grid, so that where two boxes share a truth it may count one true positive less.
 
     Raises:
         ValueError: not one Detections a Truth, or no such rule for difficult objects.
@@ -129,7 +131,8 @@ def voc_metrics(
         ignored = truth.difficult[real] & (difficult == "ignore")
         counts += np.bincount(labels[~ignored], minlength=len(names))
         found.append(_judge(boxes, labels, ignored, detection, iou_threshold))
-    label, score, right, wrong = (np.concatenate([np.zeros(0), *column]) for column in (zip(*found) if found else [()] * 4))
+    columns = zip(*found, strict=True) if found else [()] * 4
+    label, score, right, wrong = (np.concatenate([np.zeros(0), *column]) for column in columns)
     rows = []
     for index, name in enumerate(names):
         mine = label == index
@@ -148,9 +151,10 @@ _Judged = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def _judge(
     boxes: np.ndarray, labels: np.ndarray, ignored: np.ndarray, detection: Detections, iou_threshold: float
 ) -> _Judged:
-    """One picture: label, score, is right, is wrong of each detection, best first; one on an ignored object is neither."""
+    """Label, score, right, wrong of each detection of a picture, best first; on an ignored object it is neither."""
     order = detection.scores.argsort(descending=True, stable=True)
-    score, label, found = (column[order].cpu().numpy() for column in (detection.scores, detection.labels, detection.boxes))
+    columns = (detection.scores, detection.labels, detection.boxes)
+    score, label, found = (column[order].cpu().numpy() for column in columns)
     overlap = np.where(label[:, None] == labels, _ious(found, boxes), -1)
     right, wrong = np.zeros(len(score)), np.ones(len(score))
     if len(labels):

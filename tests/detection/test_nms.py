@@ -1,0 +1,155 @@
+"""Suppression against a loop over boxes and against torchvision; detection against a loop over decoded predictions."""
+
+import dataclasses
+
+import pytest
+import torch
+import torchvision
+
+from detect_prune.boxes import cxcywh_to_xyxy
+from detect_prune.detection import decode, detect
+from detect_prune.detection import nms as nms_module
+from detect_prune.detection.nms import suppress
+from detect_prune.structures import HeadSpec
+
+ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0))
+
+
+def make_heads(**settings) -> list[HeadSpec]:
+    return [
+        HeadSpec(1, 1, (s, s), tuple(ANCHORS[m] for m in mask), mask, ANCHORS, 3, **settings)
+        for s, mask in ((32, (2, 3)), (16, (0, 1)))
+    ]
+
+
+def crowd(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes in a few heaps, so that chains of overlaps arise, and their scores."""
+    draw = torch.Generator().manual_seed(seed)
+    heaps = torch.rand(6, 4, generator=draw) * torch.tensor([0.8, 0.8, 0.3, 0.3]) + 0.1
+    boxes = heaps[torch.randint(6, (n,), generator=draw)] * (0.85 + 0.3 * torch.rand(n, 4, generator=draw))
+    return cxcywh_to_xyxy(boxes), torch.rand(n, generator=draw)
+
+
+def overlap(a: list[float], b: list[float], exponent: float | None) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    iou = common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
+    if exponent is None:
+        return iou
+    d = ((a[0] + a[2] - b[0] - b[2]) / 2) ** 2 + ((a[1] + a[3] - b[1] - b[3]) / 2) ** 2
+    c = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
+    return iou - (d / c) ** exponent
+
+
+def loop_nms(boxes, scores, groups, threshold, exponent) -> list[int]:
+    kept = []
+    for index in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        rivals = (k for k in kept if groups[k] == groups[index])
+        if all(overlap(boxes[k], boxes[index], exponent) <= threshold for k in rivals):
+            kept.append(index)
+    return kept
+
+
+@pytest.mark.parametrize(("kind", "exponent"), [("default", None), ("greedynms", 0.6), ("diounms", 0.8)])
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_loop(kind, exponent, seed, monkeypatch):
+    monkeypatch.setattr(nms_module, "_PAIRS_AT_ONCE", 1000)  # so that several chunks are needed
+    boxes, scores = crowd(200, seed)
+    groups = torch.randint(3, (200,), generator=torch.Generator().manual_seed(seed))
+    kept = suppress(boxes, scores, groups, 0.4, kind, beta=0.8)
+    assert kept.tolist() == loop_nms(boxes.tolist(), scores.tolist(), groups.tolist(), 0.4, exponent)
+    assert 3 < len(kept) < 150
+
+
+def test_equals_torchvision():
+    boxes, scores = crowd(500, 9)
+    groups = torch.arange(500) % 5
+    expected = torchvision.ops.batched_nms(boxes, scores, groups, 0.5)
+    assert suppress(boxes, scores, groups, 0.5).tolist() == expected.tolist()
+
+
+def test_a_suppressed_box_suppresses_nothing():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10], [6, 0, 16, 10]])
+    assert suppress(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64), 0.5).tolist() == [0, 2]
+
+
+def test_equal_boxes_with_equal_scores_leave_the_first():
+    boxes = torch.tensor([[0.0, 0, 1, 1]]).repeat(5, 1)
+    for kind in ("default", "greedynms", "diounms"):
+        assert suppress(boxes, torch.full((5,), 0.5), torch.zeros(5, dtype=torch.int64), 0.5, kind).tolist() == [0]
+
+
+def test_nothing_in_nothing_out():
+    assert suppress(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5).tolist() == []
+    found = detect([torch.full((2, 16, 2, 2), -50.0), torch.full((2, 16, 4, 4), -50.0)], make_heads(), (64, 64))
+    assert [len(picture) for picture in found] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["default", "greedynms", "diounms"])
+@pytest.mark.parametrize("mode", ["cfg", "plain"])
+def test_detect_equals_a_loop_over_decoded_predictions(kind, mode):
+    torch.manual_seed(1)
+    heads = make_heads(nms_kind=kind, scale_x_y=1.1, beta_nms=0.7)
+    raws = [torch.randn(2, 16, 2, 3) - 1, torch.randn(2, 16, 4, 6) - 1]
+    found = detect(raws, heads, (96, 64), score_threshold=0.05, iou_threshold=0.3, nms=mode)
+    decoded = [torch.cat(part, 1) for part in zip(*(decode(raw, head, (96, 64)) for raw, head in zip(raws, heads)))]
+    exponent = None if mode == "plain" else {"default": None, "greedynms": 0.6, "diounms": 0.7}[kind]
+    for index, picture in enumerate(found):
+        boxes, objectness, classes = (part[index] for part in decoded)
+        box, label = (objectness[:, None] * classes > 0.05).nonzero(as_tuple=True)
+        scores = objectness[box] * classes[box, label]
+        fractions = boxes / torch.tensor([96, 64, 96, 64])
+        kept = loop_nms(fractions[box].tolist(), scores.tolist(), label.tolist(), 0.3, exponent)
+        assert picture.labels.tolist() == label[kept].tolist()
+        torch.testing.assert_close(picture.scores, scores[kept])
+        torch.testing.assert_close(picture.boxes, boxes[box[kept]], rtol=1e-4, atol=1e-3)
+        assert 5 < len(kept) < len(box)
+
+
+def test_a_batch_equals_its_pictures_best_first_and_cut_where_asked():
+    torch.manual_seed(2)
+    heads = make_heads(nms_kind="greedynms")
+    raws = [torch.randn(3, 16, 2, 2), torch.randn(3, 16, 4, 4)]
+    together = detect(raws, heads, (64, 64), 0.1, 0.5)
+    few = detect(raws, heads, (64, 64), 0.1, 0.5, max_detections=4)
+    for index, picture in enumerate(together):
+        (single,) = detect([raw[index : index + 1] for raw in raws], heads, (64, 64), 0.1, 0.5)
+        assert torch.equal(picture.boxes, single.boxes) and torch.equal(picture.labels, single.labels)
+        assert picture.scores.tolist() == sorted(picture.scores.tolist(), reverse=True)
+        assert torch.equal(few[index].scores, picture.scores[:4])
+
+
+def test_only_the_best_candidates_of_each_picture_enter():
+    torch.manual_seed(3)
+    raws = [torch.randn(2, 16, 2, 2), torch.randn(2, 16, 4, 4)]
+    # Nothing suppresses anything at an IoU of 1, so that all that enters comes out.
+    everything = detect(raws, make_heads(), (64, 64), 0.001, 1.0)
+    best = detect(raws, make_heads(), (64, 64), 0.001, 1.0, max_candidates=20)
+    for whole, part in zip(everything, best):
+        assert len(part) == 20 and torch.equal(part.scores, whole.scores[:20])
+
+
+def test_the_last_head_decides_where_heads_disagree():
+    torch.manual_seed(4)
+    raws = [torch.randn(1, 16, 2, 2), torch.randn(1, 16, 4, 4)]
+    greedy, plain = make_heads(nms_kind="greedynms"), make_heads()
+    counts = [
+        len(detect(raws, heads, (64, 64), 0.05, 0.2)[0])
+        for heads in (greedy, plain, [greedy[0], plain[1]], [plain[0], greedy[1]])
+    ]
+    assert counts[0] == counts[3] > counts[1] == counts[2]
+
+
+def test_bfloat16_raws_give_float32_detections():
+    raws = [torch.randn(1, 16, 2, 2).bfloat16(), torch.randn(1, 16, 4, 4).bfloat16()]
+    (found,) = detect(raws, make_heads(), (64, 64), 0.1)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+
+
+def test_unknown_kinds_are_refused():
+    raws = [torch.randn(1, 16, 2, 2), torch.randn(1, 16, 4, 4)]
+    with pytest.raises(ValueError, match="soft"):
+        detect(raws, make_heads(), (64, 64), nms="soft")
+    heads = [dataclasses.replace(head, nms_kind="cornersnms") for head in make_heads()]
+    with pytest.raises(ValueError, match="cornersnms"):
+        detect(raws, heads, (64, 64))
