@@ -1,0 +1,88 @@
+"""What can be pruned, how many stay, and multiplications against arithmetic done by hand."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+from detect_prune.classification import LeNet5
+from detect_prune.pruning import count_macs, keep_count, prunable_weights
+
+
+@pytest.mark.parametrize("ratio", ["0.29", "0.57", "0.58", "0.8", "0.988", "0.992", "0.9967", "1e-3"])
+@pytest.mark.parametrize("n", [430500, 100, 7, 64429405])
+def test_keep_count_is_decimal_arithmetic(ratio, n):
+    removed = Fraction(ratio) * n
+    assert keep_count(n, float(ratio)) == keep_count(n, ratio) == n - removed.numerator // removed.denominator
+
+
+def test_a_float_floor_would_be_wrong():
+    assert 100 - int(0.29 * 100) != keep_count(100, 0.29) == 71
+    assert keep_count(430500, 0.58) == 180810
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, float("nan"), float("inf"), "many"])
+def test_bad_ratios_are_refused(ratio):
+    with pytest.raises(ValueError, match="ratio"):
+        keep_count(10, ratio)
+
+
+def test_lenet_has_the_weights_of_the_papers():
+    sizes = {name: weight.numel() for name, weight in prunable_weights(LeNet5()).items()}
+    assert sizes == {"conv1.weight": 500, "conv2.weight": 25000, "fc1.weight": 400000, "fc2.weight": 5000}
+
+
+def test_patterns_choose_layers():
+    model = LeNet5()
+    assert list(prunable_weights(model, exclude=["conv1"])) == ["conv2.weight", "fc1.weight", "fc2.weight"]
+    assert list(prunable_weights(model, include=["fc*"], exclude=["fc2.weight"])) == ["fc1.weight"]
+    with pytest.raises(ValueError, match="nosuch"):
+        prunable_weights(model, exclude=["nosuch*"])
+    with pytest.raises(ValueError, match="excluded"):
+        prunable_weights(model, exclude=["*"])
+    with pytest.raises(ValueError, match="nothing to prune"):
+        prunable_weights(nn.BatchNorm2d(3))
+
+
+def test_a_shared_weight_counts_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    assert list(prunable_weights(model)) == ["0.weight"]
+
+
+def test_macs_by_hand():
+    model = LeNet5()
+    with torch.no_grad():
+        model.fc1.weight[:, 100:] = 0
+    macs = count_macs(model, torch.zeros(3, 1, 28, 28))
+    assert {name: m.dense for name, m in macs.items()} == {
+        "conv1.weight": 24 * 24 * 20 * 25,
+        "conv2.weight": 8 * 8 * 50 * 20 * 25,
+        "fc1.weight": 800 * 500,
+        "fc2.weight": 5000,
+    }
+    assert macs["fc1.weight"].nonzero == 100 * 500
+
+
+def test_macs_of_groups_strides_transposed_and_repeated_layers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.grouped = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4)
+            self.up = nn.ConvTranspose2d(8, 2, 2, stride=2)
+            self.twice = nn.Linear(6, 6)
+            self.norm = nn.BatchNorm2d(8)
+            self.frozen = nn.BatchNorm2d(8).eval()
+
+        def forward(self, x):
+            x = self.frozen(self.norm(self.grouped(x)))  # (B, 8, 4, 3)
+            return self.twice(self.twice(self.up(x)))  # (B, 2, 8, 6)
+
+    model = Net()
+    macs = count_macs(model, torch.randn(2, 4, 8, 6))
+    assert macs["grouped.weight"].dense == (4 * 3) * 8 * (4 // 4) * 9
+    assert macs["up.weight"].dense == (4 * 3) * 8 * 2 * 4
+    assert macs["twice.weight"].dense == 2 * (2 * 8) * 36
+    assert model.training and model.norm.training and not model.frozen.training
+    assert torch.equal(model.norm.running_mean, torch.zeros(8))

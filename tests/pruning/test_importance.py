@@ -1,0 +1,114 @@
+"""The worth of weights: definitions, scale, and what a scaled convolution before batch norm must not change."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from detect_prune.pruning import Fisher, GlobalADMM, Lamp, Normalised, Raw, magnitude_masks
+from detect_prune.pruning.importance import make_importance, worths
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def scaled_pair():
+    torch.manual_seed(0)
+    model = Small()
+    for _ in range(20):
+        model(torch.randn(16, 3, 10, 10))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.conv1.weight.mul_(10)
+        other.bn1.running_mean.mul_(10)
+        other.bn1.running_var.mul_(100)
+    x = torch.randn(4, 3, 10, 10)
+    torch.testing.assert_close(model.eval()(x), other.eval()(x), rtol=1e-3, atol=1e-4)
+    return model.train(), other.train()
+
+
+def admm_mask(model, importance):
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-30)
+    admm = GlobalADMM(model, 0.7, updates=4, **({} if importance is None else {"importance": importance}))
+    admm.attach(optimizer)
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(16, 3, 10, 10)), torch.randint(4, (16,))).backward()
+        optimizer.step()
+    admm.update()
+    masks = admm.cut()
+    return torch.cat([masks[name].flatten() for name in masks])
+
+
+@pytest.mark.parametrize("importance", [None, "normalised", "lamp", "fisher", "fisher-layer"])
+def test_scaling_a_convolution_before_batch_norm_changes_nothing(importance):
+    one, ten = scaled_pair()
+    first, second = admm_mask(one, importance), admm_mask(ten, importance)
+    # A gradient is a sum in floating point; where two weights are worth the same to the last bits, their order may turn.
+    assert int((first != second).sum()) <= (2 if importance and "fisher" in importance else 0)
+
+
+def test_raw_magnitude_is_the_one_that_changes():
+    one, ten = scaled_pair()
+    assert int((admm_mask(one, "raw") != admm_mask(ten, "raw")).sum()) > 20
+
+
+@pytest.mark.parametrize("importance", ["raw", "normalised", "lamp"])
+def test_worth_keeps_the_length_of_the_weights(importance):
+    model = Small()
+    weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+    q = worths(make_importance(importance), weights)
+    plain = sum(float(w.square().sum()) for w in weights.values())
+    assert sum(float((q[name] * w.square()).sum()) for name, w in weights.items()) == pytest.approx(plain, rel=1e-4)
+
+
+def test_definitions():
+    weight = torch.tensor([[3.0, -1.0], [2.0, 2.0]])
+    assert float(Raw().worth("w", weight)) == 1
+    assert float(Normalised().worth("w", weight)) == pytest.approx(4 / 18)
+    torch.testing.assert_close(Lamp().worth("w", weight), torch.tensor([[1 / 9, 1 / 18], [1 / 13, 1 / 17]]))
+    scores = weight.square() * Lamp().worth("w", weight)
+    assert float(scores.max()) == pytest.approx(1)
+
+
+def test_fisher_is_the_running_mean_of_squares():
+    for per_layer in (False, True):
+        fisher = Fisher(per_layer=per_layer, decay=0.9, damping=0.0)
+        generator = torch.Generator().manual_seed(0)
+        squares = []
+        for _ in range(30):
+            gradient = torch.randn(3, 4, generator=generator)
+            squares.append(gradient.square().mean() if per_layer else gradient.square())
+            fisher.observe("w", gradient)
+        share = torch.tensor([0.1 * 0.9 ** (29 - i) for i in range(30)])
+        expected = sum(s * w for s, w in zip(squares, share)) / share.sum()
+        torch.testing.assert_close(fisher.worth("w", torch.ones(3, 4)), expected)
+        other = Fisher(per_layer=per_layer, decay=0.9, damping=0.0)
+        other.load_state_dict(fisher.state_dict())
+        assert torch.equal(other.worth("w", torch.ones(3, 4)), fisher.worth("w", torch.ones(3, 4)))
+    with pytest.raises(ValueError, match="gradients"):
+        Fisher().worth("w", weight=torch.ones(2))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="normalised"):
+        make_importance("magic")
+    with pytest.raises(ValueError, match="zero"):
+        model = nn.Linear(3, 3)
+        nn.init.zeros_(model.weight)
+        magnitude_masks(model, 0.5)

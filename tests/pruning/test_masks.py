@@ -1,0 +1,113 @@
+"""The support is held through everything an optimizer can do, and saved in one bit a weight."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from detect_prune.pruning import Masks, magnitude_masks
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(5 * 16, 7))
+
+
+def train(model, optimizer, steps=5, clip=False, accumulate=1):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for _ in range(accumulate):
+            x = torch.randn(8, 2, 6, 6, generator=generator)
+            F.cross_entropy(model(x), torch.randint(7, (8,), generator=generator)).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+    "nesterov": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1, amsgrad=True),
+    "adamw-fused": lambda p: torch.optim.AdamW(p, 0.01, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, centered=True),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("extra", [{}, {"clip": True, "accumulate": 3}])
+def test_held_through_an_optimizer_with_a_past(kind, extra):
+    model = network()
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    train(model, optimizer, **extra)  # momentum on weights that are about to go
+    masks = magnitude_masks(model, 0.8)
+    masks.attach(optimizer)
+    masks.attach(optimizer)
+    weights = dict(model.named_parameters())
+    before = {name: weights[name].detach().clone() for name in masks}
+    for _ in range(4):
+        train(model, optimizer, steps=1, **extra)
+        for name in masks:
+            removed = ~masks[name]
+            assert torch.count_nonzero(weights[name][removed]) == 0
+            for value in optimizer.state[weights[name]].values():
+                if value.shape == removed.shape:
+                    assert torch.count_nonzero(value[removed]) == 0
+    assert any(not torch.equal(weights[name], before[name]) for name in masks)
+    masks.detach()
+    train(model, optimizer)
+    assert any(torch.count_nonzero(weights[name][~masks[name]]) for name in masks)
+
+
+def test_an_average_of_masked_weights_stays_masked():
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    masks = magnitude_masks(model, 0.9)
+    masks.attach(optimizer)
+    masks.apply(average.module)
+    average.update_parameters(model)
+    for _ in range(3):
+        train(model, optimizer, steps=1)
+        average.update_parameters(model)
+    assert Masks.from_nonzero(average.module).n_kept == masks.n_kept
+
+
+def test_survives_saving():
+    model = network()
+    masks = magnitude_masks(model, 0.7)
+    buffer = io.BytesIO()
+    torch.save(masks.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    assert sum(len(bits) for bits in state["bits"].values()) == -(-90 // 8) + -(-560 // 8)
+    other = Masks.from_state_dict(copy.deepcopy(model), state)
+    assert all(torch.equal(other[name], masks[name]) for name in masks)
+    with pytest.raises(ValueError, match="belong"):
+        Masks.from_state_dict(nn.Linear(4, 4), state)
+    wrong = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(80, 8))
+    with pytest.raises(ValueError, match=r"2\.weight"):
+        Masks.from_state_dict(wrong, state)
+
+
+def test_counts():
+    model = network()
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+    masks = Masks.from_nonzero(model)
+    assert masks.kept() == {"0.weight": (54, 90), "2.weight": (560, 560)}
+    assert (masks.n_kept, masks.n_total) == (614, 650)
+    assert "614 of 650 weights kept (94.46%)" in str(masks)
+
+
+def test_channels_last_and_nan():
+    model = network().to(memory_format=torch.channels_last)
+    masks = magnitude_masks(model, 0.5)
+    with torch.no_grad():
+        model[0].weight[~masks["0.weight"]] = float("nan")
+    masks.apply()
+    assert model[0].weight.isfinite().all() and int((model[0].weight != 0).sum()) == masks.kept()["0.weight"][0]
