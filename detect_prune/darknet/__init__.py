@@ -1,4 +1,4 @@
-"""Everything that knows Darknet's formats: network definitions (.cfg) and weights (.weights), and the network itself."""
+"""Everything that knows Darknet's formats: network definitions (.cfg), weights (.weights), and the network itself."""
 
 from detect_prune.darknet.cfg import Cfg, CfgWarning, Option, Section, load_cfg, parse_cfg, save_cfg
 from detect_prune.darknet.heads import adapt_classes

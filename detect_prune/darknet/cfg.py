@@ -29,7 +29,7 @@ class CfgWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Option:
-    """One `name=value` of a section. `line` is None where the program, not the file, wrote it; it is no part of equality."""
+    """One `name=value` of a section. `line` is None where the program wrote it; it is no part of equality."""
 
     name: str
     value: str
@@ -67,7 +67,9 @@ class Section:
         self._check_range(name, value, low, high)
         return value
 
-    def float(self, name: str, default: float | None = None, low: float | None = None, high: float | None = None) -> float:
+    def float(
+        self, name: str, default: float | None = None, low: float | None = None, high: float | None = None
+    ) -> float:
         """A finite number in low..high. Without a default the option has to be there."""
         value = self._value(name, Kind.FLOAT, default)
         self._check_range(name, value, low, high)
@@ -86,16 +88,18 @@ class Section:
     def floats(self, name: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
         return self._value(name, Kind.FLOATS, default)
 
-    def pairs(self, name: str, default: tuple[tuple[float, float], ...] | None = None) -> tuple[tuple[float, float], ...]:
+    def pairs(
+        self, name: str, default: tuple[tuple[float, float], ...] | None = None
+    ) -> tuple[tuple[float, float], ...]:
         return self._value(name, Kind.PAIRS, default)
 
-    def with_option(self, name: str, value: object) -> "Section":
+    def with_option(self, name: str, value: object) -> Section:
         """A copy in which the option has another value; it is added at the end where it was not there."""
         if name not in self:
             return replace(self, options=(*self.options, Option(name, str(value))))
         return replace(self, options=tuple(replace(o, value=str(value)) if o.name == name else o for o in self.options))
 
-    def without_option(self, name: str) -> "Section":
+    def without_option(self, name: str) -> Section:
         return replace(self, options=tuple(option for option in self.options if option.name != name))
 
     def _value(self, name, kind, default):
@@ -130,7 +134,7 @@ class Cfg:
         """Whether pictures keep their aspect ratio on the way in (else they are stretched, Darknet's default)."""
         return self.net.int("letter_box", 0) != 0
 
-    def with_input_size(self, width: int, height: int) -> "Cfg":
+    def with_input_size(self, width: int, height: int) -> Cfg:
         """The same network for another input size, in pixels."""
         return replace(self, net=self.net.with_option("width", width).with_option("height", height))
 
@@ -158,8 +162,8 @@ def parse_cfg(text: str, path: str | Path | None = None) -> Cfg:
     Blank lines and everything from `#` or `;` on are comments. Unknown keys are kept; one CfgWarning names them all.
 
     Raises:
-        DetectPruneError: with file and line: a line that is neither `[section]` nor `key=value`, an unknown section, a value
-            of the wrong kind, a key that stands twice with different values.
+        DetectPruneError: with file and line: a line that is neither `[section]` nor `key=value`, an unknown section, a
+            value of the wrong kind, a key that stands twice with different values.
     """
     path = None if path is None else Path(path)
     sections: list[Section] = []
@@ -216,22 +220,23 @@ def _section_name(line: str, path: Path | None, number: int) -> str:
 
 
 def _check_option(section: Section, option: Option, first: Option, notes: list[str]) -> None:
-    """Raises where the value can't be what its key takes; notes what has no effect. `first` is the first of that name."""
+    """Raises where the value can't be what its key takes; notes what has no effect. `first` is the first so named."""
     if first is not option:
-        # In [net] official files have such lines (a testing and a training batch); in a layer it is a lost section header.
+        # Official files do that in [net] (a batch for testing, one for training); in a layer a header has been lost.
         if section.name != "net" and first.value != option.value:
-            raise DetectPruneError(
-                f"{option.name}={_shown(option.value)}, but line {first.line} of the same [{section.name}] says {_shown(first.value)}",
-                file=section.file, line=option.line,
-            )
+            raise _wrong(section, option, f"line {first.line} of the same [{section.name}] says {_shown(first.value)}")
         notes.append(f"line {option.line}: {option.name} stands twice, line {first.line} counts")
     kind = KEYS[section.name].get(option.name)
     if kind is None:
-        notes.append(f"line {option.line}: nothing here reads {_shown(option.name)}{_near(option.name, KEYS[section.name])}")
+        notes.append(
+            f"line {option.line}: nothing here reads {_shown(option.name)}{_near(option.name, KEYS[section.name])}"
+        )
         return
     _convert(section, option, kind)
     if kind is Kind.PAIRS and any(" " in piece.strip() or "\t" in piece.strip() for piece in option.value.split(",")):
-        notes.append(f"line {option.line}: a comma is missing in {option.name}; numbers with a space between them are read as two")
+        notes.append(
+            f"line {option.line}: a comma is missing in {option.name}; what a space stands between is read as two numbers"
+        )
 
 
 def _convert(section: Section, option: Option, kind: Kind):
@@ -242,8 +247,7 @@ def _convert(section: Section, option: Option, kind: Kind):
             value = int(text) if whole else float(text)
             if math.isfinite(value):
                 return value
-        message = f"{option.name}={_shown(option.value)}: {_shown(text)} is not {(Kind.INT if whole else Kind.FLOAT).value}"
-        raise DetectPruneError(message, file=section.file, line=option.line if option.line is not None else section.line)
+        raise _wrong(section, option, f"{_shown(text)} is not {(Kind.INT if whole else Kind.FLOAT).value}")
 
     if kind is Kind.WORD:
         return option.value
@@ -254,8 +258,14 @@ def _convert(section: Section, option: Option, kind: Kind):
     # Official cspx-p7-mish_hp.cfg lacks a comma between two anchors; the count shows that two numbers are meant.
     values = [number(piece, False) for part in option.value.split(",") for piece in part.split() or [""]]
     if len(values) % 2:
-        raise section.error(f"{option.name} has {len(values)} numbers; expected {kind.value}", option.name)
+        raise _wrong(section, option, f"these are {len(values)} numbers; expected {kind.value}")
     return tuple(zip(values[::2], values[1::2]))
+
+
+def _wrong(section: Section, option: Option, message: str) -> DetectPruneError:
+    """The error about an option that may not stand in its section yet."""
+    line = section.line if option.line is None else option.line
+    return DetectPruneError(f"{option.name}={_shown(option.value)}: {message}", file=section.file, line=line)
 
 
 def _shown(text: str) -> str:

@@ -22,7 +22,9 @@ def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) ->
         DetectPruneError: with the line of the option that makes no sense.
     """
     if any(s < 1 or s.denominator != 1 for s in scale):
-        raise section.error(f"the grid of this [yolo] has {' x '.join(map(str, scale))} pixels a cell; expected whole numbers")
+        raise section.error(
+            f"the grid of this [yolo] has {' x '.join(map(str, scale))} pixels a cell; expected whole numbers"
+        )
     every = section.pairs("anchors")
     if any(side <= 0 for pair in every for side in pair):
         raise section.error("anchors are widths and heights in pixels; expected positive numbers", "anchors")
@@ -31,13 +33,18 @@ def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) ->
         raise section.error(f"anchors lists {len(every)} pairs; expected num={total}", "anchors")
     mask = section.ints("mask", tuple(range(total)))
     if any(not 0 <= m < len(every) for m in mask):
-        raise section.error(f"mask={','.join(map(str, mask))} is out of range; expected 0 to {len(every) - 1}, the anchors that are there", "mask")
+        raise section.error(
+            f"mask={','.join(map(str, mask))} is out of range; there are anchors 0 to {len(every) - 1}", "mask"
+        )
     if max(mask) < total:
         every = every[:total]
     else:
         # Official cspx-p7-mish.cfg says num=16, lists 20 anchors and uses them all; Darknet reads past its array there.
-        warnings.warn(f"{section.file}:{section.line_of('num')}: num={total}, but mask uses more; all {len(every)} anchors are read",
-                      CfgWarning, stacklevel=2)
+        warnings.warn(
+            f"{section.file}:{section.line_of('num')}: num={total}, but mask uses more; all {len(every)} are read",
+            CfgWarning,
+            stacklevel=2,
+        )
     return HeadSpec(
         layer=index,
         line=section.line or 0,
@@ -66,7 +73,7 @@ def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) ->
 
 
 def adapt_classes(cfg: Cfg, classes: int) -> Cfg:
-    """A copy of `cfg` whose heads tell `classes` classes apart: `classes` of every [yolo], `filters` of the convolution before it.
+    """A copy of `cfg` for `classes` classes: `classes` of every [yolo], and `filters` of the convolution before it.
 
     Raises:
         DetectPruneError: a [yolo] does not follow a convolution, or `classes` is not 1 to 10,000.
@@ -79,7 +86,9 @@ def adapt_classes(cfg: Cfg, classes: int) -> Cfg:
             continue
         if index == 0 or layers[index - 1].name != "convolutional":
             raise section.error("there is no [convolutional] before this [yolo] whose filters could follow the classes")
-        anchors = len(section.ints("mask", tuple(range(section.int("num", 1, low=1, high=len(section.pairs("anchors")))))))
+        anchors = len(
+            section.ints("mask", tuple(range(section.int("num", 1, low=1, high=len(section.pairs("anchors"))))))
+        )
         layers[index - 1] = layers[index - 1].with_option("filters", anchors * (5 + classes))
         # One counter a class: those of other classes say nothing about these.
         layers[index] = section.with_option("classes", classes).without_option("counters_per_class")

@@ -1,8 +1,8 @@
 """The words of a Darknet cfg: section names, the keys of each section, and what kind of value a key takes.
 
 A key that is not listed here is kept and written back, and the parser warns of it: nothing in this package acts on it.
-Listed and yet without effect are only `stopbackward` and `onlyforward`, Darknet's hints about where a training that starts
-from a converted backbone may cut its backward pass short; an official network that this project ships has one.
+Listed and yet without effect are only `stopbackward` and `onlyforward`, Darknet's hints about where a training that
+starts from a converted backbone may cut its backward pass short; an official network that this project ships has one.
 """
 
 from enum import Enum
@@ -35,7 +35,8 @@ KEYS: dict[str, dict[str, Kind]] = {
         INTS="steps",
         FLOATS="scales",
     ),
-    "convolutional": _HINTS | _keys(
+    "convolutional": _HINTS
+    | _keys(
         INT="filters size stride stride_x stride_y pad padding groups dilation batch_normalize antialiasing"
         " xnor binary flipped share_index sway rotate stretch stretch_sway coordconv dontload dontloadscales",
         WORD="activation",
@@ -53,8 +54,8 @@ KEYS: dict[str, dict[str, Kind]] = {
     "reorg3d": _keys(INT="stride reverse"),
     "yolo": _keys(
         INT="classes num new_coords objectness_smooth focal_loss",
-        FLOAT="scale_x_y beta_nms iou_normalizer obj_normalizer cls_normalizer delta_normalizer iou_thresh ignore_thresh"
-        " truth_thresh label_smooth_eps max_delta jitter resize random",
+        FLOAT="scale_x_y beta_nms iou_normalizer obj_normalizer cls_normalizer delta_normalizer iou_thresh"
+        " ignore_thresh truth_thresh label_smooth_eps max_delta jitter resize random",
         WORD="nms_kind iou_loss",
         INTS="mask",
         PAIRS="anchors",
@@ -66,11 +67,25 @@ ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "local_a
 
 # Sections that Darknet has and this package does not build.
 NOT_SUPPORTED = frozenset(
-    "Gaussian_yolo region detection crnn rnn lstm gru conv_lstm history contrastive implicit connected conn local activation batchnorm"
-    " cost crop softmax soft normalization lrn empty silence".split()
+    (
+        *("Gaussian_yolo", "region", "detection", "contrastive", "cost", "softmax", "soft"),
+        *("crnn", "rnn", "lstm", "gru", "conv_lstm", "history"),
+        *("connected", "conn", "local", "implicit", "activation", "batchnorm", "normalization", "lrn"),
+        *("crop", "empty", "silence"),
+    )
 )
 
 # Keys of a convolution that change what it computes, or what a weights file holds, in ways that are not built here.
 REFUSED_KEYS = (
-    "xnor", "binary", "flipped", "share_index", "sway", "rotate", "stretch", "stretch_sway", "coordconv", "dontload", "dontloadscales",
+    "xnor",
+    "binary",
+    "flipped",
+    "share_index",
+    "sway",
+    "rotate",
+    "stretch",
+    "stretch_sway",
+    "coordconv",
+    "dontload",
+    "dontloadscales",
 )

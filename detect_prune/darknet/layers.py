@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detect_prune.darknet import plan
+from detect_prune.darknet import steps
 from detect_prune.darknet.activations import ACTIVATIONS
 
 # Darknet's own, in training and when it folds the normalisation into the weights (blas.c, network.c).
@@ -21,13 +21,20 @@ OBJECTNESS_PRIOR = -4.6
 class Convolution(nn.Module):
     """[convolutional]: convolution, batch norm or bias, activation, and the blur of `antialiasing`."""
 
-    def __init__(self, step: plan.Convolution):
+    def __init__(self, step: steps.Convolution):
         super().__init__()
         stride = (1, 1) if step.blur else step.stride
         # skip_init: torch's own first values would be drawn only to be overwritten below.
         self.conv = nn.utils.skip_init(
-            nn.Conv2d, step.in_channels, step.channels, step.kernel, stride=stride[::-1], padding=step.padding,
-            dilation=step.dilation, groups=step.groups, bias=not step.batch_normalize,
+            nn.Conv2d,
+            step.in_channels,
+            step.channels,
+            step.kernel,
+            stride=stride[::-1],
+            padding=step.padding,
+            dilation=step.dilation,
+            groups=step.groups,
+            bias=not step.batch_normalize,
         )
         self.norm = nn.BatchNorm2d(step.channels, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM) if step.batch_normalize else None
         self.activation = step.activation
@@ -43,7 +50,7 @@ class Convolution(nn.Module):
         x = ACTIVATIONS[self.activation](x)
         return x if self.blur is None else self.blur(x)
 
-    def start_as_head(self, head: plan.Head) -> None:
+    def start_as_head(self, head: steps.Head) -> None:
         """Fresh weights for a convolution that feeds a [yolo]: boxes near their anchors, objects rare."""
         nn.init.normal_(self.conv.weight, std=0.01)
         if self.conv.bias is not None:
@@ -52,7 +59,7 @@ class Convolution(nn.Module):
 
 
 class Blur(nn.Module):
-    """The fixed low-pass filter that Darknet's `antialiasing` strides with (convolutional_layer.c); not in weights files."""
+    """The fixed low-pass filter that Darknet's `antialiasing` strides with (convolutional_layer.c); weights files lack it."""
 
     def __init__(self, size: int, stride: tuple[int, int]):
         super().__init__()
@@ -70,7 +77,7 @@ class Blur(nn.Module):
 class Pool(nn.Module):
     """[maxpool] and [local_avgpool], with Darknet's padding: half of it, rounded down, stands left and above."""
 
-    def __init__(self, step: plan.Pool):
+    def __init__(self, step: steps.Pool):
         super().__init__()
         self.step = step
         self.blur = Blur(step.blur, step.stride) if step.blur else None
@@ -86,7 +93,9 @@ class Pool(nn.Module):
         if step.average:
             # Darknet averages over the pixels that are there, not over the padding.
             inside = F.pad(torch.ones_like(x[:1, :1]), pads)
-            total, count = (F.avg_pool2d(m, step.kernel, stride[::-1], divisor_override=1) for m in (F.pad(x, pads), inside))
+            total, count = (
+                F.avg_pool2d(m, step.kernel, stride[::-1], divisor_override=1) for m in (F.pad(x, pads), inside)
+            )
             return total / count
         if low <= step.kernel // 2 and pads == [low, low, low, low]:
             x = F.max_pool2d(x, step.kernel, stride[::-1], low)
@@ -98,7 +107,7 @@ class Pool(nn.Module):
 class DepthPool(nn.Module):
     """[maxpool] with maxpool_depth=1: (B, n * out, H, W) -> (B, out, H, W), the maximum of every out-th channel."""
 
-    def __init__(self, step: plan.DepthPool):
+    def __init__(self, step: steps.DepthPool):
         super().__init__()
         self.channels = step.channels
 
@@ -109,7 +118,7 @@ class DepthPool(nn.Module):
 class GlobalAverage(nn.Module):
     """[avgpool]: (B, C, H, W) -> (B, C, 1, 1)."""
 
-    def __init__(self, step: plan.GlobalAverage):
+    def __init__(self, step: steps.GlobalAverage):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,9 +126,9 @@ class GlobalAverage(nn.Module):
 
 
 class Route(nn.Module):
-    """[route]: the sources one after the other; with `groups`, the same slice of the channels of each (route_layer.c)."""
+    """[route]: the sources one after the other; with `groups`, the same slice of each one's channels (route_layer.c)."""
 
-    def __init__(self, step: plan.Route):
+    def __init__(self, step: steps.Route):
         super().__init__()
         self.groups, self.group = step.groups, step.group
 
@@ -130,9 +139,9 @@ class Route(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """[shortcut]: a (weighted) sum; sources with fewer or more channels add only the common ones (blas.c, shortcut_multilayer_cpu)."""
+    """[shortcut]: a (weighted) sum; of sources with other channels only the common ones (shortcut_multilayer_cpu)."""
 
-    def __init__(self, step: plan.Shortcut):
+    def __init__(self, step: steps.Shortcut):
         super().__init__()
         self.activation = step.activation
         self.normalization = step.normalization
@@ -152,7 +161,10 @@ class Shortcut(nn.Module):
         return ACTIVATIONS[self.activation](total)
 
     def _factors(self) -> Tensor | None:
-        """(sources, 1 or channels, 1, 1), or None for a plain sum. Darknet normalises over the sources (network.c, fuse_conv_batchnorm)."""
+        """(sources, 1 or channels, 1, 1), or None for a plain sum.
+
+        Darknet normalises over the sources, as it does before it detects (network.c, fuse_conv_batchnorm).
+        """
         if self.weights is None:
             return None
         factors = self.weights
@@ -168,7 +180,7 @@ class Shortcut(nn.Module):
 class Upsample(nn.Module):
     """[upsample]: nearest, times `scale`."""
 
-    def __init__(self, step: plan.Upsample):
+    def __init__(self, step: steps.Upsample):
         super().__init__()
         self.factor, self.gain = step.factor, step.gain
 
@@ -180,14 +192,14 @@ class Upsample(nn.Module):
 class Dropout(nn.Dropout):
     """[dropout]: in training, each value is zero with the given probability."""
 
-    def __init__(self, step: plan.Dropout):
+    def __init__(self, step: steps.Dropout):
         super().__init__(step.probability)
 
 
 class Product(nn.Module):
     """[sam] and [scale_channels]: the layer before, spread over the other where it is smaller, times the other."""
 
-    def __init__(self, step: plan.Product):
+    def __init__(self, step: steps.Product):
         super().__init__()
         self.activation = step.activation
 
@@ -203,7 +215,7 @@ class Reorg(nn.Module):
     but it is what the YOLOv2 networks were trained with.
     """
 
-    def __init__(self, step: plan.Reorg):
+    def __init__(self, step: steps.Reorg):
         super().__init__()
         self.factor, self.scrambled = step.factor, step.scrambled
 
@@ -220,28 +232,28 @@ class Reorg(nn.Module):
 class Head(nn.Module):
     """[yolo]: hands its input on. Under bf16 autocast in float32: boxes and losses need more than eight bits."""
 
-    def __init__(self, step: plan.Head):
+    def __init__(self, step: steps.Head):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def build_layer(step: plan.Step) -> nn.Module:
+def build_layer(step: steps.Step) -> nn.Module:
     """The module of a step, with fresh weights."""
     return _MODULES[type(step)](step)
 
 
-_MODULES: dict[type[plan.Step], type[nn.Module]] = {
-    plan.Convolution: Convolution,
-    plan.Pool: Pool,
-    plan.DepthPool: DepthPool,
-    plan.GlobalAverage: GlobalAverage,
-    plan.Route: Route,
-    plan.Shortcut: Shortcut,
-    plan.Upsample: Upsample,
-    plan.Dropout: Dropout,
-    plan.Product: Product,
-    plan.Reorg: Reorg,
-    plan.Head: Head,
+_MODULES: dict[type[steps.Step], type[nn.Module]] = {
+    steps.Convolution: Convolution,
+    steps.Pool: Pool,
+    steps.DepthPool: DepthPool,
+    steps.GlobalAverage: GlobalAverage,
+    steps.Route: Route,
+    steps.Shortcut: Shortcut,
+    steps.Upsample: Upsample,
+    steps.Dropout: Dropout,
+    steps.Product: Product,
+    steps.Reorg: Reorg,
+    steps.Head: Head,
 }

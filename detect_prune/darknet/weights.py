@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detect_prune.darknet.layers import BATCH_NORM_EPS, Convolution, Shortcut
 from detect_prune.darknet.network import Darknet
-from detect_prune.darknet.plan import Step
+from detect_prune.darknet.steps import Step
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
 
@@ -20,7 +20,7 @@ _FLOAT = np.dtype("<f4")
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """The head of a weights file. Files from version 0.2 on store `seen`, the pictures trained on, in 64 bits; older ones in 32."""
+    """The head of a weights file. `seen` counts the pictures trained on: in 64 bits from version 0.2 on, else 32."""
 
     major: int = 0
     minor: int = 2
@@ -38,13 +38,20 @@ class WeightsHeader:
     def unpack(cls, data: bytes, file: Path) -> "WeightsHeader":
         """Reads the header at the beginning of `data`. Raises DetectPruneError where it can't be one."""
         if len(data) < 16:
-            raise DetectPruneError(f"only {len(data)} bytes; expected Darknet weights, whose header alone has 16", file=file)
+            raise DetectPruneError(
+                f"only {len(data)} bytes; expected Darknet weights, whose header alone has 16", file=file
+            )
         versions = struct.unpack_from("<iii", data)
         if any(not 0 <= part <= 1000 for part in versions):
-            raise DetectPruneError("this does not begin like Darknet weights (three small version numbers); expected a .weights file", file=file)
+            raise DetectPruneError(
+                "this does not begin like Darknet weights (three small version numbers); expected a .weights file",
+                file=file,
+            )
         form = cls(*versions)._format
         if len(data) < struct.calcsize(form):
-            raise DetectPruneError(f"the file ends inside its header, after {len(data)} bytes; expected Darknet weights", file=file)
+            raise DetectPruneError(
+                f"the file ends inside its header, after {len(data)} bytes; expected Darknet weights", file=file
+            )
         return cls(*struct.unpack_from(form, data))
 
 
@@ -52,10 +59,10 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
     """Reads a weights file into `net`; the file has to hold exactly the floats of the network.
 
     Args:
-        partial: the file may end after any section (backbones such as yolov4.conv.137); the rest of `net` stays as it is.
+        partial: the file may end after any section (backbones such as yolov4.conv.137); the rest of `net` stays.
 
     Raises:
-        DetectPruneError: there is no such file, it is not a weights file, or it is of another network; `net` is unchanged.
+        DetectPruneError: there is no such file, it is no weights file, or of another network; `net` is unchanged.
     """
     path = Path(path)
     try:
@@ -69,7 +76,9 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
     header = WeightsHeader.unpack(data, path)
     body = memoryview(data)[len(header.pack()) :]
     if len(body) % 4:
-        raise DetectPruneError(f"the file ends with {len(body) % 4} bytes of a float; it is cut off or not Darknet weights", file=path)
+        raise DetectPruneError(
+            f"the file ends with {len(body) % 4} bytes of a float; it is cut off or not Darknet weights", file=path
+        )
     values = np.frombuffer(body, _FLOAT)
     steps = _sections_in(net, len(values), partial, path)
     tensors = [(step, name, tensor) for step in steps for name, tensor in _tensors(net, step)]
@@ -77,11 +86,12 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
     for step, name, tensor in tensors:
         piece = values[start : start + tensor.numel()]
         start += tensor.numel()
-        # Of the file's length, but of another network: then variances are what gives it away. Real files have some of -7e-44.
+        # Of the right length, but of another network: variances give it away. Real files have some of -7e-44.
         if not np.isfinite(piece).all() or (name == "variance" and (piece <= -BATCH_NORM_EPS).any()):
             raise DetectPruneError(
-                f"what stands in the file for the {name} of the {step.title} of {net.cfg.path or 'the cfg'} is not finite, or a variance "
-                "below zero; the weights are damaged or of another network", file=path,
+                f"the {name} of the {step.title} of {net.cfg.path or 'the cfg'} would not be finite, or a variance below "
+                "zero; the weights are damaged or of another network",
+                file=path,
             )
         pieces.append(piece)
     with torch.no_grad():
@@ -91,24 +101,31 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
 
 
 def write_weights(net: Darknet, path: str | Path, header: WeightsHeader | None = None) -> None:
-    """Writes the weights of `net` as Darknet does, atomically; with the header of the file it was read from, the same bytes."""
+    """Writes the weights of `net` as Darknet does, atomically; with the header that was read, the same bytes."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write((header or WeightsHeader()).pack())
         for step in net.steps:
             for _, tensor in _tensors(net, step):
                 # `contiguous` undoes channels_last: the file has the weights as (out, in / groups, k, k).
-                file.write(tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype(_FLOAT, copy=False).tobytes())
+                file.write(
+                    tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype(_FLOAT, copy=False).tobytes()
+                )
 
 
 def _tensors(net: Darknet, step: Step) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a section in file order (Darknet's src/parser.c, load_convolutional_weights and load_shortcut_weights)."""
+    """The tensors of a section in file order (src/parser.c, load_convolutional_weights and load_shortcut_weights)."""
     layer = net.layers[step.index]
     if isinstance(layer, Convolution):
         norm = layer.norm
         if norm is None:
             yield "bias", layer.conv.bias
         else:
-            yield from (("beta", norm.bias), ("gamma", norm.weight), ("mean", norm.running_mean), ("variance", norm.running_var))
+            yield from (
+                ("beta", norm.bias),
+                ("gamma", norm.weight),
+                ("mean", norm.running_mean),
+                ("variance", norm.running_var),
+            )
         yield "weights", layer.conv.weight
     elif isinstance(layer, Shortcut) and layer.weights is not None:
         yield "weights", layer.weights
@@ -122,17 +139,19 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
     if found > expected:
         raise DetectPruneError(
             f"{found - expected:,} floats too many: the file has {found:,}, {of}, the last in the {steps[-1].title}; "
-            "are these weights of another network?", file=path,
+            "are these weights of another network?",
+            file=path,
         )
     end = 0
     for count, step in enumerate(steps):
-        if end == found and (count or not found) and partial:
+        if partial and count and end == found:
             return steps[:count]
         end += step.floats
         if end > found:
             raise DetectPruneError(
-                f"{expected - found:,} floats too few: the file has {found:,}, {of}; it ends {found - end + step.floats:,} floats into "
-                f"the {step.title}, which has {step.floats:,}; is it cut off, or of another network"
-                + ("?" if partial else ", or a backbone's (read with partial=True)?"), file=path,
+                f"{expected - found:,} floats too few: the file has {found:,}, {of}; it ends {found - end + step.floats:,} "
+                f"floats into the {step.title}, which has {step.floats:,}; is it cut off, or of another network"
+                + ("?" if partial else ", or a backbone's (read with partial=True)?"),
+                file=path,
             )
     return steps
