@@ -1,6 +1,7 @@
-"""Augmentation of training pictures. Every draw comes from (seed, epoch, index), so any picture of any step can be made again.
+"""Augmentation of training pictures.
 
-Photometric and geometric changes are albumentations'; mosaic is ours, since its partners have to come from the same three numbers.
+Every draw comes from (seed, epoch, index), so any picture of any step can be made again. Photometric and geometric
+changes are albumentations'; mosaic is ours, since its partners have to come from the same three numbers.
 """
 
 import os
@@ -18,7 +19,7 @@ _LEAST_SIDE = 2.0
 _LEAST_VISIBLE = 0.2
 """Share of a box that has to stay in the picture for it to stay a target."""
 _MOSAIC_MARGIN = 0.2
-"""The four tiles of a mosaic meet in the inner part of the picture, as Darknet's `mosaic_bound` = 0.2 has it (src/data.c)."""
+"""The four tiles of a mosaic meet no nearer to an edge than this share of the side, as in Darknet (src/data.c)."""
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 """A picture (H, W, 3) uint8 RGB, its boxes (n, 4) float32 xyxy pixels, and their labels (n,) int64."""
@@ -35,9 +36,9 @@ class Augmentation:
     exposure: float = 1.5
     """Largest factor (and its inverse) of the brightness."""
     scale: float = 0.25
-    """Zoom between 1 - scale and 1 + scale."""
+    """Zoom between 1 - scale and 1 + scale. A mosaic, whose parts are zoomed and cut already, is not zoomed again."""
     translate: float = 0.1
-    """Largest shift, as a share of the picture's sides."""
+    """Largest shift, as a share of the picture's sides; not of a mosaic."""
     flip: bool = True
     """Mirror left and right in half of the cases."""
     mosaic: float = 0.5
@@ -70,15 +71,21 @@ def augment_sample(
     rng = np.random.default_rng([*key, index])
     if rng.random() < augmentation.mosaic:
         sample = _mosaic(load, index, count, size, rng)
+        transform = albumentations_transform(augmentation, move=False)
     else:
         picture, boxes, labels = load(index)
         picture, placement = fit(picture, size, letterbox)
         sample = picture, placement.forward(boxes), labels
-    return _change(sample, augmentation, int(rng.integers(2**31)))
+        transform = albumentations_transform(augmentation, move=True)
+    # albumentations ignores the seeds of Python, numpy and torch; this is the only one that it hears.
+    transform.set_random_seed(int(rng.integers(2**31)))
+    return _change(sample, transform)
 
 
-def _mosaic(load: Callable[[int], Sample], index: int, count: int, size: tuple[int, int], rng: np.random.Generator) -> Sample:
-    """Four pictures around a random point. Each is zoomed so that it covers its tile, and cut where it is larger."""
+def _mosaic(
+    load: Callable[[int], Sample], index: int, count: int, size: tuple[int, int], rng: np.random.Generator
+) -> Sample:
+    """Four pictures around a random point. Each is cut and zoomed so that it covers its tile."""
     width, height = size
     indices = [index, *rng.integers(count, size=3).tolist()]
     rng.shuffle(indices)  # the picture itself may be any of the four
@@ -92,20 +99,24 @@ def _mosaic(load: Callable[[int], Sample], index: int, count: int, size: tuple[i
         wide, high = x2 - x1, y2 - y1
         # Between just covering the tile and the size at which the picture alone would fill the network's input.
         zoom = rng.uniform(max(wide / width, high / height), 1.0)
-        new_width, new_height = max(wide, round(zoom * width)), max(high, round(zoom * height))
-        left, top = (int(rng.integers(room + 1)) for room in (new_width - wide, new_height - high))
-        resized = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-        canvas[y1:y2, x1:x2] = resized[top : top + high, left : left + wide]
-        factor = np.array([new_width / picture.shape[1], new_height / picture.shape[0]] * 2, np.float32)
-        shift = np.array([x1 - left, y1 - top] * 2, np.float32)
+        old_high, old_wide = picture.shape[:2]
+        cut_wide = max(1, round(old_wide * wide / (zoom * width)))
+        cut_high = max(1, round(old_high * high / (zoom * height)))
+        left, top = (int(rng.integers(room + 1)) for room in (old_wide - cut_wide, old_high - cut_high))
+        cut = picture[top : top + cut_high, left : left + cut_wide]
+        canvas[y1:y2, x1:x2] = cv2.resize(cut, (wide, high), interpolation=cv2.INTER_LINEAR)
+        factor = np.array([wide / cut_wide, high / cut_high] * 2, np.float32)
+        shift = np.array([x1, y1] * 2, np.float32) - factor * np.array([left, top] * 2, np.float32)
         boxes, labels = clip_targets(boxes * factor + shift, labels, (x1, y1, x2, y2))
         all_boxes.append(boxes)
         all_labels.append(labels)
     return canvas, np.concatenate(all_boxes), np.concatenate(all_labels)
 
 
-def clip_targets(boxes: np.ndarray, labels: np.ndarray, window: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Clips (n, 4) xyxy boxes to a window (x1, y1, x2, y2); tiny ones and those that lose most of their area go, with their labels."""
+def clip_targets(
+    boxes: np.ndarray, labels: np.ndarray, window: tuple[float, float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clips (n, 4) xyxy boxes to a window (x1, y1, x2, y2); tiny ones and those mostly cut away go."""
     low, high = np.array(window[:2] * 2, np.float32), np.array(window[2:] * 2, np.float32)
     clipped = np.clip(boxes, low, high)
     before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
@@ -113,14 +124,11 @@ def clip_targets(boxes: np.ndarray, labels: np.ndarray, window: tuple[float, flo
     return clipped[kept], labels[kept]
 
 
-def _change(sample: Sample, augmentation: Augmentation, seed: int) -> Sample:
+def _change(sample: Sample, transform: Callable) -> Sample:
     picture, boxes, labels = sample
     height, width = picture.shape[:2]
     # albumentations raises on boxes that reach out of the picture or have no area.
     boxes, labels = clip_targets(boxes, labels, (0, 0, width, height))
-    transform = albumentations_transform(augmentation)
-    # It ignores the seeds of Python, numpy and torch; this is the only one that it hears.
-    transform.set_random_seed(seed)
     changed = transform(image=picture, bboxes=boxes, labels=labels)
     boxes = np.asarray(changed["bboxes"], np.float32).reshape(-1, 4)
     labels = np.asarray(changed["labels"], np.int64).reshape(-1)
@@ -129,8 +137,11 @@ def _change(sample: Sample, augmentation: Augmentation, seed: int) -> Sample:
 
 
 @lru_cache(maxsize=4)
-def albumentations_transform(augmentation: Augmentation):
-    """The `albumentations.Compose` of an `Augmentation`; the package is imported here and nowhere else, since it takes seconds."""
+def albumentations_transform(augmentation: Augmentation, move: bool):
+    """The `albumentations.Compose` of an `Augmentation`, with or without zoom and shift.
+
+    The package is imported here and nowhere else, since that takes seconds.
+    """
     # Importing it asks the network for a newer version, which costs 9 s where there is no network.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations as A
@@ -142,7 +153,7 @@ def albumentations_transform(augmentation: Augmentation):
             translate_percent=(-augmentation.translate, augmentation.translate),
             border_mode=cv2.BORDER_CONSTANT,
             fill=127,
-            p=1.0 if augmentation.scale or augmentation.translate else 0.0,
+            p=1.0 if move else 0.0,
         ),
         A.ColorJitter(
             brightness=(1 / augmentation.exposure, augmentation.exposure),

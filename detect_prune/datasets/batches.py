@@ -16,7 +16,7 @@ from detect_prune.datasets.picture import CorruptPicture, read_picture
 from detect_prune.structures import Truth
 
 CACHE_BYTES = 300_000_000
-"""A training set whose decoded pictures fit in this is kept in memory: reading JPEGs is half of the work of a small one."""
+"""A training set whose decoded pictures fit in this is kept in memory: reading JPEGs is half of the work."""
 
 
 @dataclass
@@ -29,7 +29,9 @@ class Batch:
     pictures: Tensor
     """(B, 3, H, W) uint8 RGB."""
     targets: Tensor
-    """(M, 6) float32: position in the batch, label, x1, y1, x2, y2 in pixels of the network's input. No crowd regions."""
+    """(M, 6) float32: position in the batch, label, x1, y1, x2, y2 in pixels of the network's input.
+
+    Crowd regions and difficult objects are none."""
     indices: list[int]
     """Position of each picture in the data set."""
     placements: list[Placement]
@@ -53,9 +55,18 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         if self._workers:
             self._maker.warm_up()
-        # A worker makes whole batches: nothing has to be collated, and what it makes depends only on the batch's number.
+        # A worker makes whole batches: what it makes depends on nothing but the batch's number.
         numbers = range(self._start, len(self._maker))
-        return iter(DataLoader(self._maker, batch_size=None, sampler=numbers, num_workers=self._workers, worker_init_fn=_start_worker))
+        loader = DataLoader(
+            self._maker,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self._workers,
+            worker_init_fn=_start_worker,
+            # Its own generator: else every iteration draws from torch's global one, and a resumed run differs.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
 
 
 def train_batches(
@@ -85,10 +96,14 @@ def train_batches(
         augmentation = Augmentation(**{**vars(augmentation), "mosaic": float(mosaic)})
     order = np.random.default_rng([seed, epoch]).permutation(len(dataset))
     whole = max(batch, len(order) // batch * batch)
-    return Batches(_BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation, (seed, epoch)), start, workers)
+    return Batches(
+        _BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation, (seed, epoch)), start, workers
+    )
 
 
-def val_batches(dataset: DetectionSet, size: tuple[int, int], batch: int, workers: int = 0, letterbox: bool = False) -> Batches:
+def val_batches(
+    dataset: DetectionSet, size: tuple[int, int], batch: int, workers: int = 0, letterbox: bool = False
+) -> Batches:
     """All pictures in their order, unchanged but for the size."""
     return Batches(_BatchMaker(dataset, np.arange(len(dataset)), size, batch, letterbox, None, None), 0, workers)
 
@@ -126,16 +141,20 @@ class _BatchMaker(Dataset):
             except CorruptPicture as error:
                 skipped.append(str(error))
                 continue
-            rows = np.concatenate([np.full((len(boxes), 1), len(pictures)), labels[:, None], boxes], 1, dtype=np.float32)
+            rows = np.concatenate(
+                [np.full((len(boxes), 1), len(pictures)), labels[:, None], boxes], 1, dtype=np.float32
+            )
             targets.append(rows)
             pictures.append(picture)
             indices.append(index)
             if placement is not None:
                 placements.append(placement)
         width, height = self.size
-        stacked = np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8)
+        planes = np.empty((len(pictures), 3, height, width), np.uint8)
+        for plane, picture in zip(planes, pictures):
+            plane[:] = cv2.split(picture)  # a fifth of the time of numpy's transpose
         return Batch(
-            torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))),
+            torch.from_numpy(planes),
             torch.from_numpy(np.concatenate([np.zeros((0, 6), np.float32), *targets])),
             indices,
             placements,
@@ -143,9 +162,10 @@ class _BatchMaker(Dataset):
         )
 
     def warm_up(self) -> None:
-        """Does once, before workers are forked from this process, what each of them would have to do again every epoch."""
+        """Does once, before workers are forked from this process, what each of them would do again every epoch."""
         if self.augmentation:
-            albumentations_transform(self.augmentation)
+            for move in (False, True):
+                albumentations_transform(self.augmentation, move)
         if self.cached:
             for index in range(len(self.dataset)):
                 try:
@@ -155,7 +175,9 @@ class _BatchMaker(Dataset):
 
     def _make(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Placement | None]:
         if self.augmentation is not None:
-            return *augment_sample(self._load, index, len(self.dataset), self.size, self.letterbox, self.augmentation, self.key), None
+            return *augment_sample(
+                self._load, index, len(self.dataset), self.size, self.letterbox, self.augmentation, self.key
+            ), None
         picture, boxes, labels = self._load(index)
         picture, placement = fit(picture, self.size, self.letterbox)
         return picture, placement.forward(boxes), labels, placement
@@ -178,7 +200,8 @@ def _read_as_listed(truth: Truth) -> np.ndarray:
     height, width = picture.shape[:2]
     if (width, height) != (truth.width, truth.height):
         raise CorruptPicture(
-            f"the picture is {width} x {height}, but its annotation says {truth.width} x {truth.height}, so its boxes are unknown",
+            f"the picture is {width} x {height}, but its annotation says {truth.width} x {truth.height}, "
+            "so where its boxes lie is unknown",
             file=truth.path,
         )
     return picture

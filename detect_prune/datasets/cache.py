@@ -10,7 +10,7 @@ from detect_prune.errors import DetectPruneError
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache` if given, else $DETECT_PRUNE_CACHE, else detect_prune in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    """`cache` if given, else $DETECT_PRUNE_CACHE, else detect_prune in $XDG_CACHE_HOME or ~/.cache."""
     if cache is not None:
         return Path(cache)
     own = os.environ.get("DETECT_PRUNE_CACHE")
@@ -35,7 +35,8 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise DetectPruneError(
-            f"the cache can't be written ({error.strerror}); set DETECT_PRUNE_CACHE to a folder that can", file=folder.parent
+            f"the cache can't be written ({error.strerror}); set DETECT_PRUNE_CACHE to a folder that can",
+            file=folder.parent,
         ) from None
     try:
         make(temporary)

@@ -32,7 +32,10 @@ def read_cifar10(root: Path) -> list[tuple[Tensor, Tensor]]:
         download((_URL,), archive, _MD5)
     found = md5_of(archive)
     if found != _MD5:
-        raise DetectPruneError(f"md5 {found} found; {_MD5} was expected, so the archive is damaged or another one and is not opened", file=archive)
+        raise DetectPruneError(
+            f"md5 {found} found; {_MD5} was expected, so the archive is damaged or another one and is not opened",
+            file=archive,
+        )
     with tarfile.open(archive) as tar:
         parts = [_read_part(tar, f"data_batch_{number}") for number in range(1, 6)]
         test = _read_part(tar, "test_batch")

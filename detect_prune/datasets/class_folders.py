@@ -26,7 +26,7 @@ Split = tuple[Tensor, Tensor]
 
 
 def is_class_folder_set(path: Path) -> bool:
-    """Whether `path` is a folder with train and test folders, a tar, or a folder that holds one tar and nothing else like it."""
+    """Whether `path` is a folder with train and test folders, a tar, or a folder with one tar in it."""
     return all((path / split).is_dir() for split in _SPLITS) or _archive(path) is not None
 
 
@@ -38,16 +38,23 @@ def read_class_folders(path: Path, cache: str | Path | None = None) -> tuple[str
         uint8 RGB, labels (N,) int64), each in the order of the paths.
 
     Raises:
-        DetectPruneError: no such set, no pictures, pictures of different sizes or broken, other classes in test than in train.
+        DetectPruneError: no such set, no pictures, broken ones or some of another size, a class in test only.
     """
     archive = _archive(path)
     if archive is None and not is_class_folder_set(path):
-        raise DetectPruneError("the folders train/CLASS and test/CLASS, or one tar of them, were expected here", file=path)
+        raise DetectPruneError(
+            "the folders train/CLASS and test/CLASS, or one tar of them, were expected here", file=path
+        )
     source = archive or path
     key = _key_of_archive(archive) if archive else _key_of_folder(path)
-    folder = cached_folder(cache_folder(cache) / f"class-folders-{key}", lambda target: _decode(source, archive is not None, target))
+    folder = cached_folder(
+        cache_folder(cache) / f"class-folders-{key}", lambda target: _decode(source, archive is not None, target)
+    )
     classes = tuple(json.loads((folder / "classes.json").read_text()))
-    splits = [tuple(torch.from_numpy(np.load(folder / f"{split}-{kind}.npy")) for kind in ("images", "labels")) for split in _SPLITS]
+    splits = [
+        tuple(torch.from_numpy(np.load(folder / f"{split}-{kind}.npy")) for kind in ("images", "labels"))
+        for split in _SPLITS
+    ]
     name = path.name if path.is_dir() else path.name.split(".")[0]
     return name or path.resolve().name, classes, *splits
 
@@ -57,7 +64,9 @@ def _archive(path: Path) -> Path | None:
         return path if path.name.endswith(_ARCHIVES) else None
     if not path.is_dir() or any((path / split).is_dir() for split in _SPLITS):
         return None
-    found = [file for file in path.iterdir() if file.name.endswith(_ARCHIVES) and not file.name.startswith("cifar-10-python")]
+    found = [
+        file for file in path.iterdir() if file.name.endswith(_ARCHIVES) and not file.name.startswith("cifar-10-python")
+    ]
     return found[0] if len(found) == 1 else None
 
 
@@ -75,7 +84,9 @@ def _key_of_folder(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for split in _SPLITS for file in (path / split).glob("*/*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(
+        file for split in _SPLITS for file in (path / split).glob("*/*") if file.suffix.lower() in PICTURE_SUFFIXES
+    )
 
 
 def _decode(source: Path, is_archive: bool, target: Path) -> None:
@@ -114,7 +125,17 @@ def _in_archive(archive: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
         with tarfile.open(archive, "r|*") as tar:
             for member in tar:
                 name = PurePosixPath(member.name)
-                if member.isfile() and name.suffix.lower() in PICTURE_SUFFIXES and len(name.parts) >= 3 and name.parts[-3] in _SPLITS:
-                    yield name.parts[-3], name.parts[-2], name.name, decode_picture(tar.extractfile(member).read(), f"{archive}/{name}")
+                if (
+                    member.isfile()
+                    and name.suffix.lower() in PICTURE_SUFFIXES
+                    and len(name.parts) >= 3
+                    and name.parts[-3] in _SPLITS
+                ):
+                    yield (
+                        name.parts[-3],
+                        name.parts[-2],
+                        name.name,
+                        decode_picture(tar.extractfile(member).read(), f"{archive}/{name}"),
+                    )
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DetectPruneError(f"broken or cut off archive ({error})", file=archive) from None

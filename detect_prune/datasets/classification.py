@@ -1,4 +1,4 @@
-"""Small pictures with one label each: MNIST, CIFAR-10, and folders of class folders. Whole sets, as tensors in memory."""
+"""Small pictures with one label each: MNIST, CIFAR-10, folders of class folders. Whole sets, as tensors in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detect_prune.datasets.class_folders import is_class_folder_set, read_class_folders
 from detect_prune.datasets.cifar import CIFAR10_CLASSES, read_cifar10
+from detect_prune.datasets.class_folders import is_class_folder_set, read_class_folders
 from detect_prune.datasets.mnist import read_mnist
 from detect_prune.errors import DetectPruneError
 
@@ -37,12 +37,12 @@ class ClassificationData:
     """A data set of small pictures."""
 
     name: str
-    """For tables: `mnist`, `cifar10`, or the name of the folder or archive, so that no other set passes for CIFAR-10."""
+    """`mnist`, `cifar10`, or the name of the folder or archive, so that no other set passes for CIFAR-10."""
     classes: tuple[str, ...]
     train: LabelledPictures
     test: LabelledPictures
     mean: tuple[float, ...]
-    """Per channel, of pictures in 0..1. Colour pictures take ImageNet's, as the public CIFAR-10 weights of akamaster do."""
+    """Per channel, of pictures in 0..1. Colour pictures take ImageNet's, as akamaster's CIFAR-10 weights expect."""
     std: tuple[float, ...]
 
 
@@ -53,8 +53,8 @@ def load_classification(
 
     Args:
         name_or_path: `mnist`, `cifar10`, or a folder (or a tar of it) with train/CLASS/*.jpg and test/CLASS/*.jpg.
-        root: where the files of `mnist` and `cifar10` are looked for, and downloaded to if they are not there: ./datasets
-            if not given. For `cifar10` it may also be a folder of class folders.
+        root: where the files of `mnist` and `cifar10` are looked for, and downloaded to if they are not there;
+            ./datasets if not given. For `cifar10` it may also be a folder of class folders.
         cache: cache folder for decoded class folders, instead of the usual one.
 
     Raises:
@@ -71,7 +71,9 @@ def load_classification(
         return ClassificationData("cifar10", CIFAR10_CLASSES, train, test, *_IMAGENET)
     path = folder if str(name_or_path) == "cifar10" else Path(name_or_path)
     if not path.exists():
-        raise DetectPruneError("no such data set: mnist, cifar10, or a folder with train/CLASS and test/CLASS was expected", file=path)
+        raise DetectPruneError(
+            "no such data set: mnist, cifar10, or a folder with train/CLASS and test/CLASS was expected", file=path
+        )
     name, classes, train, test = read_class_folders(path, cache)
     return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), *_IMAGENET)
 
@@ -83,7 +85,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """CIFAR's usual augmentation: each picture padded with zeros, cropped at random to its old size, mirrored in half of the cases.
+    """CIFAR's usual augmentation: padded with zeros, cropped at random to the old size, mirrored in half of the cases.
 
     Args:
         images: (B, C, H, W) uint8 on the CPU.

@@ -1,4 +1,4 @@
-"""COCO's json format (https://cocodataset.org/#format-data), read without pycocotools and without its index of Python objects."""
+"""COCO's json format (https://cocodataset.org/#format-data), read without pycocotools' index of Python objects."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,8 @@ def read_coco(images: Path, annotations: Path) -> tuple[DetectionSet, tuple[int,
         The set, the category id of each class index, and warnings on boxes that were clipped or dropped.
 
     Raises:
-        DetectPruneError: missing or broken json (with line), a wrong entry (with its list and index), missing pictures, no picture at all.
+        DetectPruneError: missing or broken json (with line), a wrong entry (with its list and index), missing pictures,
+            no picture at all.
     """
     return _Reader(images, annotations).read()
 
@@ -44,7 +45,10 @@ class _Reader:
 
     def read(self) -> tuple[DetectionSet, tuple[int, ...], list[str]]:
         data = self._parse()
-        categories = {self._whole(c, "categories", i, "id"): self._text(c, "categories", i, "name") for i, c in self._entries(data, "categories")}
+        categories = {
+            self._whole(c, "categories", i, "id"): self._text(c, "categories", i, "name")
+            for i, c in self._entries(data, "categories")
+        }
         if not categories:
             raise DetectPruneError('"categories" is empty; at least one class was expected', file=self.file)
         category_ids = tuple(sorted(categories))
@@ -87,14 +91,18 @@ class _Reader:
             data = json.loads(text, object_hook=_without_outlines)
         except json.JSONDecodeError as error:
             raise DetectPruneError(
-                f"not valid json, perhaps cut off: {error.msg} at column {error.colno}", file=self.file, line=error.lineno
+                f"not valid json, perhaps cut off: {error.msg} at column {error.colno}",
+                file=self.file,
+                line=error.lineno,
             ) from None
         except RecursionError:
             raise DetectPruneError("nested too deep for a COCO annotation file", file=self.file) from None
         except ValueError as error:  # a whole number of thousands of digits
             raise DetectPruneError(f"not valid json: {error}", file=self.file) from None
         if not isinstance(data, dict):
-            raise DetectPruneError('a COCO annotation file is an object with "images", "annotations" and "categories"', file=self.file)
+            raise DetectPruneError(
+                'a COCO annotation file is an object with "images", "annotations" and "categories"', file=self.file
+            )
         return data
 
     def _entries(self, data: dict[str, Any], key: str):
@@ -145,5 +153,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = "missing" if value is None else json.dumps(value)
+    if value is None:
+        return "missing"
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, list | dict) for item in value)):
+        return "something nested"
+    text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,5 +1,6 @@
-"""Darknet's lists: a text of picture paths, and beside each picture a text of `class x y width height` in shares of its size."""
+"""Darknet's lists: a text of picture paths, and for each picture a text of `class x y width height` in shares of it."""
 
+import os
 from pathlib import Path
 
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder, require_pictures
@@ -8,16 +9,17 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text
 
 
-def read_data_file(file: Path, root: Path | None) -> tuple[list[Path], list[Path], Path]:
+def read_data_file(file: Path, root: Path | None, splits: tuple[str, ...]) -> dict[str, tuple[Path, int]]:
     """Reads a `.data` file: `key = value` lines, of which train, valid and names are used.
 
-    Paths in it are relative to `root`, to the file's folder, or (as Darknet reads them) to the working folder: the first that is there.
+    Paths in it are relative to `root`, to the file's folder, or (Darknet's way) to the working folder: the first that
+    is there.
 
     Returns:
-        The train lists, the val lists, the file of class names.
+        For each of `splits`, and for `names`: the file, and the line that says so.
     """
     values: dict[str, tuple[str, int]] = {}
-    for number, line in enumerate(read_text(file, "Darknet .data file").splitlines(), 1):
+    for number, line in enumerate(read_text(file, "Darknet .data file").split("\n"), 1):
         line = line.strip()
         if not line or line[0] in "#;":
             continue
@@ -25,29 +27,31 @@ def read_data_file(file: Path, root: Path | None) -> tuple[list[Path], list[Path
         if not equals or not value.strip():
             raise DetectPruneError(f'"{line[:60]}" found; key = value was expected', file=file, line=number)
         values[key.strip()] = (value.strip(), number)
-    found = []
-    for key in ("train", "valid", "names"):
+    found = {}
+    for name in (*splits, "names"):
+        key = "valid" if name == "val" else name
         if key not in values:
             raise DetectPruneError(f"the line {key} = FILE is missing", file=file)
         value, line = values[key]
         candidates = [folder / value for folder in (root, file.parent, Path()) if folder is not None]
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
         if path is None:
             raise DetectPruneError(f"{key} = {value}: there is no such file", file=file, line=line)
-        found.append(path)
-    return [found[0]], [found[1]], found[2]
+        found[name] = (path, line)
+    return found
 
 
 def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = None) -> tuple[DetectionSet, list[str]]:
     """Reads the pictures of some lists and their labels.
 
     Args:
-        lists: texts with one picture a line; relative ones are looked up below `folder`, the list's folder or the working folder.
+        lists: texts with one picture a line; relative ones lie below `folder`, the list's folder or the working one.
         names: class names.
         folder: folder of the data set.
 
     Returns:
-        The set, and warnings: boxes that were clipped or dropped, pictures without a label file (they count as empty, as in Darknet).
+        The set, and warnings: boxes that were clipped or dropped, pictures without a label file (they count as empty,
+        as in Darknet).
 
     Raises:
         DetectPruneError: names the file, and its line.
@@ -55,7 +59,10 @@ def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = 
     builder = DetectionSetBuilder(names)
     warnings = []
     for file in lists:
-        lines = [(number, line.strip()) for number, line in enumerate(read_text(file, "Darknet list of pictures").splitlines(), 1)]
+        lines = [
+            (number, line.strip())
+            for number, line in enumerate(read_text(file, "Darknet list of pictures").split("\n"), 1)
+        ]
         lines = [(number, line) for number, line in lines if line]
         base = _base(Path(lines[0][1]), folder, file) if lines else Path()
         paths = [base / line for _, line in lines]
@@ -73,12 +80,14 @@ def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = 
                 warnings.append(f"{file.name}:{number}: left out: {error}")
                 continue
             builder.add_picture(path, len(builder) + 1, width, height)
-            if labels.is_file():
+            if os.path.isfile(labels):
                 _add_labels(builder, labels, width, height)
             else:
                 unlabelled += 1
         if unlabelled and unlabelled == len(lines):
-            raise DetectPruneError(f"none of its {len(lines)} pictures has labels; the first would be {labels}", file=file)
+            raise DetectPruneError(
+                f"none of its {len(lines)} pictures has labels; the first would be {labels}", file=file
+            )
         if unlabelled:
             warnings.append(f"{file.name}: {unlabelled} pictures have no label file and count as empty")
     dataset = builder.finish()
@@ -88,25 +97,25 @@ def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = 
 def label_folder(pictures: Path) -> Path:
     """Where the labels of the pictures of a folder are.
 
-    Darknet (`replace_image_to_label`, src/utils.c) replaces JPEGImages, and the images of COCO's folders, by labels, and
-    looks beside the picture otherwise. We do so for any `images` where that folder is there.
+    Darknet (`replace_image_to_label`, src/utils.c) replaces JPEGImages, and the images of COCO's folders, by labels,
+    and looks beside the picture otherwise. We do so for any `images` where that folder is there.
     """
     parts = list(pictures.parts)
     for position in range(len(parts) - 1, -1, -1):
         if parts[position] in ("JPEGImages", "images"):
             candidate = Path(*parts[:position], "labels", *parts[position + 1 :])
-            if candidate.is_dir():
+            if os.path.isdir(candidate):
                 return candidate
     return pictures
 
 
 def _base(first: Path, folder: Path | None, file: Path) -> Path:
     candidates = [candidate for candidate in (folder, file.parent, Path()) if candidate is not None]
-    return next((candidate for candidate in candidates if (candidate / first).is_file()), candidates[0])
+    return next((candidate for candidate in candidates if os.path.isfile(candidate / first)), candidates[0])
 
 
 def _add_labels(builder: DetectionSetBuilder, labels: Path, width: int, height: int) -> None:
-    for number, line in enumerate(read_text(labels, "Darknet label file").splitlines(), 1):
+    for number, line in enumerate(read_text(labels, "Darknet label file").split("\n"), 1):
         words = line.split()
         if not words:
             continue
@@ -114,10 +123,16 @@ def _add_labels(builder: DetectionSetBuilder, labels: Path, width: int, height: 
             label, (x, y, w, h) = int(words[0]), map(float, words[1:])
         except ValueError:
             raise DetectPruneError(
-                f'"{line[:60]}" found; "class x y width height" was expected, a whole number and four shares', file=labels, line=number
+                f'"{line[:60]}" found; "class x y width height" was expected, a whole number and four shares',
+                file=labels,
+                line=number,
             ) from None
         if not 0 <= label < len(builder.names):
-            raise DetectPruneError(f"class {label} found; there are {len(builder.names)} classes, from 0", file=labels, line=number)
+            raise DetectPruneError(
+                f"class {label} found; there are {len(builder.names)} classes, from 0", file=labels, line=number
+            )
         if not all(abs(value) <= 10 for value in (x, y, w, h)):
-            raise DetectPruneError("x, y, width and height have to be shares of the picture's size, 0 to 1", file=labels, line=number)
+            raise DetectPruneError(
+                "x, y, width and height have to be shares of the picture's size, 0 to 1", file=labels, line=number
+            )
         builder.add_box(((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height), label)

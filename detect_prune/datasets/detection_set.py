@@ -1,5 +1,6 @@
 """A list of pictures with their boxes, stored flat so that workers share it and COCO's 118,000 pictures fit."""
 
+import os
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class DetectionSet:
         areas: np.ndarray,
         flags: np.ndarray,
     ):
-        """Use `DetectionSetBuilder`. Picture i owns paths[path_ends[i]:path_ends[i + 1]] (UTF-8 bytes) and the boxes likewise."""
+        """Use `DetectionSetBuilder`. Picture i owns paths[path_ends[i]:path_ends[i + 1]] (bytes), boxes likewise."""
         self.names = names
         self._paths, self._path_ends = paths, path_ends
         self._image_ids, self._sizes = image_ids, sizes
@@ -64,7 +65,7 @@ class DetectionSet:
 
     def path(self, index: int) -> Path:
         """The file of picture `index`."""
-        return Path(self._paths[self._path_ends[index] : self._path_ends[index + 1]].tobytes().decode())
+        return _path(self._paths, self._path_ends, index)
 
     @property
     def box_count(self) -> int:
@@ -106,23 +107,29 @@ class DetectionSetBuilder:
         self._paths, self._path_ends = bytearray(), array("q", [0])
         self._image_ids, self._sizes = array("q"), array("i")
         self._box_ends, self._boxes = array("q", [0]), array("f")
-        self._labels, self._areas, self._flags = array("h"), array("f"), array("B")
+        self._labels, self._areas, self._flags = array("i"), array("f"), array("B")
 
     def __len__(self) -> int:
         return len(self._image_ids)
 
     def add_picture(self, path: str | Path, image_id: int, width: int, height: int) -> None:
         """Starts a picture; the boxes that follow belong to it."""
-        self._paths += str(path).encode()
+        self._paths += os.fsencode(path)
         self._path_ends.append(len(self._paths))
         self._image_ids.append(image_id)
         self._sizes.extend((width, height))
         self._box_ends.append(len(self._labels))
 
     def add_box(
-        self, box: Sequence[float], label: int, area: float | None = None, *, crowd: bool = False, difficult: bool = False
+        self,
+        box: Sequence[float],
+        label: int,
+        area: float | None = None,
+        *,
+        crowd: bool = False,
+        difficult: bool = False,
     ) -> None:
-        """Adds a box (xyxy pixels, may reach out of the picture) to the last picture; `area` None is the clipped box's."""
+        """Adds a box (xyxy pixels, may reach out) to the last picture; `area` None stands for the clipped box's."""
         self._boxes.extend(box)
         self._labels.append(label)
         self._areas.append(-1.0 if area is None else area)
@@ -142,7 +149,14 @@ class DetectionSetBuilder:
         clipped = (np.abs(boxes - raw) > 1).any(1)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         self._warn(np.flatnonzero(~kept), owner, paths, path_ends, "without area inside the picture", "dropped")
-        self._warn(np.flatnonzero(clipped & kept), owner, paths, path_ends, "out of the picture by more than a pixel", "clipped")
+        self._warn(
+            np.flatnonzero(clipped & kept),
+            owner,
+            paths,
+            path_ends,
+            "out of the picture by more than a pixel",
+            "clipped",
+        )
 
         boxes, areas = boxes[kept], np.array(self._areas, np.float32)[kept]
         sides = boxes[:, 2:] - boxes[:, :2]
@@ -156,17 +170,24 @@ class DetectionSetBuilder:
             sizes,
             box_ends,
             boxes,
-            np.array(self._labels, np.int16)[kept],
+            np.array(self._labels, np.int32)[kept],
             areas,
             np.array(self._flags, np.uint8)[kept],
         )
 
-    def _warn(self, which: np.ndarray, owner: np.ndarray, paths: np.ndarray, path_ends: np.ndarray, what: str, done: str) -> None:
+    def _warn(
+        self, which: np.ndarray, owner: np.ndarray, paths: np.ndarray, path_ends: np.ndarray, what: str, done: str
+    ) -> None:
         if len(which) == 0:
             return
-        first = owner[which[0]]
-        name = Path(paths[path_ends[first] : path_ends[first + 1]].tobytes().decode()).name
-        self.warnings.append(f"{len(which)} {'box' if len(which) == 1 else 'boxes'} {what}: {done} (the first in {name})")
+        name = _path(paths, path_ends, owner[which[0]]).name
+        self.warnings.append(
+            f"{len(which)} {'box' if len(which) == 1 else 'boxes'} {what}: {done} (the first in {name})"
+        )
+
+
+def _path(paths: np.ndarray, path_ends: np.ndarray, index: int) -> Path:
+    return Path(os.fsdecode(paths[path_ends[index] : path_ends[index + 1]].tobytes()))
 
 
 def require_pictures(paths: Sequence[Path], source: Path, lines: Sequence[int] | None = None) -> None:
@@ -185,7 +206,7 @@ def require_pictures(paths: Sequence[Path], source: Path, lines: Sequence[int] |
     for number, path in enumerate(paths):
         folder = path.parent
         if folder not in listings:
-            listings[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if path.name not in listings[folder]:
             missing.append(number)
     if missing:

@@ -36,7 +36,9 @@ def download(urls: tuple[str, ...], path: Path, md5: str) -> None:
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reasons.append(f"{url}: {getattr(error, 'reason', error)}")
     raise DetectPruneError(
-        f"not there, and it can't be downloaded ({'; '.join(reasons)}); put the file here, or name its folder with --data-root", file=path
+        f"not there, and it can't be downloaded ({'; '.join(reasons)}); "
+        "put the file here, or name its folder with --data-root",
+        file=path,
     )
 
 

@@ -37,7 +37,9 @@ def read_mnist(root: Path) -> list[tuple[Tensor, Tensor]]:
         image_file, label_file = (_existing(folder, f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if images.shape[1:] != (28, 28):
-            raise DetectPruneError(f"pictures of {images.shape[2]} x {images.shape[1]} found; 28 x 28 was expected", file=image_file)
+            raise DetectPruneError(
+                f"pictures of {images.shape[2]} x {images.shape[1]} found; 28 x 28 was expected", file=image_file
+            )
         if len(images) != len(labels):
             raise DetectPruneError(f"{len(labels)} labels for {len(images)} pictures", file=label_file)
         if len(labels) == 0:
@@ -62,11 +64,15 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise DetectPruneError(f"can't be read: {error.strerror}", file=path) from None
     head = 4 + 4 * dimensions
     if len(data) < head or data[:4] != bytes([0, 0, 8, dimensions]):
-        raise DetectPruneError(f"this is no idx file of bytes with {dimensions} dimensions (it begins with {data[:4].hex(' ')})", file=path)
+        raise DetectPruneError(
+            f"this is no idx file of bytes with {dimensions} dimensions (it begins with {data[:4].hex(' ')})", file=path
+        )
     shape = struct.unpack(f">{dimensions}I", data[4:head])
     expected = head + int(np.prod(shape, dtype=object))
     if len(data) != expected:
-        raise DetectPruneError(f"{len(data)} bytes found; {expected} were expected for {' x '.join(map(str, shape))}", file=path)
+        raise DetectPruneError(
+            f"{len(data)} bytes found; {expected} were expected for {' x '.join(map(str, shape))}", file=path
+        )
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy()
 
 

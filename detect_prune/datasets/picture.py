@@ -48,7 +48,7 @@ def decode_picture(data: bytes, path: str | Path) -> np.ndarray:
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) as stored, from the header where that is cheap (JPEG, PNG, BMP), else by decoding. Raises CorruptPicture."""
+    """(width, height) as stored: from the header of JPEG, PNG and BMP, else by decoding. Raises CorruptPicture."""
     try:
         with open(path, "rb") as file:
             size = _size_in_header(file.read(32768))
@@ -87,7 +87,7 @@ def _is_jpeg(data: bytes) -> bool:
 
 def _is_cut_off(data: bytes) -> bool:
     if _is_jpeg(data):
-        # Inside a scan every FF byte is escaped, so the end marker found there is the real one and not that of a thumbnail.
+        # Inside a scan every FF byte is escaped, so an end marker found there is the real one, not a thumbnail's.
         scan = next((payload for marker, payload in _jpeg_segments(data) if marker == _JPEG_SCAN), None)
         return scan is None or data.find(bytes([0xFF, _JPEG_END]), scan) < 0
     return data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-64:] and b"IEND" not in data

@@ -1,7 +1,7 @@
 """The built-in data set: shapes on cluttered backgrounds, drawn on the spot from a seed, in COCO's format.
 
-It exists so that the main job can run, and mean something, on a machine that has no data: a network has to be trained to
-find the shapes, and loses them when most of its weights are taken away. It says nothing about photographs.
+It exists so that the main job can run, and mean something, on a machine that has no data: a network has to be trained
+to find the shapes, and loses them when most of its weights are taken away. It says nothing about photographs.
 """
 
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[Thing]]:
 
 
 def _side(rng: np.random.Generator) -> float:
-    """Length in pixels of an object; with these bounds a quarter of the objects covers less than COCO's small 32 x 32."""
+    """Length in pixels of an object; with these bounds a fifth of the objects covers less than COCO's small 32 x 32."""
     if rng.random() < _SMALL_SHARE:
         return rng.uniform(21, 32)
     return float(np.exp(rng.uniform(np.log(42), np.log(116))))
@@ -150,7 +150,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, region: tuple[slice, slice], alpha: np.ndarray) -> None:
-    """Lays a shape on the canvas: one colour that stands out from what is below, shaded, often with a darker rim and a shadow."""
+    """Lays a shape on the canvas: a colour that stands out from what is below, shaded, often with a rim and shadow."""
     below = canvas[region].reshape(-1, 3).mean(0)
     for _ in range(30):
         colour = _colour(rng, (0.35, 1.0), (0.35, 1.0))
@@ -167,13 +167,15 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, region: tuple[slice, sl
     fill = np.clip(colour * shade, 0, 255)
     if rng.random() < 0.6:
         rim = max(1, round(min(height, width) / 18))
-        inner = cv2.erode(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1)), borderValue=0)[..., None]
+        inner = cv2.erode(
+            alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1)), borderValue=0
+        )[..., None]
         fill = fill * (0.55 + 0.45 * inner)
     canvas[region] = canvas[region] * (1 - alpha[..., None]) + fill * alpha[..., None]
 
 
 def _shape(rng: np.random.Generator, name: str, side: float) -> np.ndarray:
-    """(h, w) float32 in 0..1: the antialiased cover of a turned, slightly squeezed shape that is about `side` pixels long."""
+    """(h, w) float32 in 0..1: the antialiased cover of a turned, slightly squeezed shape about `side` pixels long."""
     turn, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     scale = side / 2 * _OVERSAMPLING
@@ -197,7 +199,9 @@ def _star() -> np.ndarray:
 
 def _cross() -> np.ndarray:
     a, b = 0.32, 1.0
-    return np.array([(a, b), (a, a), (b, a), (b, -a), (a, -a), (a, -b), (-a, -b), (-a, -a), (-b, -a), (-b, a), (-a, a), (-a, b)])
+    return np.array(
+        [(a, b), (a, a), (b, a), (b, -a), (a, -a), (a, -b), (-a, -b), (-a, -a), (-b, -a), (-b, a), (-a, a), (-a, b)]
+    )
 
 
 def _triangle() -> np.ndarray:

@@ -6,6 +6,7 @@ Darknet have learnt that box, and its scores are compared with ours; the geometr
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -23,7 +24,7 @@ _SIDE_LIMIT = 2**20
 
 def find_devkit(folder: Path) -> Path:
     """The folder below which the years lie: `folder`, or the VOCdevkit in it, as VOC's archives unpack."""
-    return folder / "VOCdevkit" if (folder / "VOCdevkit").is_dir() else folder
+    return folder / "VOCdevkit" if os.path.isdir(folder / "VOCdevkit") else folder
 
 
 def read_voc(devkit: Path, entries: list[str], names: tuple[str, ...]) -> tuple[DetectionSet, list[str]]:
@@ -31,8 +32,8 @@ def read_voc(devkit: Path, entries: list[str], names: tuple[str, ...]) -> tuple[
 
     Args:
         devkit: folder of VOC2007 and the like, or one that holds Annotations, ImageSets and JPEGImages itself.
-        entries: `VOC2007/train` and the like: a folder below `devkit` and a file of its ImageSets/Main; only `train` where
-            `devkit` holds the three folders itself.
+        entries: `VOC2007/train` and the like: a folder below `devkit` and a file of its ImageSets/Main; only `train`
+            where `devkit` holds the three folders itself.
         names: class names in the order of their indices.
 
     Returns:
@@ -46,17 +47,21 @@ def read_voc(devkit: Path, entries: list[str], names: tuple[str, ...]) -> tuple[
     for entry in entries:
         folder, image_set = _image_set(devkit, entry)
         pictures = _pictures(folder / "JPEGImages")
-        for number, line in enumerate(read_text(image_set, "VOC image set").splitlines(), 1):
+        for number, line in enumerate(read_text(image_set, "VOC image set").split("\n"), 1):
             words = line.split()
             if not words:
                 continue
-            # Sets of one class have a second column: 1 with, -1 without, 0 difficult. The picture is in the set either way.
+            # Sets of one class have a second column: 1, -1 or 0 (difficult). The picture is in the set either way.
             path = pictures.get(words[0])
             if path is None:
-                raise DetectPruneError(f"there is no picture {words[0]} in {folder / 'JPEGImages'}", file=image_set, line=number)
+                raise DetectPruneError(
+                    f"there is no picture {words[0]} in {folder / 'JPEGImages'}", file=image_set, line=number
+                )
             annotation = folder / "Annotations" / f"{words[0]}.xml"
-            if not annotation.is_file():
-                raise DetectPruneError(f"the picture {words[0]} has no annotation; {annotation} was expected", file=image_set, line=number)
+            if not os.path.isfile(annotation):
+                raise DetectPruneError(
+                    f"the picture {words[0]} has no annotation; {annotation} was expected", file=image_set, line=number
+                )
             _add(builder, path, annotation, label_of)
     dataset = builder.finish()
     return dataset, [f"{', '.join(entries)}: {warning}" for warning in builder.warnings]
@@ -66,17 +71,17 @@ def _image_set(devkit: Path, entry: str) -> tuple[Path, Path]:
     year, _, name = entry.rpartition("/")
     folder = devkit / year
     sets = folder / "ImageSets" / "Main"
-    if not sets.is_dir():
+    if not os.path.isdir(sets):
         raise DetectPruneError(f"no such folder; the entry {entry} means a file in it, one picture a line", file=sets)
     file = sets / f"{name}.txt"
-    if not file.is_file():
+    if not os.path.isfile(file):
         known = ", ".join(sorted(path.stem for path in sets.glob("*.txt"))[:12]) or "none"
         raise DetectPruneError(f"no such image set; the folder has {known}", file=file)
     return folder, file
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DetectPruneError("no such folder; the pictures were expected in it", file=folder)
     return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
 
@@ -100,7 +105,9 @@ def _add(builder: DetectionSetBuilder, path: Path, annotation: Path, label_of: d
         text = "" if name is None else name.text.strip()
         if text not in label_of:
             line = (name or thing).line
-            raise DetectPruneError(f'the class "{text}" is not one of {", ".join(label_of)}', file=annotation, line=line)
+            raise DetectPruneError(
+                f'the class "{text}" is not one of {", ".join(label_of)}', file=annotation, line=line
+            )
         box = thing.child("bndbox")
         if box is None:
             raise DetectPruneError("this object has no <bndbox>", file=annotation, line=thing.line)
@@ -118,7 +125,9 @@ def _number(parent: "Element", key: str, file: Path) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) < _SIDE_LIMIT:
-        raise DetectPruneError(f'<{key}> is "{element.text.strip()[:40]}"; a number of pixels was expected', file=file, line=element.line)
+        raise DetectPruneError(
+            f'<{key}> is "{element.text.strip()[:40]}"; a number of pixels was expected', file=file, line=element.line
+        )
     return value
 
 
@@ -171,4 +180,6 @@ def parse_xml(path: Path) -> Element:
         raise DetectPruneError(f"broken xml, perhaps cut off: {error.msg}", file=path, line=error.position[0]) from None
     except DefusedXmlException as error:
         line = parser.parser.CurrentLineNumber
-        raise DetectPruneError(f"xml that declares entities is refused ({type(error).__name__})", file=path, line=line) from None
+        raise DetectPruneError(
+            f"xml that declares entities is refused ({type(error).__name__})", file=path, line=line
+        ) from None

@@ -1,0 +1,137 @@
+"""From a name or a descriptor to a data set that is ready for training and scoring."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detect_prune.datasets.coco import read_coco
+from detect_prune.datasets.darknet_txt import read_data_file, read_lists
+from detect_prune.datasets.descriptor import Descriptor, read_descriptor
+from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder
+from detect_prune.datasets.sample import sample_folder
+from detect_prune.datasets.voc import find_devkit, read_voc
+from detect_prune.errors import DetectPruneError
+from detect_prune.resources import find_resource
+
+SAMPLE = "sample"
+SPLITS = ("train", "val")
+
+
+@dataclass
+class DetectionData:
+    """Pictures to train on, pictures to score on, and what is in them. A split that was not asked for is empty."""
+
+    names: tuple[str, ...]
+    train: DetectionSet
+    val: DetectionSet
+    name: str
+    """Name of the descriptor, for tables and folders."""
+    format: str
+    category_ids: tuple[int, ...]
+    """The id that COCO's files have for each class; 1, 2, 3, ... in other formats."""
+    is_sample: bool = False
+    warnings: list[str] = field(default_factory=list)
+    """Sentences on boxes that were clipped or dropped."""
+
+
+def load_data(
+    name_or_path: str | Path,
+    root: str | Path | None = None,
+    cache: str | Path | None = None,
+    splits: tuple[str, ...] = SPLITS,
+) -> DetectionData:
+    """Loads a data set.
+
+    Args:
+        name_or_path: `sample` for the built-in set (drawn into the cache on first use), else a descriptor: a yaml file,
+            looked up as given, in ./data and in the package, or a Darknet `.data` file.
+        root: folder of the data, instead of the one that the descriptor names.
+        cache: cache folder, instead of the usual one.
+        splits: `("val",)` scores a set whose training pictures are not there.
+
+    Raises:
+        DetectPruneError: anything is missing or wrong; names the file, and the line of a text.
+    """
+    if str(name_or_path) == SAMPLE:
+        folder = sample_folder(cache)
+        values = {split: {"images": split, "annotations": f"{split}.json"} for split in SPLITS}
+        descriptor = Descriptor(folder / SAMPLE, {"format": "coco", **values}, {})
+    else:
+        file = find_resource("data", name_or_path)
+        descriptor = _descriptor(file, root, splits)
+        folder = descriptor.folder(root)
+        if not os.path.isdir(folder):
+            if root is not None:
+                raise DetectPruneError("the data folder does not exist", file=folder)
+            raise descriptor.wrong("path", f"the data folder {folder} does not exist; --data-root names another")
+    read = {"coco": _read_coco, "voc": _read_voc, "darknet": _read_darknet}[descriptor.format]
+    found = {split: read(descriptor, folder, split) for split in splits}
+    for split, (dataset, _, _) in found.items():
+        if len(dataset) == 0:
+            raise descriptor.wrong(split, f"the {split} set is empty: it lists no picture")
+        if dataset.box_count == 0:
+            raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures")
+    names, category_ids = _same_classes(descriptor, found)
+    empty = DetectionSetBuilder(names).finish()
+    return DetectionData(
+        names,
+        *(found[split][0] if split in found else empty for split in SPLITS),
+        name=descriptor.file.stem,
+        format=descriptor.format,
+        category_ids=category_ids,
+        is_sample=str(name_or_path) == SAMPLE,
+        warnings=[warning for _, _, warnings in found.values() for warning in warnings],
+    )
+
+
+def data_available(name_or_path: str | Path, root: str | Path | None = None) -> bool:
+    """Whether the folder that a descriptor names (or `root` instead) is there; the built-in set always is."""
+    if str(name_or_path) == SAMPLE:
+        return True
+    file = find_resource("data", name_or_path)
+    return os.path.isdir(_descriptor(file, root, ()).folder(root))
+
+
+_Split = tuple[DetectionSet, tuple[int, ...], list[str]]
+"""Pictures, category ids, warnings."""
+
+
+def _descriptor(file: Path, root: str | Path | None, splits: tuple[str, ...]) -> Descriptor:
+    """A .data file becomes the descriptor that says the same."""
+    if file.suffix != ".data":
+        return read_descriptor(file, splits)
+    found = read_data_file(file, None if root is None else Path(root), splits)
+    values = {key: str(path.absolute()) for key, (path, _) in found.items()}
+    return Descriptor(
+        file, {"format": "darknet", "path": ".", **values}, {key: line for key, (_, line) in found.items()}
+    )
+
+
+def _read_coco(descriptor: Descriptor, folder: Path, split: str) -> _Split:
+    entry = descriptor.values[split]
+    if not isinstance(entry, dict) or set(entry) != {"images", "annotations"}:
+        raise descriptor.wrong(split, f"{split} has to be {{images: FOLDER, annotations: FILE.json}}")
+    return read_coco(folder / entry["images"], folder / entry["annotations"])
+
+
+def _read_voc(descriptor: Descriptor, folder: Path, split: str) -> _Split:
+    names = descriptor.names(folder)
+    dataset, warnings = read_voc(find_devkit(folder), descriptor.texts(split), names)
+    return dataset, tuple(range(1, len(names) + 1)), warnings
+
+
+def _read_darknet(descriptor: Descriptor, folder: Path, split: str) -> _Split:
+    names = descriptor.names(folder)
+    dataset, warnings = read_lists([folder / entry for entry in descriptor.texts(split)], names, folder)
+    return dataset, tuple(range(1, len(names) + 1)), warnings
+
+
+def _same_classes(descriptor: Descriptor, found: dict[str, _Split]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    (names, ids), *others = [(dataset.names, category_ids) for dataset, category_ids, _ in found.values()]
+    for other_names, other_ids in others:
+        if (other_names, other_ids) != (names, ids):
+            strange = sorted(set(zip(names, ids)) ^ set(zip(other_names, other_ids)))
+            raise descriptor.wrong(
+                "val", f"train and val have different categories: {strange[0]} is only in one of them"
+            )
+    return names, ids
