@@ -13,7 +13,7 @@ import numpy as np
 from detect_prune.datasets.cache import cache_folder, cached_folder
 from detect_prune.files import write_json
 
-VERSION = 1
+VERSION = 2
 """Part of the folder's name: raise it with every change of what is drawn."""
 SEED = 20
 TRAIN_PICTURES, VAL_PICTURES = 480, 120
@@ -85,21 +85,20 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[Thing]]:
             x, y = (int(v) for v in rng.integers((1, 1), (width - size[0], height - size[1])))
             region = (slice(y, y + size[1]), slice(x, x + size[0]))
             solid = alpha > 0.5
-            trial = owner.copy()
-            trial[region][solid] = len(things)
-            seen = np.bincount(trial[trial >= 0], minlength=len(things) + 1)
-            if (seen[:-1] < _LEAST_VISIBLE * np.array(whole)).any():
+            below = owner[region][solid]
+            hidden = np.bincount(below[below >= 0], minlength=len(things))
+            if any(thing.area - lost < _LEAST_VISIBLE * full for thing, lost, full in zip(things, hidden, whole)):
                 continue
-            owner = trial
+            owner[region][solid] = len(things)
+            for thing, lost in zip(things, hidden):
+                thing.area -= int(lost)
             _paint(rng, canvas, region, alpha)
             columns, rows = np.flatnonzero(solid.any(0)), np.flatnonzero(solid.any(1))
             box = [x + columns[0], y + rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-            things.append(Thing(category_id, [float(v) for v in box], 0))
             whole.append(int(solid.sum()))
+            things.append(Thing(category_id, [float(v) for v in box], whole[-1]))
             break
-    for index, area in enumerate(np.bincount(owner[owner >= 0], minlength=len(things))):
-        things[index].area = int(area)
-    noise = rng.normal(0, rng.uniform(1, 6), canvas.shape)
+    noise = rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(1, 6))
     return np.clip(canvas + noise, 0, 255).astype(np.uint8), things
 
 
@@ -119,12 +118,14 @@ def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tu
 def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """(height, width, 3) float32: a slanted gradient, soft clouds, and lines, arcs and blobs that are no objects."""
     first, second = _colour(rng, (0.05, 0.55), (0.25, 0.95)), _colour(rng, (0.05, 0.55), (0.25, 0.95))
-    angle = rng.uniform(0, 2 * np.pi)
-    x, y = np.meshgrid(np.linspace(-0.7, 0.7, width), np.linspace(-0.7, 0.7, height))
+    angle = float(rng.uniform(0, 2 * np.pi))
+    x, y = np.meshgrid(
+        np.linspace(-0.7, 0.7, width, dtype=np.float32), np.linspace(-0.7, 0.7, height, dtype=np.float32)
+    )
     blend = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[..., None]
-    canvas = (first * (1 - blend) + second * blend).astype(np.float32)
+    canvas = first * (1 - blend) + second * blend
     for cells, strength in ((4, 22), (12, 12), (40, 6)):
-        clouds = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        clouds = rng.standard_normal((cells, cells, 3), np.float32) * strength
         canvas += cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
     canvas = np.clip(canvas, 0, 255)
     clutter = canvas.copy()
@@ -145,8 +146,8 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
             radius = rng.uniform(4, 26, corners)
             points = np.stack([np.cos(around) * radius, np.sin(around) * radius], 1) + start
             cv2.fillPoly(clutter, [points.astype(np.int32)], colour, cv2.LINE_AA)
-    strength = rng.uniform(0.35, 0.75)
-    return canvas * (1 - strength) + clutter * strength
+    opacity = float(rng.uniform(0.35, 0.75))
+    return canvas * (1 - opacity) + clutter * opacity
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, region: tuple[slice, slice], alpha: np.ndarray) -> None:
@@ -161,8 +162,8 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, region: tuple[slice, sl
         reach = max(2, min(height, width) // 12)
         shadow = cv2.GaussianBlur(np.roll(alpha, (reach, reach), (0, 1)), (0, 0), reach / 2 + 0.5)[..., None]
         canvas[region] *= 1 - 0.45 * shadow
-    angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
-    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+    angle, depth = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0, 0.35))
+    x, y = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32))
     shade = (1 + depth * (x * np.cos(angle) + y * np.sin(angle)))[..., None]
     fill = np.clip(colour * shade, 0, 255)
     if rng.random() < 0.6:

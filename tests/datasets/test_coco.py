@@ -1,0 +1,110 @@
+import contextlib
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from detect_prune.datasets.coco import read_coco
+from detect_prune.errors import DetectPruneError
+
+
+def test_reads_what_is_there(coco_folder):
+    dataset, category_ids, warnings = read_coco(coco_folder / "train", coco_folder / "train.json")
+    assert dataset.names == ("car", "no", "tooth") and category_ids == (3, 7, 90)
+    first, second, third = dataset
+    assert [t.image_id for t in dataset] == [10, 11, 12]
+    assert first.boxes.tolist() == [[50, 30, 60, 40], [0, 0, 60, 40]]
+    assert first.labels.tolist() == [0, 1] and first.crowd.tolist() == [False, True]
+    assert first.areas.tolist() == [100, 9]  # the clipped box's where the file has none
+    assert len(second.boxes) == 0
+    assert third.boxes.tolist() == [[5, 6, 25, 16]] and third.areas.tolist() == [123] and third.labels.tolist() == [2]
+    assert len(warnings) == 2 and all(w.startswith("train.json: 1 box") for w in warnings)
+
+
+def test_agrees_with_pycocotools(real_data):
+    file = real_data / "coco" / "annotations" / "instances_val2017.json"
+    dataset, category_ids, warnings = read_coco(real_data / "coco" / "images" / "val2017", file)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(file))
+    assert category_ids == tuple(sorted(coco.getCatIds())) and len(dataset) == 128 and not warnings
+    assert list(dataset.names) == [coco.cats[i]["name"] for i in category_ids]
+    for truth in dataset:
+        theirs = coco.loadAnns(coco.getAnnIds(truth.image_id))
+        boxes = np.array([a["bbox"] for a in theirs]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        assert np.allclose(truth.boxes, boxes, atol=0.02)
+        assert [category_ids[label] for label in truth.labels] == [a["category_id"] for a in theirs]
+        assert truth.crowd.tolist() == [bool(a["iscrowd"]) for a in theirs]
+        assert np.allclose(truth.areas, [a["area"] for a in theirs])
+        assert truth.path.is_file()
+
+
+def change(data, path, value):
+    *parents, last = path
+    for step in parents:
+        data = data[step]
+    if value is KeyError:
+        del data[last]
+    else:
+        data[last] = value
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        (["images"], KeyError, '"images" is missing'),
+        (["annotations"], {}, '"annotations" is missing or no list'),
+        (["images"], [], "empty"),
+        (["categories"], [], '"categories" is empty'),
+        (["images", 1], 7, r"images\[1\]: an object"),
+        (["images", 1, "id"], "x", r"images\[1\]: \"id\""),
+        (["images", 1, "id"], 10, r"images\[1\]: id 10 is used twice"),
+        (["images", 2, "file_name"], "none.jpg", "none.jpg"),
+        (["images", 2, "file_name"], KeyError, r"images\[2\]: \"file_name\" is missing"),
+        (["images", 0, "width"], -3, r"images\[0\]: the size"),
+        (["images", 0, "width"], 10**30, r"images\[0\]: \"width\""),
+        (["annotations", 3, "image_id"], 999, r"annotations\[3\]: image_id 999"),
+        (["annotations", 3, "category_id"], 4, r"annotations\[3\]: category_id 4"),
+        (["annotations", 0, "bbox"], [1, 2, 3], r"annotations\[0\]: \"bbox\""),
+        (["annotations", 0, "bbox"], [1, 2, 3, float("nan")], r"annotations\[0\]: \"bbox\""),
+        (["annotations", 0, "bbox"], [1, 2, 3, 10**400], r"annotations\[0\]: \"bbox\""),
+        (["annotations", 0, "area"], "big", r"annotations\[0\]: \"area\""),
+    ],
+)
+def test_wrong_entries_are_named(coco_folder, path, value, message):
+    file = coco_folder / "train.json"
+    data = json.loads(file.read_text())
+    change(data, path, value)
+    file.write_text(json.dumps(data))
+    with pytest.raises(DetectPruneError, match=message) as caught:
+        read_coco(coco_folder / "train", file)
+    assert caught.value.file == file
+
+
+def test_sizes_may_be_missing(coco_folder):
+    file = coco_folder / "train.json"
+    data = json.loads(file.read_text())
+    for image in data["images"]:
+        del image["width"], image["height"]
+    file.write_text(json.dumps(data))
+    assert read_coco(coco_folder / "train", file)[0][0].width == 60
+
+
+def test_cut_off_json_names_the_line(coco_folder):
+    file = coco_folder / "train.json"
+    lines = file.read_text().split("\n")
+    file.write_text("\n".join(lines[:20]))
+    with pytest.raises(DetectPruneError, match=re.escape(f"{file}:20: not valid json, perhaps cut off")):
+        read_coco(coco_folder / "train", file)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", '{"images": ' + "9" * 5000 + "}", ""])
+def test_strange_json(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DetectPruneError, match=r"a\.json"):
+        read_coco(tmp_path, tmp_path / "a.json")
+    with pytest.raises(DetectPruneError, match="no such file"):
+        read_coco(tmp_path, tmp_path / "none.json")

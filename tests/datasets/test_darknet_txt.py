@@ -1,0 +1,90 @@
+import re
+
+import numpy as np
+import pytest
+
+from detect_prune.datasets import load_data
+from detect_prune.errors import DetectPruneError
+
+
+@pytest.mark.parametrize("file", ["set.yaml", "obj.data"])
+def test_reads_lists_and_labels(darknet_folder, file):
+    data = load_data(darknet_folder / file)
+    assert data.names == ("cat", "dog") and data.format == "darknet" and data.category_ids == (1, 2)
+    assert len(data.train) == 3 and len(data.val) == 1
+    assert np.allclose(data.train[0].boxes, [[15, 10, 45, 30], [12, 6, 18, 14]], atol=1e-4)
+    assert data.train[0].labels.tolist() == [0, 1]
+    assert np.allclose(data.train[1].boxes, [[42, 10, 60, 30]], atol=1e-4)  # clipped
+    assert len(data.train[2].boxes) == 0
+    assert any("1 pictures have no label file" in w for w in data.warnings)
+    assert any("clipped" in w for w in data.warnings)
+
+
+@pytest.mark.parametrize("name", ["JPEGImages", "images"])
+def test_labels_may_have_a_folder_of_their_own(darknet_folder, name):
+    (darknet_folder / name).mkdir()
+    (darknet_folder / "obj").rename(darknet_folder / name / "train2017")
+    (darknet_folder / "labels" / "train2017").mkdir(parents=True)
+    for text in list((darknet_folder / name / "train2017").glob("*.txt")):
+        text.rename(darknet_folder / "labels" / "train2017" / text.name)
+    for entry in ("train.txt", "valid.txt"):
+        text = (darknet_folder / entry).read_text()
+        # absolute paths, as Darknet's own scripts write them
+        (darknet_folder / entry).write_text(text.replace("obj/", f"{darknet_folder}/{name}/train2017/"))
+    assert load_data(darknet_folder / "set.yaml").train.box_count == 3
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("0 0.5 0.5 0.5\n", '"0 0.5 0.5 0.5" found'),
+        ("0 0.5 0.5 0.5 0.5 1\n", "found"),
+        ("cat 0.5 0.5 0.5 0.5\n", "found"),
+        ("0 0.5 x 0.5 0.5\n", "found"),
+        ("2 0.5 0.5 0.5 0.5\n", "class 2 found; there are 2 classes"),
+        ("-1 0.5 0.5 0.5 0.5\n", "class -1 found"),
+        ("0 30 20 10 10\n", "shares"),
+        ("0 nan 0.5 0.5 0.5\n", "shares"),
+    ],
+)
+def test_bad_labels_name_the_line(darknet_folder, text, message):
+    labels = darknet_folder / "obj" / "1.txt"
+    labels.write_text("1 0.5 0.5 0.1 0.1\n\n" + text)
+    with pytest.raises(DetectPruneError, match=re.escape(f"{labels}:3: ") + ".*" + re.escape(message)):
+        load_data(darknet_folder / "set.yaml")
+
+
+def test_bad_lists(darknet_folder):
+    train = darknet_folder / "train.txt"
+    train.write_text("obj/0.png\nobj/9.png\n")
+    with pytest.raises(DetectPruneError, match=re.escape(f"{train}:2: 1 of the 2 pictures")):
+        load_data(darknet_folder / "set.yaml")
+    train.write_text("obj/2.png\n")
+    with pytest.raises(DetectPruneError, match="none of its 1 pictures has labels"):
+        load_data(darknet_folder / "set.yaml")
+    train.write_text("\n")
+    with pytest.raises(DetectPruneError, match=r"set\.yaml:3: the train set is empty"):
+        load_data(darknet_folder / "set.yaml")
+    train.unlink()
+    with pytest.raises(DetectPruneError, match=r"train\.txt: no such file"):
+        load_data(darknet_folder / "set.yaml")
+
+
+def test_a_corrupt_picture_is_left_out_and_named(darknet_folder):
+    (darknet_folder / "obj" / "2.png").write_bytes(b"nothing")
+    data = load_data(darknet_folder / "set.yaml")
+    assert len(data.train) == 2 and any("train.txt:3: left out" in w and "2.png" in w for w in data.warnings)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("train = train.txt\nnames = obj.names\n", "obj.data: the line valid = FILE is missing"),
+        ("train = train.txt\nvalid = gone.txt\nnames = obj.names\n", "obj.data:2: valid = gone.txt"),
+        ("# a comment\ntrain train.txt\n", 'obj.data:2: "train train.txt" found; key = value'),
+    ],
+)
+def test_bad_data_files(darknet_folder, text, message):
+    (darknet_folder / "obj.data").write_text(text)
+    with pytest.raises(DetectPruneError, match=re.escape(message)):
+        load_data(darknet_folder / "obj.data")

@@ -1,0 +1,94 @@
+import re
+
+import pytest
+
+from detect_prune.datasets import load_data
+from detect_prune.datasets.voc import parse_xml, read_voc
+from detect_prune.errors import DetectPruneError
+
+NAMES = ("cat", "dog")
+
+
+def test_boxes_are_darknets(voc_folder):
+    dataset, warnings = read_voc(voc_folder, ["VOC2007/train", "VOC2007/val"], NAMES)
+    assert len(dataset) == 3 and not warnings
+    truth = dataset[0]
+    # scripts/voc_label.py: centre = (min + max) / 2 - 1, size = max - min
+    centre, size = ((11 + 31) / 2 - 1, (6 + 26) / 2 - 1), (31 - 11, 26 - 6)
+    expected = [centre[0] - size[0] / 2, centre[1] - size[1] / 2, centre[0] + size[0] / 2, centre[1] + size[1] / 2]
+    assert truth.boxes[0].tolist() == expected
+    assert truth.boxes[1].tolist() == [0, 0, 59, 39]
+    assert truth.labels.tolist() == [1, 0] and truth.difficult.tolist() == [False, True]
+    assert not truth.crowd.any() and truth.areas.tolist() == [400, 59 * 39]
+
+
+def test_a_folder_without_years_and_one_with_a_devkit(voc_folder):
+    assert len(read_voc(voc_folder / "VOC2007", ["train"], NAMES)[0]) == 2
+    (voc_folder / "VOCdevkit").mkdir()
+    (voc_folder / "VOC2007").rename(voc_folder / "VOCdevkit" / "VOC2007")
+    assert len(load_data(voc_folder / "set.yaml").train) == 2
+
+
+@pytest.mark.parametrize(
+    "old, new, line, message",
+    [
+        ("<name>dog</name>", "<name>cow</name>", 4, 'the class "cow"'),
+        ("<name>dog</name>", "", 3, 'the class ""'),
+        ("<xmin>11</xmin>", "<xmin>eleven</xmin>", 6, '<xmin> is "eleven"'),
+        ("<xmin>11</xmin>", "<xmin>nan</xmin>", 6, '<xmin> is "nan"'),
+        ("<xmin>11</xmin>", "<xmin>1e300</xmin>", 6, '<xmin> is "1e300"'),
+        ("<xmin>11</xmin>", "", 6, "<bndbox> has no <xmin>"),
+        ("<width>60</width>", "", 2, "<size> has no <width>"),
+        ("    <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>60</xmax><ymax>40</ymax></bndbox>\n", "", 9, "no <bndbox>"),
+        ("</annotation>", "", 15, "broken xml"),
+        ("</object>", "</objekt>", 8, "broken xml"),
+        ("<annotation>", '<!DOCTYPE a [<!ENTITY b "c">]>\n<annotation>', 1, "entities"),
+        ("<annotation>", '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>\n<annotation>', 1, "entities"),
+    ],
+)
+def test_errors_name_the_line(voc_folder, old, new, line, message):
+    file = voc_folder / "VOC2007" / "Annotations" / "000002.xml"
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(DetectPruneError, match=re.escape(f"{file}:{line}: ") + ".*" + re.escape(message)):
+        read_voc(voc_folder, ["VOC2007/val"], NAMES)
+
+
+def test_zero_sizes_are_read_from_the_picture(voc_folder):
+    file = voc_folder / "VOC2007" / "Annotations" / "000002.xml"
+    file.write_text(file.read_text().replace(">60</width>", ">0</width>"))
+    assert read_voc(voc_folder, ["VOC2007/val"], NAMES)[0][0].width == 60
+
+
+def test_missing_things_are_named(voc_folder):
+    sets = voc_folder / "VOC2007" / "ImageSets" / "Main"
+    with pytest.raises(DetectPruneError, match=r"test\.txt: no such image set; the folder has train, val"):
+        read_voc(voc_folder, ["VOC2007/test"], NAMES)
+    with pytest.raises(DetectPruneError, match="no such folder"):
+        read_voc(voc_folder, ["VOC2012/train"], NAMES)
+    (sets / "train.txt").write_text("000001\n\n000077\n")
+    with pytest.raises(DetectPruneError, match=re.escape(f"{sets / 'train.txt'}:3: there is no picture 000077")):
+        read_voc(voc_folder, ["VOC2007/train"], NAMES)
+    (voc_folder / "VOC2007" / "Annotations" / "000002.xml").unlink()
+    with pytest.raises(DetectPruneError, match=r"val\.txt:1: .*000002\.xml"):
+        read_voc(voc_folder, ["VOC2007/val"], NAMES)
+
+
+def test_deep_xml_does_not_recurse(tmp_path):
+    (tmp_path / "a.xml").write_text("<a>" * 50_000 + "</a>" * 50_000)
+    assert parse_xml(tmp_path / "a.xml").tag == "a"
+
+
+def test_real_voc(real_data):
+    data = load_data("voc.yaml", real_data / "voc")
+    assert (len(data.train), len(data.val)) == (1500, 496)
+    # Darknet's log of this split counts 1,209 objects that are not difficult.
+    assert sum(int((~truth.difficult).sum()) for truth in data.val) == 1209
+    assert data.names[0] == "aeroplane" and data.names[14] == "person" and len(data.names) == 20
+
+
+def test_real_bccd_drops_its_two_empty_boxes(real_data):
+    data = load_data("bccd.yaml", real_data / "bccd")
+    assert (len(data.train), len(data.val), data.names) == (292, 72, ("RBC", "WBC", "Platelets"))
+    assert len(data.warnings) == 1 and "2 boxes without area" in data.warnings[0]
+    for truth in data.train:
+        assert (truth.boxes >= 0).all() and (truth.boxes[:, 2:] <= (truth.width, truth.height)).all()
