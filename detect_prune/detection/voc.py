@@ -126,7 +126,7 @@ def voc_metrics(
     counts = np.zeros(len(names), dtype=int)
     found: list[_Judged] = []
     for truth, detection in zip(truths, detections, strict=True):
-        real = ~truth.crowd & ~(truth.difficult if difficult == "drop" else False)
+        real = ~(truth.crowd | (truth.difficult & (difficult == "drop")))
         boxes, labels = truth.boxes[real], truth.labels[real]
         ignored = truth.difficult[real] & (difficult == "ignore")
         counts += np.bincount(labels[~ignored], minlength=len(names))
