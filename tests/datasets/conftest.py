@@ -24,7 +24,7 @@ def write_picture() -> Callable[..., Path]:
 
 @pytest.fixture
 def coco_folder(tmp_path, write_picture) -> Path:
-    """Three pictures; category ids with holes, out of order; a crowd region; a picture without boxes; a box that reaches out."""
+    """Category ids with holes, out of order; a crowd region, a picture without boxes, a box that reaches out."""
     folder = tmp_path / "coco"
     for name in ("train", "val"):
         for number in range(3):
@@ -77,7 +77,9 @@ def voc_folder(tmp_path, write_picture) -> Path:
         (year / "Annotations" / f"{stem}.xml").write_text(VOC_XML)
     (year / "ImageSets/Main/train.txt").write_text("000001\n000002\n")
     (year / "ImageSets/Main/val.txt").write_text("000002  1\n")
-    (folder / "set.yaml").write_text("format: voc\npath: .\ntrain: [VOC2007/train]\nval: VOC2007/val\nnames: [cat, dog]\n")
+    (folder / "set.yaml").write_text(
+        "format: voc\npath: .\ntrain: [VOC2007/train]\nval: VOC2007/val\nnames: [cat, dog]\n"
+    )
     return folder
 
 
@@ -92,6 +94,8 @@ def darknet_folder(tmp_path, write_picture) -> Path:
     (folder / "train.txt").write_text("obj/0.png\nobj/1.png\nobj/2.png\n")
     (folder / "valid.txt").write_text("obj/1.png\n")
     (folder / "obj.names").write_text("cat\ndog\n")
-    (folder / "obj.data").write_text("classes = 2\ntrain = train.txt\nvalid = valid.txt\nnames = obj.names\nbackup = backup\n")
+    (folder / "obj.data").write_text(
+        "classes = 2\ntrain = train.txt\nvalid = valid.txt\nnames = obj.names\nbackup = backup\n"
+    )
     (folder / "set.yaml").write_text("format: darknet\npath: .\ntrain: train.txt\nval: valid.txt\nnames: obj.names\n")
     return folder

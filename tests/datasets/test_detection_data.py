@@ -20,7 +20,7 @@ def test_real_coco(real_data):
 def test_packaged_descriptors_are_sound(file, tmp_path):
     assert yaml.safe_load(file.read_text())["format"] in ("coco", "voc")
     assert not data_available(file, tmp_path / "none") and data_available(file, tmp_path)
-    with pytest.raises(DetectPruneError, match="no such file|no such folder"):
+    with pytest.raises(DetectPruneError, match=r"no such (file|folder)"):
         load_data(file, tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_one_split_alone(coco_folder, voc_folder):
         ("{images: val, annotations: val.json}", "{images: val}", "4: val has to be"),
         ("{images: val, annotations: val.json}", "{images: val, annotations: {a: b}}", "4: a text, a list"),
         ("path: .", "path: \x01", "2: not valid yaml"),
-        ("format", "[" * 3000 + "format", "nested too deep"),
+        ("format", "[" * 1500 + "format", "nested too deep"),
     ],
 )
 def test_bad_descriptors_name_the_line(coco_folder, old, new, message):

@@ -27,7 +27,12 @@ def test_boxes_are_clipped_and_empty_ones_dropped():
     assert dataset[0].boxes.tolist() == [[0, 2, 6, 20]] and dataset[0].areas.tolist() == [108]
     assert dataset[1].boxes.shape == (0, 4) and dataset[1].labels.shape == (0,)
     assert dataset[2].boxes.tolist() == [[0, 0, 6, 6]]
-    assert len(warnings) == 2 and warnings[0].startswith("3 boxes") and "0.jpg" in warnings[0] and warnings[1].startswith("1 box ")
+    assert (
+        len(warnings) == 2
+        and warnings[0].startswith("3 boxes")
+        and "0.jpg" in warnings[0]
+        and warnings[1].startswith("1 box ")
+    )
 
 
 def test_a_truth_has_the_promised_types():
