@@ -35,6 +35,7 @@ class Convolution(nn.Module):
             dilation=step.dilation,
             groups=step.groups,
             bias=not step.batch_normalize,
+            device=torch.get_default_device(),  # skip_init does not ask for it by itself
         )
         self.norm = nn.BatchNorm2d(step.channels, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM) if step.batch_normalize else None
         self.activation = step.activation

@@ -1,0 +1,164 @@
+"""The text of a cfg: what is read, what is kept, and what is refused on which line."""
+
+import random
+import warnings
+
+import pytest
+
+from detect_prune.darknet import CfgWarning, load_cfg, parse_cfg, save_cfg
+from detect_prune.errors import DetectPruneError
+
+TEXT = """# a comment
+[network]
+width = 416
+  height=320   # behind a value
+letter_box=1
+
+[conv]
+filters=32\r
+activation = leaky
+; another comment
+[route]
+layers = -1, 0
+"""
+
+
+def test_sections_options_and_lines():
+    cfg = parse_cfg(TEXT, "x.cfg")
+    assert (cfg.net.name, cfg.net.line, cfg.net.line_of("height")) == ("net", 2, 4)
+    assert [(s.name, s.line) for s in cfg.layers] == [("convolutional", 7), ("route", 11)]
+    assert cfg.layers[0].int("filters") == 32
+    assert cfg.layers[0].str("activation") == "leaky"
+    assert cfg.layers[1].ints("layers") == (-1, 0)
+    assert cfg.input_size == (416, 320)
+    assert cfg.letter_box
+    assert cfg.layers[0].line_of("groups") == 7  # not written: the section's own
+
+
+def test_getters_have_defaults_ranges_and_choices():
+    section = parse_cfg("[net]\nwidth=5\nlearning_rate=1e-3\npolicy=steps\nscales=.1,.1\n").net
+    assert section.int("height", 7) == 7
+    assert section.float("learning_rate") == 1e-3
+    assert section.floats("scales") == (0.1, 0.1)
+    for wrong, line in (
+        (lambda: section.int("width", low=6), 2),
+        (lambda: section.int("width", high=4), 2),
+        (lambda: section.float("learning_rate", low=0.5, high=1), 3),
+        (lambda: section.str("policy", choices=("sgdr", "constant")), 4),
+        (lambda: section.int("batch"), 1),
+    ):
+        with pytest.raises(DetectPruneError) as caught:
+            wrong()
+        assert caught.value.line == line
+
+
+def test_text_parses_to_the_same_cfg():
+    cfg = parse_cfg(TEXT)
+    assert parse_cfg(cfg.text()) == cfg
+    assert parse_cfg(cfg.text()).text() == cfg.text()
+
+
+def test_text_parses_to_the_same_cfg_whatever_is_in_it():
+    generator = random.Random(0)
+    alphabet = "abz_=[]#; \t,.-19é\x00\x0b\x85\u2028"
+    for _ in range(300):
+        lines = ["[net]"]
+        for _ in range(generator.randrange(6)):
+            key, value = ("".join(generator.choices(alphabet, k=generator.randint(1, 6))) for _ in "kv")
+            lines.append(generator.choice([f"x{key}={value}", "[route]", f"x={value}"]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CfgWarning)
+            try:
+                cfg = parse_cfg("\n".join(lines))
+            except DetectPruneError:
+                continue
+            assert parse_cfg(cfg.text()) == cfg
+
+
+def test_unknown_keys_are_kept_written_back_and_warned_of_once():
+    with pytest.warns(CfgWarning) as caught:
+        cfg = parse_cfg("[net]\nwidth=32\nfancy=on\n[convolutional]\nfliters=3\n", "x.cfg")
+    (warning,) = caught
+    for part in ("x.cfg", "line 3", "'fancy'", "line 5", "'fliters'", "filters"):
+        assert part in str(warning.message)
+    assert "fancy=on\n" in cfg.text()
+    with pytest.warns(CfgWarning):
+        assert parse_cfg(cfg.text()) == cfg
+
+
+def test_a_second_net_option_does_not_count_but_is_kept():
+    with pytest.warns(CfgWarning, match="line 3: batch stands twice, line 2 counts"):
+        cfg = parse_cfg("[net]\nbatch=1\nbatch=64\n")
+    assert cfg.net.int("batch") == 1
+    assert "batch=64" in cfg.text()
+
+
+def test_anchors_without_a_comma_between_two_are_two():
+    with pytest.warns(CfgWarning, match="line 3: a comma is missing in anchors"):
+        cfg = parse_cfg("[net]\n[yolo]\nanchors = 1,2, 61,45    61,45\n")
+    assert cfg.layers[0].pairs("anchors") == ((1, 2), (61, 45), (61, 45))
+
+
+@pytest.mark.parametrize(
+    "text, line, what",
+    [
+        ("", None, "empty"),
+        ("# only a comment\n", None, "empty"),
+        ("width=3\n[net]\n", 1, "before the first section"),
+        ("[convolutional]\nfilters=1\n", 1, "expected [net]"),
+        ("[net]\n\n[net]\n", 3, "second [net]"),
+        ("[net]\n[convolutionl]\n", 2, "is convolutional meant?"),
+        ("[net]\n[route\n", 2, "section header"),
+        ("[net]\n[Gaussian_yolo]\n", 2, "not supported"),
+        ("[net]\n[crnn]\n", 2, "not supported"),
+        ("[net]\n[contrastive]\n", 2, "not supported"),
+        ("[net]\n[region]\n", 2, "not supported"),
+        ("[net]\nwidth 416\n", 2, "neither"),
+        ("[net]\nwidth=\n", 2, "neither"),
+        ("[net]\n=416\n", 2, "neither"),
+        ("[net]\nwidth=4l6\n", 2, "'4l6' is not a whole number"),
+        ("[net]\nwidth=416.0\n", 2, "not a whole number"),
+        ("[net]\nwidth=" + "9" * 5000 + "\n", 2, "not a whole number"),
+        ("[net]\nwidth=1_000\n", 2, "not a whole number"),
+        ("[net]\nwidth=４１６\n", 2, "not a whole number"),
+        ("[net]\nmomentum=nan\n", 2, "not a number"),
+        ("[net]\nmomentum=1e999\n", 2, "not a number"),
+        ("[net]\nsteps=100,,200\n", 2, "'' is not a whole number"),
+        ("[net]\n[route]\nlayers=-1 61\n", 3, "'-1 61' is not a whole number"),
+        ("[net]\n[yolo]\nclasses=2\nanchors=1,2,3\n", 4, "3 numbers"),
+        ("[net]\n[yolo]\nanchors=1,2,x,4\n", 3, "'x' is not a number"),
+        ("[net]\n[convolutional]\nfilters=1\nsize=3\nfilters=2\n", 5, "line 3 of the same"),
+    ],
+)
+def test_refused(text, line, what):
+    with pytest.raises(DetectPruneError) as caught:
+        parse_cfg(text, "bad.cfg")
+    assert caught.value.line == line
+    assert what in str(caught.value)
+    assert str(caught.value).startswith("bad.cfg:")
+    assert len(str(caught.value)) < 300
+
+
+def test_files(tmp_path):
+    cfg = parse_cfg(TEXT)
+    save_cfg(cfg, tmp_path / "new" / "a.cfg")
+    again = load_cfg(tmp_path / "new" / "a.cfg")
+    assert again == cfg and again.path == tmp_path / "new" / "a.cfg"
+    with pytest.raises(DetectPruneError, match="missing.cfg: no such file; a Darknet cfg was expected"):
+        load_cfg(tmp_path / "missing.cfg")
+    (tmp_path / "binary.cfg").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(DetectPruneError, match="not a text file"):
+        load_cfg(tmp_path / "binary.cfg")
+
+
+def test_another_input_size_leaves_the_cfg_as_it_was():
+    cfg = parse_cfg(TEXT)
+    assert cfg.with_input_size(96, 64).input_size == (96, 64)
+    assert cfg.input_size == (416, 320)
+    assert "width=96\nheight=64\n" in cfg.with_input_size(96, 64).text()
+
+
+@pytest.mark.parametrize("width", [0, -416, 10**9])
+def test_absurd_input_sizes_are_refused(width):
+    with pytest.raises(DetectPruneError, match=":2: width=.*out of range"):
+        _ = parse_cfg(f"[net]\nwidth={width}\nheight=32\n", "x.cfg").input_size

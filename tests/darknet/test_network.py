@@ -1,0 +1,182 @@
+"""The network as a whole."""
+
+import gc
+import warnings
+import weakref
+
+import pytest
+import torch
+
+from detect_prune.darknet import CfgWarning, Darknet, load_cfg, read_weights
+from detect_prune.errors import DetectPruneError
+from detect_prune.resources import packaged_folder
+
+TINY = packaged_folder("cfg") / "yolov4-tiny.cfg"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """yolov4-tiny for 64 x 96 pixels (width, height), with fresh weights."""
+    torch.manual_seed(0)
+    return Darknet(load_cfg(TINY).with_input_size(64, 96)).eval()
+
+
+def test_what_the_network_says_of_itself(tiny):
+    assert tiny.input_size == (64, 96)
+    assert tiny.max_stride == 32
+    assert tiny.num_classes == 80
+    assert len(tiny.layers) == len(tiny.cfg.layers) == 38
+    assert [head.layer for head in tiny.heads] == [30, 37]
+
+
+def test_a_batch_equals_its_pictures_one_by_one(calibrate):
+    net = calibrate(Darknet(load_cfg(TINY).with_input_size(64, 96)))
+    x = torch.rand(3, 3, 96, 64)
+    with torch.no_grad():
+        together = net(x)
+        for index in range(3):
+            for a, b in zip(together, net(x[index : index + 1])):
+                torch.testing.assert_close(a[index : index + 1], b, rtol=1e-4, atol=1e-4)
+
+
+def test_any_multiple_of_the_largest_stride(tiny):
+    for width, height in ((32, 32), (64, 96), (160, 32)):
+        with torch.no_grad():
+            raws = tiny(torch.rand(1, 3, height, width))
+        assert [tuple(raw.shape) for raw in raws] == [
+            (1, 255, height // 32, width // 32),
+            (1, 255, height // 16, width // 16),
+        ]
+
+
+def test_a_size_that_does_not_fit_names_the_route(tiny):
+    with pytest.raises(DetectPruneError, match=r"yolov4-tiny.cfg:\d+: .*different sizes .*multiple of the largest stride"):
+        tiny(torch.rand(1, 3, 96, 70))
+
+
+def test_the_name_of_the_file_changes_nothing(tmp_path, tiny):
+    (tmp_path / "yolov3.cfg").write_text(TINY.read_text())
+    renamed = Darknet(load_cfg(tmp_path / "yolov3.cfg"))
+    assert [head.stride for head in renamed.heads] == [head.stride for head in tiny.heads]
+
+
+def test_maps_are_let_go_after_their_last_reader(tiny):
+    maps = {}
+    alive = []
+
+    def remember(index):
+        def hook(_module, _inputs, output):
+            # An identity route hands its input on; a map is known by the first layer that made it.
+            maps.setdefault(id(output), (index, weakref.ref(output)))
+            alive.append({made for made, ref in maps.values() if ref() is not None and made != index})
+
+        return hook
+
+    hooks = [layer.register_forward_hook(remember(index)) for index, layer in enumerate(tiny.layers)]
+    with torch.no_grad():
+        tiny(torch.rand(1, 3, 96, 64))
+    for hook in hooks:
+        hook.remove()
+    gc.collect()
+    # While layer 20 is made: its input and layer 18, which the block's last route reads; nothing of the blocks before.
+    assert alive[20] <= {18, 19}
+    # While the last convolution runs, only what it reads.
+    assert alive[36] <= {29, 35}
+    assert max(map(len, alive)) <= 5
+
+
+def test_fresh_heads_are_calm(tiny):
+    """Objects are rare at the start, boxes near their anchors, and nothing is nan or extreme."""
+    net = Darknet(load_cfg(TINY).with_input_size(64, 96)).train()
+    for raw in net(torch.rand(4, 3, 96, 64)):
+        boxes = raw.unflatten(1, (3, 85))
+        assert boxes[:, :, 4].sigmoid().mean() < 0.02
+        assert boxes[:, :, :4].abs().max() < 2
+        assert boxes.isfinite().all()
+
+
+def test_fresh_layers_keep_the_scale_of_what_goes_through():
+    """Without batch norm's help (evaluation mode, statistics 0 and 1) activations neither vanish nor explode."""
+    torch.manual_seed(0)
+    net = Darknet(load_cfg(packaged_folder("cfg") / "yolov3-tiny.cfg").with_input_size(64, 64)).eval()
+    scales = []
+    hooks = [layer.register_forward_hook(lambda _m, _i, out: scales.append(out.std().item())) for layer in net.layers]
+    with torch.no_grad():
+        net(torch.randn(2, 3, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    assert all(0.1 < scale < 10 for scale in scales[:15])
+
+
+def test_gradients_reach_every_weight():
+    net = Darknet(load_cfg(TINY).with_input_size(64, 64)).train()
+    sum(raw.square().mean() for raw in net(torch.rand(2, 3, 64, 64))).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert all(p.grad.abs().sum() > 0 for name, p in net.named_parameters() if name.endswith("conv.weight"))
+
+
+def test_channels_last_and_bf16(calibrate):
+    net = calibrate(Darknet(load_cfg(TINY).with_input_size(64, 96)))
+    x = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        plain = net(x)
+        last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+        with torch.autocast("cpu", torch.bfloat16):
+            half = net(x)
+    for a, b, c in zip(plain, last, half):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert c.dtype == torch.float32
+        assert (a - c).abs().mean() < 0.05 * a.abs().mean()
+
+
+def test_traced_network_gives_the_same(tiny):
+    x = torch.rand(1, 3, 96, 64)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch calls its own tracer deprecated
+        traced = torch.jit.trace(tiny, x)
+        other = torch.rand(2, 3, 96, 64)
+        for a, b in zip(traced(other), tiny(other)):
+            torch.testing.assert_close(a, b)
+
+
+# Of the official detection networks these are not built, and say why.
+REFUSED = {
+    "Gaussian_yolov3_BDD.cfg": r"\[Gaussian_yolo\]",
+    "resnet152_trident.cfg": "share_index",
+    "yolov3-tiny_occlusion_track.cfg": r"\[crnn\]",
+    "yolov3-tiny_xnor.cfg": "xnor=1",
+    "yolov4-tiny_contrastive.cfg": r"\[contrastive\]",
+}
+
+
+@pytest.mark.filterwarnings("ignore::detect_prune.darknet.CfgWarning")
+def test_official_networks_load_and_run_or_say_why_not(real_data):
+    ran = 0
+    for path in sorted((real_data / "darknet/cfg").glob("*.cfg")):
+        if path.name in REFUSED or "[region]" in path.read_text():
+            with pytest.raises(DetectPruneError, match=f":[0-9]+: .*{REFUSED.get(path.name, 'region')}.*not supported"):
+                Darknet(load_cfg(path))
+            continue
+        # Weightless: what is tested here is how the layers fit together, and p7 alone has 280 million weights.
+        with torch.device("meta"), torch.no_grad():
+            net = Darknet(load_cfg(path)).eval()
+            side = net.max_stride
+            raws = net(torch.empty(1, 3, side, 2 * side))
+        for raw, head in zip(raws, net.heads, strict=True):
+            channels = len(head.anchors) * (5 + head.classes)
+            assert raw.shape == (1, channels, side // head.stride[1], 2 * side // head.stride[0]), path.name
+        ran += 1
+    assert ran == 26
+
+
+@pytest.mark.parametrize("name", ["yolo-fastest-1.1/yolo-fastest-1.1", "yolov4-tiny/yolov4-tiny"])
+def test_real_weights_run_without_a_warning(name, real_data):
+    """Weights that were read into the wrong places would not keep the activations in bounds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CfgWarning)
+        net = Darknet(load_cfg(real_data / f"weights/{name}.cfg"))
+    read_weights(net, real_data / f"weights/{name}.weights")
+    with torch.no_grad():
+        for raw in net.eval()(torch.rand(1, 3, 96, 96)):
+            assert raw.isfinite().all() and raw.abs().max() < 100
+            assert raw.unflatten(1, (3, 85))[:, :, 4].mean() < -3  # noise holds next to no objects
