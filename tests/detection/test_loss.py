@@ -255,10 +255,10 @@ def test_descent_finds_the_truth(settings):
     heads = make_heads(**settings)
     logits = [torch.zeros(1, *raw.shape[1:], requires_grad=True) for raw in make_raws(1)]
     targets = torch.tensor([[0, 0, 10.0, 12, 95, 90], [0, 1, 30, 30, 41, 43], [0, 2, 100, 60, 128, 96]])
-    optimizer = torch.optim.Adam(logits, lr=0.4)
-    steps = 200
+    optimizer = torch.optim.Adam(logits, lr=0.8)
+    steps = 100
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.4 * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = 0.8 * (1 - step / steps)
         raws = [logit.sigmoid() for logit in logits] if heads[0].new_coords else logits
         loss, parts = YoloLoss(heads)(raws, targets, SIZE)
         optimizer.zero_grad()
