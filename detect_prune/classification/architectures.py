@@ -67,7 +67,8 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
         raise DetectPruneError("no such file; trained weights were expected here", file=path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        # The reader of plain tensors trips over damaged bytes in any of these ways.
         reason = str(error).partition("\n")[0]
         raise DetectPruneError(f"not a checkpoint of plain tensors ({reason})", file=path) from None
     for key in ("state_dict", "model"):
@@ -77,6 +78,8 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
         raise DetectPruneError("holds no state_dict of tensors", file=path)
     state = {name.removeprefix("module."): value for name, value in state.items()}
     own = model.state_dict()
+    # Older checkpoints lack batch norm's count of batches, which plays no part in what the network computes.
+    state = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")} | state
     wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
     wrong += [name for name in state if name not in own]
     if wrong:

@@ -37,7 +37,7 @@ from torch.optim import Optimizer
 
 from detect_prune.pruning.constraints import Constraint, global_ratio
 from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.importance import Importance, make_importance, worths
+from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
 from detect_prune.pruning.schedule import RhoSchedule
 
@@ -101,7 +101,7 @@ class GlobalADMM:
         ratio: float | str | Decimal | None = None,
         *,
         updates: int = 40,
-        importance: str | Importance = "normalised",
+        importance: str | Importance = "lamp",
         floor: float = 0.05,
         rho: float | RhoSchedule | None = None,
         include: Sequence[str] = (),
@@ -126,6 +126,7 @@ class GlobalADMM:
         self._first_residual = 0.0
         self._gradient_square = 0.0
         self._measured = 0
+        self._steps = 0
         self._handles: list[Any] = []
         self._optimizer: Optimizer | None = None
         # float32 even for half-precision weights: U sums up differences that bf16 would round away.
@@ -145,8 +146,12 @@ class GlobalADMM:
     @torch.no_grad()
     def _start(self) -> None:
         """Z = P_S(W): a Z of zeros would pull all weights to zero until the first update."""
-        self.q = worths(self.importance, self.weights)
+        self.q = self._worths()
         self._project(self.weights)
+
+    def _worths(self) -> dict[str, Tensor]:
+        keep = self.constraint.keep_share({name: weight.numel() for name, weight in self.weights.items()})
+        return scaled_worths(self.importance, self.weights, keep)
 
     # ---- the W-step's share
 
@@ -180,6 +185,7 @@ class GlobalADMM:
                 "a fused optimizer under GradScaler gets scaled gradients, to which the penalty can't be added; "
                 "call scaler.unscale_(optimizer) before the step, or leave out fused=True"
             )
+        self._steps += 1
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
             for name, gradient in gradients.items():
@@ -215,11 +221,20 @@ class GlobalADMM:
             self.rho = min(self.rho, self._stable_rho())
 
     def _stable_rho(self) -> float:
+        """Above this, descent on the penalty alone would swing instead of settle."""
         if self._optimizer is None:
             return math.inf
         rate = max(float(group["lr"]) for group in self._optimizer.param_groups)
         largest = max(float(q.max()) for q in self.q.values())
         return self.schedule.stable / (rate * largest) if rate > 0 else math.inf
+
+    def _effective_rho(self) -> float:
+        """Below this, descent on the penalty would hardly move W between two updates."""
+        if self._optimizer is None or "betas" in self._optimizer.defaults:
+            return 0.0
+        group = self._optimizer.param_groups[0]
+        way = float(group["lr"]) / (1 - group.get("momentum", 0.0)) * self._steps / self.done
+        return self.schedule.effective / way if way > 0 else 0.0
 
     @torch.no_grad()
     def penalty(self) -> float:
@@ -282,8 +297,8 @@ class GlobalADMM:
         grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.residuals.worst)
         if self.schedule.most > 1:
             old = self.q
-            self.q = worths(self.importance, self.weights)
-            self.rho = max(self.rho, min(grown, self._stable_rho()))
+            self.q = self._worths()
+            self.rho = max(self.rho, min(max(grown, self._effective_rho()), self._stable_rho()))
             # rho * q * u, the multiplier itself, stays what it was.
             for name, u in self.u.items():
                 u.mul_(old[name] / self.q[name] * (before / self.rho))
@@ -320,6 +335,7 @@ class GlobalADMM:
             "first_residual": self._first_residual,
             "gradient_square": self._gradient_square,
             "measured": self._measured,
+            "steps": self._steps,
             "importance": self.importance.state_dict(),
         }
 
@@ -341,6 +357,7 @@ class GlobalADMM:
         self.rho, self.done = state["rho"], state["done"]
         self._first_residual = state["first_residual"]
         self._gradient_square, self._measured = state["gradient_square"], state["measured"]
+        self._steps = state["steps"]
         self.importance.load_state_dict(state["importance"])
 
 
@@ -362,21 +379,21 @@ def _residuals(
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, admm: GlobalADMM | None = None) -> list[dict[str, Any]]:
-    """Groups for an optimizer: decay for weights only (never a bias, a scale or a shift), and none for weights that
-    ADMM holds.
+    """Groups for an optimizer: weight decay for weights only, never for a bias, a scale or a shift.
 
-    Decay pulls the weights that stay away from Z while the penalty pulls them back. Always three groups in the same
-    order, so that the state of an optimizer fits whether `admm` is given or not.
+    Args:
+        admm: where given, the weights that it holds get no decay either: decay pulls the weights that stay away from Z
+            while the penalty pulls them back.
+
+    Returns:
+        Three groups: weights with decay, weights that ADMM holds, all one-dimensional parameters.
     """
     held = {id(weight) for weight in admm.weights.values()} if admm is not None else set()
-    prunable = {id(weight) for weight in prunable_weights(model).values()}
-    groups: list[list[nn.Parameter]] = [[], [], []]
+    decayed, free, vectors = [], [], []
     for parameter in model.parameters():
-        groups[0 if id(parameter) in prunable and parameter.dim() > 1 else 1 if parameter.dim() > 1 else 2].append(
-            parameter
-        )
+        (free if id(parameter) in held else decayed if parameter.dim() > 1 else vectors).append(parameter)
     return [
-        {"params": groups[0], "weight_decay": 0.0 if held else weight_decay},
-        {"params": groups[1], "weight_decay": weight_decay},
-        {"params": groups[2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},
     ]

@@ -7,7 +7,7 @@ All of them answer for the norm sum q v^2 of the penalty, so the worth q is hand
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -17,6 +17,14 @@ from detect_prune.pruning.selection import Items, Selection, select
 
 class Constraint(Protocol):
     """A set S of networks, such that the nearest point of S keeps some weights as they are and zeroes the others."""
+
+    def keep_share(self, sizes: Mapping[str, int]) -> float:
+        """About which share of all weights stays, 0..1.
+
+        Args:
+            sizes: name -> number of weights.
+        """
+        ...
 
     def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
         """Chooses the support of the nearest point of S.
@@ -48,6 +56,10 @@ class GlobalBudget:
         self.costs = dict(costs or {})
         self.floor = floor
 
+    def keep_share(self, sizes: Mapping[str, int]) -> float:
+        """See Constraint: the share of the dense cost that the budget pays for."""
+        return min(1.0, self.budget / sum(size * self.costs.get(name, 1.0) for name, size in sizes.items()))
+
     def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
         """See Constraint.
 
@@ -73,21 +85,30 @@ class LayerwiseRatio:
             {name: as_ratio(r) for name, r in ratio.items()} if isinstance(ratio, Mapping) else as_ratio(ratio)
         )
 
+    def keep_share(self, sizes: Mapping[str, int]) -> float:
+        """See Constraint."""
+        self._check(sizes)
+        kept = sum(keep_count(size, self._ratio(name)) for name, size in sizes.items())
+        return kept / sum(sizes.values())
+
+    def _check(self, layers: Mapping[str, Any]) -> None:
+        if isinstance(self.ratios, dict) and self.ratios.keys() != layers.keys():
+            wrong = sorted(self.ratios.keys() ^ layers.keys())
+            raise ValueError(f"layer-wise ratios must name every pruned layer and no other; see {', '.join(wrong)}")
+
+    def _ratio(self, name: str) -> Decimal:
+        return self.ratios[name] if isinstance(self.ratios, dict) else self.ratios
+
     def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
         """See Constraint.
 
         Raises:
             ValueError: the dictionary of ratios does not name just the layers there are.
         """
-        if isinstance(self.ratios, dict) and self.ratios.keys() != values.keys():
-            wrong = sorted(self.ratios.keys() ^ values.keys())
-            raise ValueError(
-                f"layer-wise ratios must name each layer that is pruned and no other; see {', '.join(wrong)}"
-            )
+        self._check(values)
         masks = []
         for name, value in values.items():
-            ratio = self.ratios[name] if isinstance(self.ratios, dict) else self.ratios
-            masks += select([Items(value, worth[name])], keep_count(value.numel(), ratio)).masks
+            masks += select([Items(value, worth[name])], keep_count(value.numel(), self._ratio(name))).masks
         return Selection(masks, [])
 
 

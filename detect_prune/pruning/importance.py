@@ -5,13 +5,14 @@ would then rank its weights 100 times higher, so raw is a choice and not the def
 ranking after such a scaling.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from detect_prune.pruning.selection import flat
+from detect_prune.pruning.selection import Items, flat, select
 
 
 class Importance(Protocol):
@@ -23,8 +24,12 @@ class Importance(Protocol):
         """Sees the loss gradient of one layer at one step, before the penalty is added."""
         ...
 
-    def worth(self, name: str, weight: Tensor) -> Tensor:
-        """q > 0 of one layer: 0-dimensional, or of the shape of the weight."""
+    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+        """q > 0 for each layer, 0-dimensional or of the shape of its weight.
+
+        Args:
+            keep: share of all weights that is going to stay.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -40,8 +45,8 @@ class Raw:
     def observe(self, name: str, gradient: Tensor) -> None:
         raise NotImplementedError("this importance needs no gradients")
 
-    def worth(self, name: str, weight: Tensor) -> Tensor:
-        return torch.ones((), device=weight.device)
+    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+        return {name: torch.ones((), device=weight.device) for name, weight in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -54,22 +59,37 @@ class Raw:
 class Normalised(Raw):
     """q = 1 / mean(w^2) of the layer: magnitude relative to the layer's own."""
 
-    def worth(self, name: str, weight: Tensor) -> Tensor:
-        return 1 / weight.square().mean().clamp(min=_TINY)
+    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+        return {name: 1 / weight.square().mean().clamp(min=_TINY) for name, weight in weights.items()}
 
 
 class Lamp(Raw):
-    """q = 1 / sum of the not smaller w^2 of the layer (Lee et al. 2021, "Layer-adaptive sparsity", equation 5, arXiv
-    2010.07611).
+    """LAMP's ranking: w^2 / sum of the not smaller w^2 of its layer (Lee et al. 2021, arXiv 2010.07611, equation 5).
 
-    Equal weights are told apart by their position, so the largest score of each layer is exactly 1.
+    Taken literally, q would be many times larger for the weights that stay than for those that go, and the penalty
+    would tie
+    them to Z and keep them from learning. Inside a layer LAMP ranks as magnitude does; only how many weights each
+    layer keeps is
+    its own. So q is one number a layer, chosen so that the projection of W is the same as with LAMP's own scores: the
+    common threshold over the square of the weight at which the layer is cut. Where a layer has lost more than the
+    others, those that are
+    left are a larger part of it and rise in the ranking: no layer dies.
     """
 
-    def worth(self, name: str, weight: Tensor) -> Tensor:
-        ordered, order = flat(weight.square()).sort(descending=True, stable=True)
-        sums = ordered.double().cumsum(0).clamp_(min=_TINY)
-        q = torch.empty_like(weight)
-        flat(q)[order] = (1 / sums).to(q.dtype)
+    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+        squares = [
+            flat(weight).double().square().sort(descending=True).values.clamp_(min=_TINY) for weight in weights.values()
+        ]
+        scores = [Items(square / square.cumsum(0), torch.ones(())) for square in squares]
+        budget = max(1, round(keep * sum(map(len, scores))))
+        q = {}
+        for name, square, mask in zip(weights, squares, select(scores, budget).masks):
+            # The scores fall with the squares, so the mask is a run of `kept` ones.
+            kept = int(mask.count_nonzero())
+            inner, outer = square[max(kept - 1, 0)], square[min(kept, len(square) - 1)]
+            # Anything between the last that stays and the first that goes cuts here; a layer of one size must not cut
+            # at 0.
+            q[name] = (1 / (inner * outer.clamp(min=1e-6 * inner)).sqrt()).float()
         return q
 
 
@@ -100,14 +120,15 @@ class Fisher:
             self._mean[name] = square * (1 - self.decay)
         self._steps[name] = self._steps.get(name, 0) + 1
 
-    def worth(self, name: str, weight: Tensor) -> Tensor:
-        """Raises ValueError where no gradient has been seen yet."""
-        if name not in self._mean:
+    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+        """See Importance; raises ValueError where no gradient of a layer has been seen yet."""
+        unseen = [name for name in weights if name not in self._mean]
+        if unseen:
             raise ValueError(
-                f"the Fisher importance of {name} needs gradients: attach it to an optimizer and train first"
+                f"the Fisher importance of {', '.join(unseen)} needs gradients: attach an optimizer and take steps"
             )
-        q = self._mean[name] / (1 - self.decay ** self._steps[name])
-        return (q + self.damping * q.mean()).clamp_(min=_TINY)
+        q = {name: self._mean[name] / (1 - self.decay ** self._steps[name]) for name in weights}
+        return {name: (value + self.damping * value.mean()).clamp_(min=_TINY) for name, value in q.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": dict(self._mean), "steps": dict(self._steps)}
@@ -141,18 +162,23 @@ def make_importance(kind: "str | Importance") -> Importance:
 
 
 @torch.no_grad()
-def worths(importance: Importance, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def scaled_worths(importance: Importance, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
     """q for all layers, scaled by one number so that sum q w^2 = sum w^2.
 
     With this scale rho means the same for every importance: a penalty of rho/2 times the plain squared length of all
-    weights would remove them all.
+    weights
+    would remove them all.
+
+    Args:
+        keep: share of all weights that is going to stay.
+
+    Raises:
+        ValueError: the weights are all zero or not finite.
     """
-    q = {name: importance.worth(name, weight.detach()) for name, weight in weights.items()}
-    plain = weighted = 0.0
-    for name, weight in weights.items():
-        square = weight.detach().square()
-        plain += float(square.sum())
-        weighted += float((square * q[name]).sum())
-    if not 0 < weighted < float("inf"):
+    values = {name: weight.detach() for name, weight in weights.items()}
+    q = importance.worths(values, keep)
+    plain = sum(float(value.square().sum()) for value in values.values())
+    weighted = sum(float((value.square() * q[name]).sum()) for name, value in values.items())
+    if not (0 < plain < math.inf and 0 < weighted < math.inf):
         raise ValueError("all prunable weights are zero, or some are not finite: their worth can't be told")
     return {name: value.mul_(plain / weighted) for name, value in q.items()}

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from detect_prune.pruning.constraints import Constraint, global_ratio
 from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.importance import make_importance, worths
+from detect_prune.pruning.importance import make_importance, scaled_worths
 
 
 class Masks:
@@ -185,5 +185,6 @@ def magnitude_masks(
     if constraint is None:
         constraint = global_ratio([weight.numel() for weight in weights.values()], ratio, floor)
     values = {name: weight.detach() for name, weight in weights.items()}
-    selection = constraint.project(values, worths(make_importance(importance), weights))
+    keep = constraint.keep_share({name: value.numel() for name, value in values.items()})
+    selection = constraint.project(values, scaled_worths(make_importance(importance), values, keep))
     return Masks(weights, dict(zip(weights, selection.masks)))

@@ -8,7 +8,9 @@ from detect_prune.pruning import GlobalBudget, LayerwiseRatio, magnitude_masks
 
 def problem(seed):
     generator = torch.Generator().manual_seed(seed)
-    values = {name: torch.randn(30, generator=generator) * scale for name, scale in (("a", 1.0), ("b", 0.1), ("c", 3.0))}
+    values = {
+        name: torch.randn(30, generator=generator) * scale for name, scale in (("a", 1.0), ("b", 0.1), ("c", 3.0))
+    }
     worth = {name: torch.rand(30, generator=generator) + 0.01 for name in values}
     return values, worth, generator
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detect_prune.pruning import Fisher, GlobalADMM, Lamp, Normalised, Raw, magnitude_masks
-from detect_prune.pruning.importance import make_importance, worths
+from detect_prune.pruning import Fisher, GlobalADMM, Normalised, Raw, magnitude_masks
+from detect_prune.pruning.importance import make_importance, scaled_worths
 
 
 class Small(nn.Module):
@@ -59,7 +59,8 @@ def admm_mask(model, importance):
 def test_scaling_a_convolution_before_batch_norm_changes_nothing(importance):
     one, ten = scaled_pair()
     first, second = admm_mask(one, importance), admm_mask(ten, importance)
-    # A gradient is a sum in floating point; where two weights are worth the same to the last bits, their order may turn.
+    # A gradient is a sum in floating point; where two weights are worth the same to the last bits, their order may
+    # turn.
     assert int((first != second).sum()) <= (2 if importance and "fisher" in importance else 0)
 
 
@@ -71,19 +72,33 @@ def test_raw_magnitude_is_the_one_that_changes():
 @pytest.mark.parametrize("importance", ["raw", "normalised", "lamp"])
 def test_worth_keeps_the_length_of_the_weights(importance):
     model = Small()
-    weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
-    q = worths(make_importance(importance), weights)
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1}
+    q = scaled_worths(make_importance(importance), weights, 0.2)
     plain = sum(float(w.square().sum()) for w in weights.values())
     assert sum(float((q[name] * w.square()).sum()) for name, w in weights.items()) == pytest.approx(plain, rel=1e-4)
 
 
 def test_definitions():
-    weight = torch.tensor([[3.0, -1.0], [2.0, 2.0]])
-    assert float(Raw().worth("w", weight)) == 1
-    assert float(Normalised().worth("w", weight)) == pytest.approx(4 / 18)
-    torch.testing.assert_close(Lamp().worth("w", weight), torch.tensor([[1 / 9, 1 / 18], [1 / 13, 1 / 17]]))
-    scores = weight.square() * Lamp().worth("w", weight)
-    assert float(scores.max()) == pytest.approx(1)
+    weight = {"w": torch.tensor([[3.0, -1.0], [2.0, 2.0]])}
+    assert float(Raw().worths(weight, 0.5)["w"]) == 1
+    assert float(Normalised().worths(weight, 0.5)["w"]) == pytest.approx(4 / 18)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.9, 0.99])
+def test_lamp_keeps_what_its_paper_keeps(ratio):
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 30), nn.Linear(30, 2))
+    scores = []
+    for layer, scale in zip(model, (0.01, 1.0, 30.0)):
+        with torch.no_grad():
+            layer.weight.copy_(scale * torch.randn(layer.weight.shape, generator=generator) ** 3)
+        squares = layer.weight.detach().double().square().flatten()
+        scores.append(squares / torch.stack([squares[squares >= square].sum() for square in squares]))
+    masks = magnitude_masks(model, ratio, importance="lamp")
+    kept = torch.cat([masks[name].flatten() for name in masks])
+    expected = torch.zeros(len(kept), dtype=torch.bool)
+    expected[torch.cat(scores).topk(masks.n_kept).indices] = True
+    assert torch.equal(kept, expected)
 
 
 def test_fisher_is_the_running_mean_of_squares():
@@ -97,12 +112,14 @@ def test_fisher_is_the_running_mean_of_squares():
             fisher.observe("w", gradient)
         share = torch.tensor([0.1 * 0.9 ** (29 - i) for i in range(30)])
         expected = sum(s * w for s, w in zip(squares, share)) / share.sum()
-        torch.testing.assert_close(fisher.worth("w", torch.ones(3, 4)), expected)
+        torch.testing.assert_close(fisher.worths({"w": torch.ones(3, 4)}, 0.5)["w"], expected)
         other = Fisher(per_layer=per_layer, decay=0.9, damping=0.0)
         other.load_state_dict(fisher.state_dict())
-        assert torch.equal(other.worth("w", torch.ones(3, 4)), fisher.worth("w", torch.ones(3, 4)))
+        assert torch.equal(
+            other.worths({"w": torch.ones(3, 4)}, 0.5)["w"], fisher.worths({"w": torch.ones(3, 4)}, 0.5)["w"]
+        )
     with pytest.raises(ValueError, match="gradients"):
-        Fisher().worth("w", weight=torch.ones(2))
+        Fisher().worths({"w": torch.ones(2)}, 0.5)
 
 
 def test_unknown_names_are_refused():

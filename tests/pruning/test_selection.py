@@ -58,7 +58,12 @@ def test_ties_go_to_the_first(route):
 
 def test_tiny_weights_are_no_ties():
     """The square of 1e-30 is zero in float32; its place in the order must not depend on that."""
-    assert taken([Items(torch.tensor([1e-30, 2e-30, 3e-30, 0.0]), torch.tensor(1.0))], 2).tolist() == [False, True, True, False]
+    assert taken([Items(torch.tensor([1e-30, 2e-30, 3e-30, 0.0]), torch.tensor(1.0))], 2).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
