@@ -67,7 +67,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
         raise DetectPruneError("no such file; trained weights were expected here", file=path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
         # The reader of plain tensors trips over damaged bytes in any of these ways.
         reason = str(error).partition("\n")[0]
         raise DetectPruneError(f"not a checkpoint of plain tensors ({reason})", file=path) from None

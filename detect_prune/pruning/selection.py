@@ -135,94 +135,117 @@ def _take(layers: Sequence[Items], budget: float) -> list[Tensor]:
     return masks
 
 
-@dataclass(frozen=True)
-class _Above:
-    """How many items score more than a value, and at least as much, and what they cost."""
-
-    n_more: int
-    n_least: int
-    cost_more: float
-    cost_least: float
-
-
 def _threshold(layers: Sequence[Items], budget: float) -> tuple[float, float]:
     """The score at which the budget runs out, and what is left of it for the items of just this score."""
-    everything = sum(len(layer) for layer in layers)
-    dearest = sum(len(layer) * layer.cost for layer in layers)
-    # The threshold lies strictly between the two; all above `low` is too dear, all from `high` on can be paid for.
-    low, below = -1.0, _Above(everything, everything, dearest, dearest)
-    high, above = math.inf, _Above(0, 0, 0, 0)
-    while below.n_more - above.n_least > _SORTABLE:
-        share = (budget - above.cost_least) / (below.cost_more - above.cost_least)
-        pivots = _bracket(layers, low, high, below.n_more - above.n_least, share)
+    # The threshold is at least `low` and below `high`: all from `low` on costs too much, all from `high` on does not.
+    low, high = 0.0, math.inf
+    n_low, n_high, cost_high = sum(len(layer) for layer in layers), 0, 0.0
+    cost_low = sum(len(layer) * layer.cost for layer in layers)
+    found = None
+    while found is None and n_low - n_high > _SORTABLE:
+        share = (budget - cost_high) / (cost_low - cost_high)
+        pivots = _bracket(layers, low, high, n_low - n_high, share)
         if not pivots:
             break
-        for pivot, counted in zip(pivots, _count(layers, pivots)):
-            if counted.cost_more > budget:
-                low, below = max((low, below), (pivot, counted), key=lambda end: end[0])
-            elif counted.cost_least > budget:
-                return pivot, budget - counted.cost_more
-            else:
-                high, above = min((high, above), (pivot, counted), key=lambda end: end[0])
-    scores, costs = _gather(layers, low, high)
-    spent = above.cost_least + costs.cumsum(0)
-    first = int((spent <= budget).count_nonzero())
+        lower, upper = pivots
+        counted = _scan(layers, lower, upper)
+        if counted.cost_lower <= budget:
+            high, n_high, cost_high = lower, counted.n_lower, counted.cost_lower
+        elif counted.cost_upper > budget:
+            low, n_low, cost_low = upper, counted.n_upper, counted.cost_upper
+        else:
+            low, n_low, cost_low = lower, counted.n_lower, counted.cost_lower
+            high, n_high, cost_high = upper, counted.n_upper, counted.cost_upper
+            found = counted.between
+        if high <= _next(low, layers):  # only ties are left, however many
+            return low, budget - cost_high
+    scores, costs = found or _gather(layers, low, high)
+    scores, order = scores.sort(descending=True)
+    costs = costs[order]
+    first = int((cost_high + costs.cumsum(0) <= budget).count_nonzero())
     if first == len(scores):
         raise ValueError("a score is not a number: there are weights or worths that are NaN or infinite")
     threshold = float(scores[first])
-    return threshold, budget - above.cost_least - float(costs[scores > threshold].sum())
+    return threshold, budget - cost_high - float(costs[scores > threshold].sum())
 
 
-def _bracket(layers: Sequence[Items], low: float, high: float, inside: int, share: float) -> list[float]:
-    """Two scores, strictly between `low` and `high`, that enclose the wanted one unless the sample is unlucky.
+def _next(score: float, layers: Sequence[Items]) -> float:
+    """The next larger number that a score can be."""
+    value = torch.tensor(score, dtype=layers[0].values.dtype)
+    return float(value.nextafter(torch.full_like(value, math.inf)))
+
+
+def _bracket(layers: Sequence[Items], low: float, high: float, inside: int, share: float) -> tuple[float, float] | None:
+    """Two scores, above `low` and below `high`, that enclose the wanted one unless the sample is unlucky.
 
     Args:
-        inside: number of scores between `low` and `high`.
+        inside: number of scores from `low` to below `high`.
         share: the part of their cost that lies above the wanted score.
     """
     # An odd step, since sizes of kernels and channels are mostly even: the sample must not see one column only.
     step = max(1, inside // _SAMPLE) | 1
     scores, costs = _gather([layer.thinned(step) for layer in layers], low, high)
     if not len(scores):
-        return []
-    spent = costs.cumsum(0)
+        return None
+    scores, order = scores.sort(descending=True)
+    spent = costs[order].cumsum(0)
     middle = int((spent < share * spent[-1]).count_nonzero())
     margin = 2 * math.isqrt(len(scores)) + 1  # four standard deviations of a sample's median
-    ends = (max(middle - margin, 0), min(middle + margin, len(scores) - 1))
-    return [float(scores[end]) for end in ends]
+    upper, lower = (float(scores[i]) for i in (max(middle - margin, 0), min(middle + margin, len(scores) - 1)))
+    # Never `low` itself, or a mass of ties there would be met again and again; and something must lie between the two.
+    lower = max(lower, _next(low, layers))
+    return lower, max(upper, _next(lower, layers))
 
 
 def _gather(layers: Sequence[Items], low: float, high: float) -> tuple[Tensor, Tensor]:
-    """(n,) scores strictly between `low` and `high`, highest first, and (n,) float64 what each item costs."""
+    """(n,) scores from `low` to below `high`, and (n,) float64 what each item costs."""
     scores, costs = [], []
     for layer in layers:
         for chunk in layer.scores():
-            found = chunk[(chunk > low) & (chunk < high)]
+            found = chunk[(chunk >= low) & (chunk < high)]
             scores.append(found)
             costs.append(torch.full_like(found, layer.cost, dtype=torch.float64))
-    ordered, order = torch.cat(scores).sort(descending=True)
-    return ordered, torch.cat(costs)[order]
+    return torch.cat(scores), torch.cat(costs)
 
 
-def _count(layers: Sequence[Items], pivots: Sequence[float]) -> list[_Above]:
-    """Counts and prices what lies above each pivot, in one pass."""
-    counts = []  # (layers, pivots, 2), fetched once: every `int(tensor)` would wait for the device
+@dataclass(frozen=True)
+class _Counted:
+    """What one pass found: number and cost of the items from a lower and from an upper score on."""
+
+    n_lower: int
+    cost_lower: float
+    n_upper: int
+    cost_upper: float
+    between: tuple[Tensor, Tensor] | None
+    """Scores and costs from lower to below upper, as _gather gives them; None if there are too many to keep."""
+
+
+def _scan(layers: Sequence[Items], lower: float, upper: float) -> _Counted:
+    """Counts both ends of a bracket and gathers what lies between, in one pass."""
+    n_lower = n_upper = 0
+    cost_lower = cost_upper = 0.0
+    scores, costs = [], []
+    room = 8 * _SORTABLE
     for layer in layers:
-        zero = torch.zeros((), dtype=torch.int64, device=layer.values.device)
-        totals = [[zero, zero] for _ in pivots]
+        n_above = torch.zeros((), dtype=torch.int64, device=layer.values.device)
+        n_between = 0
         for chunk in layer.scores():
-            totals = [
-                [more + (chunk > pivot).count_nonzero(), least + (chunk >= pivot).count_nonzero()]
-                for pivot, (more, least) in zip(pivots, totals)
-            ]
-        counts.append(torch.stack([torch.stack(pair) for pair in totals]))
-    table = torch.stack([count.cpu() for count in counts]).tolist()
-    return [
-        _Above(
-            sum(row[i][0] for row in table),
-            sum(row[i][1] for row in table),
-            sum(row[i][0] * layer.cost for row, layer in zip(table, layers)),
-            sum(row[i][1] * layer.cost for row, layer in zip(table, layers)),
-        )
-        for i in range(len(pivots))
-    ]
+            above = chunk >= upper
+            n_above += above.count_nonzero()
+            inside = (chunk >= lower).logical_and_(above.logical_not_())
+            if room >= 0:
+                found = chunk[inside]
+                n_between += len(found)
+                room -= len(found)
+                scores.append(found)
+                costs.append(torch.full_like(found, layer.cost, dtype=torch.float64))
+            else:
+                n_between += int(inside.count_nonzero())
+                scores.clear()
+                costs.clear()
+        n_upper += int(n_above)
+        n_lower += int(n_above) + n_between
+        cost_upper += int(n_above) * layer.cost
+        cost_lower += (int(n_above) + n_between) * layer.cost
+    between = (torch.cat(scores), torch.cat(costs)) if room >= 0 else None
+    return _Counted(n_lower, cost_lower, n_upper, cost_upper, between)

@@ -76,7 +76,7 @@ def test_wrong_files_are_refused_with_their_name(tmp_path):
     torch.save(model.state_dict(), cut)
     cut.write_bytes(cut.read_bytes()[:5000])
     code = tmp_path / "code.th"
-    code.write_bytes(pickle.dumps(print))
+    code.write_bytes(pickle.dumps(print, protocol=2))
     for path in (text, cut, code):
         with pytest.raises(DetectPruneError, match=f"{path.name}.*not a checkpoint"):
             load_pretrained(model, path)

@@ -1,0 +1,27 @@
+"""How rho grows, on paper."""
+
+import pytest
+
+from detect_prune.pruning import RhoSchedule
+
+
+@pytest.mark.parametrize("updates, stages", [(40, 20), (30, 20), (36, 7), (5, 20), (1, 20)])
+def test_stages_divide_the_updates_evenly(updates, stages):
+    schedule = RhoSchedule(stages=stages)
+    ends = [done for done in range(1, updates + 1) if schedule.ends_stage(done, updates)]
+    lengths = [b - a for a, b in zip([0, *ends], [*ends, updates])]
+    assert len(lengths) == min(stages, updates) and max(lengths) - min(lengths) <= 1
+
+
+def test_growth_answers_to_the_residual():
+    schedule = RhoSchedule(least=1.0, most=3.0, goal=0.02)
+    assert schedule.growth(20, 40, first=0.9, now=0.9) > 1
+    assert schedule.growth(20, 40, first=0.9, now=0.01) == 1
+    assert schedule.growth(40, 40, first=0.9, now=0.9) == 3
+    assert schedule.growth(40, 40, first=0.9, now=0.03) == pytest.approx(1.5)
+
+
+def test_bad_schedules_are_refused():
+    for name, value in (("start", 0.0), ("goal", 0.0), ("stages", 0), ("least", 0.5), ("most", 0.9)):
+        with pytest.raises(ValueError):
+            RhoSchedule(**{name: value})
