@@ -18,7 +18,9 @@ MAY_CHANGE = {"device", "workers", "save_every", "resume"}
 """Options that a resumed run may be given anew: they change where it runs, not what it computes."""
 
 
-def run_command(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+def run_command(
+    main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> int:
     """Parses, runs, and turns what a user can cause into one sentence on standard error and an exit status.
 
     Returns:
@@ -62,7 +64,9 @@ def removal_ratio(text: str) -> float:
     try:
         value = Decimal(text)
     except InvalidOperation:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number; a removal ratio such as 0.8 was expected") from None
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a number; a removal ratio such as 0.8 was expected"
+        ) from None
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"a removal ratio lies above 0 and below 1, and {text} does not")
     return float(value)
@@ -75,7 +79,9 @@ def positive(kind: type) -> Callable[[str], Any]:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole number' if kind is int else 'a number'}") from None
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not {'a whole number' if kind is int else 'a number'}"
+            ) from None
         if not value > 0 or value == float("inf"):
             raise argparse.ArgumentTypeError(f"a number above 0 was expected, not {text}")
         return value
@@ -96,11 +102,15 @@ def not_negative(text: str) -> int:
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", metavar="FILE", help="Darknet cfg: a path, or a name such as yolov4.cfg")
-    parser.add_argument("--weights", metavar="FILE", help="its .weights file (default: weights/<cfg name>.weights if the data is real)")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="its .weights file (default: weights/<cfg name>.weights if the data is real)"
+    )
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set")
+    parser.add_argument(
+        "--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set"
+    )
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data, instead of the descriptor's path")
     parser.add_argument("--imgsz", type=positive(int), help="input width and height in pixels (default: the cfg's)")
     parser.add_argument("--batch", type=positive(int), help="pictures a step")
@@ -111,11 +121,19 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser, project: str) -> None:
     parser.add_argument("--lr", type=positive(float), help="learning rate of every phase, instead of the recipe's")
     parser.add_argument("--seed", type=not_negative, default=None, help="of everything random (default 0)")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="auto: the fastest by a timed step (default)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), help="auto: the fastest by a timed step (default)"
+    )
     parser.add_argument("--name", help="name of the run's folder")
     parser.add_argument("--project", default=None, help=f"where runs are kept (default {project})")
     parser.add_argument("--save-every", type=positive(float), metavar="MINUTES", help="between checkpoints (default 3)")
-    parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help="go on with the run in DIR, or with the newest unfinished one")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="go on with the run in DIR, or with the newest unfinished one",
+    )
 
 
 def choose_device(name: str | None) -> str:
@@ -173,7 +191,9 @@ def resume_plan(command: str, args: argparse.Namespace, project: Path) -> Path:
         if name in MAY_CHANGE and given is not None:
             continue
         if given is not None and given != value:
-            raise DetectPruneError(f"the run was started with --{name.replace('_', '-')} {value}, and {given} was given now", file=folder)
+            raise DetectPruneError(
+                f"the run was started with --{name.replace('_', '-')} {value}, and {given} was given now", file=folder
+            )
         setattr(args, name, value)
     return folder
 
@@ -181,6 +201,9 @@ def resume_plan(command: str, args: argparse.Namespace, project: Path) -> Path:
 def _newest_unfinished(command: str, project: Path) -> Path:
     plans = sorted(project.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in plans:
-        if not (path.parent / "metrics.json").exists() and json.loads(read_text(path, "plan of a run"))["command"] == command:
+        if (
+            not (path.parent / "metrics.json").exists()
+            and json.loads(read_text(path, "plan of a run"))["command"] == command
+        ):
             return path.parent
     raise DetectPruneError("there is no unfinished run to go on with; name its folder: --resume DIR", file=project)

@@ -13,15 +13,27 @@ PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=prog or "detect-prune detect", description="Finds objects in pictures and draws them.")
+    made = argparse.ArgumentParser(
+        prog=prog or "detect-prune detect", description="Finds objects in pictures and draws them."
+    )
     common.add_network_options(made)
     made.add_argument("source", help="a picture, a folder, or a pattern such as 'photos/*.jpg'")
-    made.add_argument("--names", metavar="FILE", help="class names, one a line (default: those of COCO or VOC, if their number fits)")
-    made.add_argument("--imgsz", type=common.positive(int), help="input width and height in pixels (default: the cfg's)")
-    made.add_argument("--score", type=common.positive(float), default=0.25, help="lowest score that is shown (default 0.25)")
-    made.add_argument("--nms-iou", type=common.positive(float), default=0.45, help="IoU threshold of the suppression (default 0.45)")
+    made.add_argument(
+        "--names", metavar="FILE", help="class names, one a line (default: those of COCO or VOC, if their number fits)"
+    )
+    made.add_argument(
+        "--imgsz", type=common.positive(int), help="input width and height in pixels (default: the cfg's)"
+    )
+    made.add_argument(
+        "--score", type=common.positive(float), default=0.25, help="lowest score that is shown (default 0.25)"
+    )
+    made.add_argument(
+        "--nms-iou", type=common.positive(float), default=0.45, help="IoU threshold of the suppression (default 0.45)"
+    )
     made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the GPU if there is one)")
-    made.add_argument("--out", default="runs/detect", metavar="DIR", help="where the drawn pictures go (default runs/detect)")
+    made.add_argument(
+        "--out", default="runs/detect", metavar="DIR", help="where the drawn pictures go (default runs/detect)"
+    )
     return made
 
 
@@ -54,13 +66,18 @@ def _detect(args: argparse.Namespace) -> None:
                 counts += len(found)
                 save_picture(out / f"{path.stem}.jpg", draw_boxes(picture, found, model.names))
                 rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist())
-                lines = [f"{model.names[label]}\t{score:.4f}\t" + "\t".join(f"{side:.1f}" for side in box) for label, score, box in rows]
+                lines = [
+                    f"{model.names[label]}\t{score:.4f}\t" + "\t".join(f"{side:.1f}" for side in box)
+                    for label, score, box in rows
+                ]
                 write_text(out / f"{path.stem}.txt", "".join(f"{line}\n" for line in lines))
             progress.step(objects=counts)
     seconds = time.perf_counter() - start
     for reason in skipped:
         print(f"skipped: {reason}")
-    print(f"{counts} objects in {len(files) - len(skipped)} pictures, {len(files) / seconds:.1f} pictures a second; drawn in {out}")
+    print(
+        f"{counts} objects in {len(files) - len(skipped)} pictures, {len(files) / seconds:.1f} pictures a second; drawn in {out}"
+    )
     if len(skipped) == len(files):
         raise DetectPruneError("none of the pictures could be read", file=args.source)
 
@@ -77,5 +94,7 @@ def find_pictures(source: str) -> list[Path]:
     found = path.iterdir() if path.is_dir() else (Path(name) for name in glob.glob(source, recursive=True))
     files = sorted(file for file in found if file.is_file() and file.suffix.lower() in PICTURES)
     if not files:
-        raise DetectPruneError(f"no pictures here; files ending in {', '.join(sorted(PICTURES))} were expected", file=source)
+        raise DetectPruneError(
+            f"no pictures here; files ending in {', '.join(sorted(PICTURES))} were expected", file=source
+        )
     return files

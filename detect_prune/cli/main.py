@@ -23,7 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
-    text = "usage: detect-prune COMMAND [options]\n\n" + "\n".join(lines) + "\n\n'detect-prune COMMAND --help' lists a command's options"
+    text = (
+        "usage: detect-prune COMMAND [options]\n\n"
+        + "\n".join(lines)
+        + "\n\n'detect-prune COMMAND --help' lists a command's options"
+    )
     asked = bool(argv) and argv[0] in ("-h", "--help")
-    print(text if asked or not argv else f"unknown command '{argv[0]}'\n{text}", file=sys.stdout if asked else sys.stderr)
+    print(
+        text if asked or not argv else f"unknown command '{argv[0]}'\n{text}", file=sys.stdout if asked else sys.stderr
+    )
     return 0 if asked else 2

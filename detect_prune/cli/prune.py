@@ -16,16 +16,28 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         epilog="Without real data the built-in sample set is used, and a dense network is trained on it first.",
     )
     common.add_network_options(made)
-    made.add_argument("--model", choices=("lenet5", "resnet20", "resnet32", "resnet44", "resnet56"), help="a classifier instead of --cfg")
+    made.add_argument(
+        "--model",
+        choices=("lenet5", "resnet20", "resnet32", "resnet44", "resnet56"),
+        help="a classifier instead of --cfg",
+    )
     made.add_argument("--ratio", type=common.removal_ratio, help="share of all weights to remove, such as 0.8")
     common.add_data_options(made)
     made.add_argument("--epochs", type=common.positive(int), dest="retrain_epochs", help="of masked retraining")
     made.add_argument("--admm-epochs", type=common.positive(int), help="of ADMM")
-    made.add_argument("--dense-epochs", type=common.positive(int), help="of dense training, where there are no weights to start from")
-    made.add_argument("--importance", help="how weights are compared across layers: normalised (default), raw, lamp, fisher")
+    made.add_argument(
+        "--dense-epochs", type=common.positive(int), help="of dense training, where there are no weights to start from"
+    )
+    made.add_argument(
+        "--importance", help="how weights are compared across layers: normalised (default), raw, lamp, fisher"
+    )
     made.add_argument("--floor", type=float, help="share of an even cut that each layer keeps at least")
-    made.add_argument("--include", action="append", metavar="GLOB", help="prune only weights whose name matches; may be repeated")
-    made.add_argument("--exclude", action="append", metavar="GLOB", help="leave weights alone whose name matches; may be repeated")
+    made.add_argument(
+        "--include", action="append", metavar="GLOB", help="prune only weights whose name matches; may be repeated"
+    )
+    made.add_argument(
+        "--exclude", action="append", metavar="GLOB", help="leave weights alone whose name matches; may be repeated"
+    )
     common.add_run_options(made, str(PROJECT))
     return made
 
@@ -53,15 +65,20 @@ def _prune(args: argparse.Namespace) -> None:
         folder = common.fresh_folder(project, name, job.sample)
         common.save_plan(folder, "prune", args)
     print(f"{job.says}\nremoval ratio {args.ratio}; everything is kept in {folder}", flush=True)
-    if not job.has_weights:
+    train_dense = args.weights is None
+    if train_dense:
         print("there are no weights to start from, so a dense network is trained first", flush=True)
-    chosen = {name: value for name in ("importance", "floor", "include", "exclude") if (value := getattr(args, name)) is not None}
+    chosen = {
+        name: value
+        for name in ("importance", "floor", "include", "exclude")
+        if (value := getattr(args, name)) is not None
+    }
     result = prune(
         job.task.model,
         ratio=args.ratio,
         task=job.task,
         folder=folder,
-        train_dense=not job.has_weights,
+        train_dense=train_dense,
         resume=resuming,
         save_every=60 * (args.save_every or 3),
         seed=args.seed,

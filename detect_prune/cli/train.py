@@ -17,10 +17,16 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         description="Trains a network. One that was pruned keeps its zeros, unless --train-zeros is given.",
     )
     common.add_network_options(made)
-    made.add_argument("--model", choices=("lenet5", "resnet20", "resnet32", "resnet44", "resnet56"), help="a classifier instead of --cfg")
+    made.add_argument(
+        "--model",
+        choices=("lenet5", "resnet20", "resnet32", "resnet44", "resnet56"),
+        help="a classifier instead of --cfg",
+    )
     common.add_data_options(made)
     made.add_argument("--epochs", type=common.positive(int), dest="dense_epochs", help="of training")
-    made.add_argument("--train-zeros", action="store_true", default=None, help="let the zeros of a pruned network grow back")
+    made.add_argument(
+        "--train-zeros", action="store_true", default=None, help="let the zeros of a pruned network grow back"
+    )
     common.add_run_options(made, str(PROJECT))
     return made
 
@@ -50,7 +56,10 @@ def _train(args: argparse.Namespace) -> None:
     zeros = masks.n_total - masks.n_kept
     hold = zeros > PRUNED_SHARE * masks.n_total and not args.train_zeros
     if hold:
-        print(f"{zeros:,} of {masks.n_total:,} weights are zero and stay so (--train-zeros lets them grow back)", flush=True)
+        print(
+            f"{zeros:,} of {masks.n_total:,} weights are zero and stay so (--train-zeros lets them grow back)",
+            flush=True,
+        )
     result = train(
         job.task.model,
         task=job.task,

@@ -12,10 +12,20 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     common.add_network_options(made)
     common.add_data_options(made)
-    made.add_argument("--score", type=common.positive(float), default=0.001, help="lowest score of a detection (default 0.001)")
-    made.add_argument("--nms-iou", type=common.positive(float), default=0.6, help="IoU threshold of the suppression (default 0.6)")
-    made.add_argument("--nms", choices=("cfg", "plain"), default="cfg", help="the suppression that the cfg names, or plain IoU")
-    made.add_argument("--letterbox", action=argparse.BooleanOptionalAction, help="keep the proportions of pictures (default: the cfg's)")
+    made.add_argument(
+        "--score", type=common.positive(float), default=0.001, help="lowest score of a detection (default 0.001)"
+    )
+    made.add_argument(
+        "--nms-iou", type=common.positive(float), default=0.6, help="IoU threshold of the suppression (default 0.6)"
+    )
+    made.add_argument(
+        "--nms", choices=("cfg", "plain"), default="cfg", help="the suppression that the cfg names, or plain IoU"
+    )
+    made.add_argument(
+        "--letterbox",
+        action=argparse.BooleanOptionalAction,
+        help="keep the proportions of pictures (default: the cfg's)",
+    )
     made.add_argument("--json", metavar="FILE", help="write the scores here as well")
     return made
 

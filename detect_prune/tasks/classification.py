@@ -1,7 +1,6 @@
 """Classification as the engine sees it: pictures in memory, cross-entropy, top-1 accuracy."""
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detect_prune.classification import LeNet5, ResNetCifar, accuracy
-from detect_prune.datasets import ClassificationData, classification_batches
+from detect_prune.classification import accuracy, find_architecture
+from detect_prune.datasets.classification import ClassificationData, classification_batches
 from detect_prune.engine.task import Metrics, Recipe
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
@@ -20,16 +19,19 @@ STATISTICS_BATCHES = 20
 
 
 def build_network(name: str, data: ClassificationData) -> nn.Module:
-    """`lenet5` or `resnetDEPTH` for the classes of `data`.
+    """The network of that name for the classes of `data`.
 
     Raises:
-        DetectPruneError: the network takes pictures of another shape.
+        DetectPruneError: there is none, or it takes pictures of another shape.
     """
-    channels = data.train.images.shape[1]
-    wanted = 1 if name == "lenet5" else 3
-    if channels != wanted:
-        raise DetectPruneError(f"{name} takes pictures of {wanted} channels, and those of {data.name} have {channels}")
-    return LeNet5(len(data.classes)) if name == "lenet5" else ResNetCifar(int(name.removeprefix("resnet")), len(data.classes))
+    architecture = find_architecture(name)
+    shape = tuple(data.train.images.shape[1:])
+    if shape != architecture.input_shape:
+        raise DetectPruneError(
+            f"{name} takes pictures of (channels, height, width) {architecture.input_shape}, and those of {data.name} "
+            f"are {shape}"
+        )
+    return architecture.build(len(data.classes))
 
 
 class ClassificationTask:
@@ -51,29 +53,34 @@ class ClassificationTask:
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.name, self.data, self.recipe, self.batch, self.seed = name, data, recipe, batch, seed
-        self.steps_per_epoch = len(classification_batches(data, batch, seed, 0))
+        self.notes: list[str] = []
+        self.architecture = find_architecture(name)
+        self.augment = data.train.images.shape[1] == 3
+        self.steps_per_epoch = -(-len(data.train) // batch)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from classification_batches(self.data, self.batch, self.seed, epoch, start)
+        yield from classification_batches(self.data.train, self.batch, self.seed, epoch, start, self.augment)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, labels = batch
-        logits = model(pictures.to(self.device))
+        logits = model(self._to_input(pictures))
         return F.cross_entropy(logits.float(), labels.to(self.device)), {}
+
+    def _to_input(self, images: Tensor) -> Tensor:
+        return self.architecture.prepare(images.to(self.device, non_blocking=True))
 
     def inputs(self) -> Iterator[Tensor]:
         for start in range(0, min(len(self.data.train), STATISTICS_BATCHES * self.batch), self.batch):
-            yield self.data.normalise(self.data.train.images[start : start + self.batch]).to(self.device)
+            yield self._to_input(self.data.train.images[start : start + self.batch])
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """Share of test pictures whose most probable class is the right one."""
-        return Metrics({"top-1": accuracy(model, self._test_batches())}, self.primary)
+        return Metrics({"top-1": accuracy(model, self._test_batches()).top1}, self.primary)
 
     def _test_batches(self, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         test = self.data.test
         for start in range(0, len(test), size):
-            images = self.data.normalise(test.images[start : start + size])
-            yield images.to(self.device), test.labels[start : start + size].to(self.device)
+            yield self._to_input(test.images[start : start + size]), test.labels[start : start + size].to(self.device)
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         return {}
@@ -82,7 +89,9 @@ class ClassificationTask:
         """A state dict of contiguous tensors, to be read with `torch.load(..., weights_only=True)`."""
         path = folder / f"{stem}.pt"
         with atomic_path(path) as temporary:
-            torch.save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+            torch.save(
+                {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary
+            )
         return [path]
 
     def load(self, folder: Path, stem: str) -> nn.Module:
@@ -97,6 +106,7 @@ class ClassificationTask:
             "training pictures": len(self.data.train),
             "test pictures": len(self.data.test),
             "batch": self.batch,
+            "augmentation": "crop and flip" if self.augment else "none",
         }
 
     def problems(self) -> list[str]:

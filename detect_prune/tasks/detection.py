@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detect_prune.datasets import Batch, Batches, DetectionData, DetectionSet, read_picture, train_batches, val_batches
+from detect_prune.darknet import Cfg
+from detect_prune.datasets import (
+    Augmentation,
+    Batch,
+    Batches,
+    DetectionData,
+    DetectionSet,
+    read_picture,
+    train_batches,
+    val_batches,
+)
 from detect_prune.detection import YoloLoss, coco_metrics, detect, voc_metrics
 from detect_prune.engine.task import Metrics, Recipe
 from detect_prune.errors import DetectPruneError
@@ -23,6 +33,24 @@ from detect_prune.tasks.detector import Detector, load
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""
 SHOWN_PICTURES = 12
+
+
+def augmentation_of(cfg: Cfg) -> Augmentation:
+    """How far training pictures are changed, by Darknet's keys: hue, saturation, exposure, flip and mosaic of [net], jitter
+    of [yolo]. Darknet cuts up to `jitter` of each side away or adds as much, which is a zoom and a shift; it makes a mosaic
+    of every other picture where `mosaic` is set.
+    """
+    net = cfg.net
+    jitter = next((layer.float("jitter", 0.2) for layer in cfg.layers if layer.name == "yolo"), 0.2)
+    return Augmentation(
+        hue=net.float("hue", 0.0),
+        saturation=net.float("saturation", 1.0),
+        exposure=net.float("exposure", 1.0),
+        scale=jitter,
+        translate=jitter / 2,
+        flip=net.int("flip", 1) != 0,
+        mosaic=0.5 if net.int("mosaic", 0) else 0.0,
+    )
 
 
 class DetectionTask:
@@ -61,13 +89,23 @@ class DetectionTask:
         self.data, self.recipe = data, recipe
         self.batch, self.workers, self.seed = batch, workers, seed
         self.size, self.letterbox, self.header = model.input_size, model.cfg.letter_box, model.header
+        self.notes: list[str] = []
+        self.augmentation = augmentation_of(model.cfg)
         self._criterion = YoloLoss(model.heads)
         self._skipped: set[str] = set()
         self.steps_per_epoch = len(self._training(0, 0))
 
     def _training(self, epoch: int, start: int) -> Batches:
         return train_batches(
-            self.data.train, self.size, self.batch, self.seed, epoch, start, workers=self.workers, letterbox=self.letterbox
+            self.data.train,
+            self.size,
+            self.batch,
+            self.seed,
+            epoch,
+            start,
+            workers=self.workers,
+            augment=self.augmentation,
+            letterbox=self.letterbox,
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
@@ -93,7 +131,11 @@ class DetectionTask:
             model, self.data.val, batch=self.batch, workers=self.workers, score_threshold=0.001, iou_threshold=0.6
         )
         result = coco_metrics(truths, found, self.data.names)
-        values = {name: value for name, value in result.as_dict().items() if name.startswith(("AP", "AR")) and value is not None}
+        values = {
+            name: value
+            for name, value in result.as_dict().items()
+            if name.startswith(("AP", "AR")) and value is not None
+        }
         per_class = result.as_dict()["classes"]
         if self.data.format == "voc":
             values["mAP"] = voc_metrics(truths, found, self.data.names).mAP or 0.0
@@ -102,7 +144,9 @@ class DetectionTask:
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         shown = self.data.val.subset(range(min(SHOWN_PICTURES, len(self.data.val))))
-        truths, found, _ = find_all(model, shown, batch=self.batch, score_threshold=0.25, iou_threshold=0.45, quiet=True)
+        truths, found, _ = find_all(
+            model, shown, batch=self.batch, score_threshold=0.25, iou_threshold=0.45, quiet=True
+        )
         pictures = [draw_boxes(read_picture(truth.path), boxes, self.data.names) for truth, boxes in zip(truths, found)]
         return {"detections": contact_sheet(pictures)} if pictures else {}
 
@@ -127,7 +171,9 @@ class DetectionTask:
     def problems(self) -> list[str]:
         problems = list(self.data.warnings)
         if self._skipped:
-            problems.append(f"{len(self._skipped)} training pictures were skipped: {'; '.join(sorted(self._skipped)[:3])}")
+            problems.append(
+                f"{len(self._skipped)} training pictures were skipped: {'; '.join(sorted(self._skipped)[:3])}"
+            )
         return problems
 
 

@@ -6,11 +6,20 @@ import numpy as np
 import torch
 
 from detect_prune.darknet import Cfg, Darknet, WeightsHeader, load_cfg, read_weights
-from detect_prune.datasets import class_names, fit, read_picture
+from detect_prune.datasets import fit, read_picture
+from detect_prune.datasets.descriptor import read_names
 from detect_prune.detection import detect
 from detect_prune.errors import DetectPruneError
-from detect_prune.resources import find_resource
+from detect_prune.resources import find_resource, packaged_folder
 from detect_prune.structures import Detections
+
+
+def usual_names(classes: int) -> tuple[str, ...]:
+    """COCO's names for 80 classes, VOC's for 20, else numbers."""
+    usual = {80: "coco.names", 20: "voc.names"}
+    if classes in usual:
+        return read_names(packaged_folder("data") / usual[classes])
+    return tuple(str(label) for label in range(classes))
 
 
 class Detector(Darknet):
@@ -21,10 +30,12 @@ class Detector(Darknet):
 
     def __init__(self, cfg: Cfg, names: tuple[str, ...] = ()):
         super().__init__(cfg)
-        self.names = tuple(names) or class_names(self.num_classes)
+        self.names = tuple(names) or usual_names(self.num_classes)
         self.header: WeightsHeader | None = None
         if len(self.names) != self.num_classes:
-            raise DetectPruneError(f"the network has {self.num_classes} classes, and {len(self.names)} names were given", file=cfg.path)
+            raise DetectPruneError(
+                f"the network has {self.num_classes} classes, and {len(self.names)} names were given", file=cfg.path
+            )
 
     @torch.inference_mode()
     def predict(
@@ -49,14 +60,18 @@ class Detector(Darknet):
         """
         pixels = read_picture(picture) if isinstance(picture, (str, Path)) else picture
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise DetectPruneError(f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}")
+            raise DetectPruneError(
+                f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}"
+            )
         fitted, placement = fit(pixels, self.input_size, self.cfg.letter_box)
         was_training = self.training
         self.eval()
         device = next(self.parameters()).device
         raws = self(torch.from_numpy(fitted).to(device).permute(2, 0, 1)[None].float() / 255)
         self.train(was_training)
-        found = detect(raws, self.heads, self.input_size, score_threshold=score_threshold, iou_threshold=iou_threshold)[0]
+        found = detect(raws, self.heads, self.input_size, score_threshold=score_threshold, iou_threshold=iou_threshold)[
+            0
+        ]
         height, width = pixels.shape[:2]
         boxes = placement.back(found.boxes.cpu().numpy()).clip(0, [width, height, width, height])
         return Detections(torch.from_numpy(boxes).float(), found.scores.cpu(), found.labels.cpu(), self.names)

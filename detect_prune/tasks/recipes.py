@@ -28,8 +28,8 @@ def detection_recipe(*, sample: bool, large: bool, batch: int) -> Recipe:
     )
 
 
-def classification_recipe(model: str) -> Recipe:
-    """The recipe for LeNet-5 on MNIST or a ResNet on CIFAR-10."""
+def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
+    """The recipe for LeNet-5 on MNIST or a ResNet on CIFAR-10; weights that are trained already want a smaller rate."""
     if model == "lenet5":
         return Recipe(
             dense=Phase(12, 1e-3, "adamw", weight_decay=1e-4),
@@ -37,7 +37,7 @@ def classification_recipe(model: str) -> Recipe:
             retrain=Phase(16, 1e-3, "adamw"),
         )
     return Recipe(
-        dense=Phase(60, 0.1, weight_decay=5e-4),
+        dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
         admm=Phase(20, 0.01),
         retrain=Phase(20, 0.01, weight_decay=5e-4),
     )

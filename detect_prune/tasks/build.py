@@ -1,0 +1,129 @@
+"""From file names to a task: the network for the classes of the data, with the weights as far as they fit."""
+
+from pathlib import Path
+
+import torch
+
+from detect_prune.classification import load_pretrained
+from detect_prune.darknet import adapt_classes, copy_matching, load_cfg
+from detect_prune.datasets import load_data
+from detect_prune.datasets.classification import load_classification
+from detect_prune.errors import DetectPruneError
+from detect_prune.resources import find_resource
+from detect_prune.tasks.classification import ClassificationTask, build_network
+from detect_prune.tasks.detection import DetectionTask
+from detect_prune.tasks.detector import Detector, load
+from detect_prune.tasks.recipes import classification_recipe, detection_recipe
+
+SAMPLE = "sample"
+LARGE = 20_000_000
+"""Weights from which on a network counts as large: the built-in set then uses smaller pictures and fewer steps."""
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_weights(name: str | Path) -> Path:
+    """The path as given, or weights/`name`.
+
+    Raises:
+        DetectPruneError: it is in neither place.
+    """
+    for path in (Path(name), Path("weights") / name):
+        if path.is_file():
+            return path
+    raise DetectPruneError("no such weights file, neither as given nor in ./weights", file=name)
+
+
+def detection_task(
+    cfg: str | Path,
+    weights: str | Path | None = None,
+    *,
+    data: str | Path = SAMPLE,
+    data_root: str | Path | None = None,
+    imgsz: int | None = None,
+    batch: int = 8,
+    workers: int = 0,
+    seed: int = 0,
+    device: str | None = None,
+) -> DetectionTask:
+    """A detector and its data, ready to be trained or pruned.
+
+    Where the data has another number of classes than the cfg, the heads are adapted: `task.notes` says so, and which
+    weights start at random.
+
+    Args:
+        cfg: a path, or a bare name such as yolov4.cfg.
+        weights: its .weights file, as given or in ./weights; None for random weights.
+        data: a descriptor, or `sample` for the built-in set.
+        data_root: the folder of the data, instead of the descriptor's.
+        imgsz: width and height of the input in pixels; the cfg's, or a small one for the built-in set.
+        batch: pictures a step.
+        workers: processes that prepare pictures.
+        seed: of everything random on the data side.
+        device: the GPU if there is one, unless given.
+
+    Raises:
+        DetectPruneError: a file is missing or wrong; the sentence names it.
+    """
+    parsed = load_cfg(find_resource("cfg", cfg))
+    weights = None if weights is None else find_weights(weights)
+    loaded = load_data(data, data_root)
+    original = Detector(parsed) if weights is None else load(parsed.path, weights)
+    large = sum(parameter.numel() for parameter in original.parameters()) > LARGE
+    if imgsz is None and loaded.is_sample:
+        imgsz = 160 if large else 224
+    notes = []
+    if original.num_classes != len(loaded.names):
+        notes.append(f"the heads are adapted from {original.num_classes} to {len(loaded.names)} classes")
+        parsed = adapt_classes(parsed, len(loaded.names))
+    if imgsz is not None:
+        parsed = parsed.with_input_size(imgsz, imgsz)
+    torch.manual_seed(seed)
+    model = Detector(parsed, loaded.names)
+    if weights is not None:
+        fresh = copy_matching(original, model)
+        model.header = original.header
+        if fresh:
+            notes.append(f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random")
+    recipe = detection_recipe(sample=loaded.is_sample, large=large, batch=batch)
+    task = DetectionTask(
+        model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or default_device()
+    )
+    task.notes = notes
+    return task
+
+
+def classification_task(
+    network: str,
+    weights: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    data_root: str | Path | None = None,
+    batch: int = 128,
+    seed: int = 0,
+    device: str | None = None,
+) -> ClassificationTask:
+    """A classifier and its data, ready to be trained or pruned.
+
+    Args:
+        network: lenet5 or resnet20, -32, -44, -56.
+        weights: a state dict (.pt, or the published .th of the ResNets); None for random weights.
+        data: mnist, cifar10 or a folder of class folders; what the network's paper used unless given.
+        data_root: where mnist or cifar10 is, or is downloaded to.
+        batch, seed, device: as for `detection_task`.
+
+    Raises:
+        DetectPruneError: a file is missing or wrong; the sentence names it.
+    """
+    loaded = load_classification(data or ("mnist" if network == "lenet5" else "cifar10"), data_root)
+    torch.manual_seed(seed)
+    model = build_network(network, loaded)
+    if weights is not None:
+        load_pretrained(model, find_weights(weights))
+    recipe = classification_recipe(network, pretrained=weights is not None)
+    return ClassificationTask(
+        model, loaded, recipe, name=network, batch=batch, seed=seed, device=device or default_device()
+    )
