@@ -57,14 +57,16 @@ def test_boxes_are_inside_and_not_tiny():
 
 
 def test_every_draw_comes_from_seed_epoch_and_index():
-    augmentation = Augmentation()
+    augmentation = Augmentation(mosaic=0.0)
     first = augmented(2, augmentation, key=(5, 7))
     augmented(4, augmentation, key=(1, 1))  # other pictures in between change nothing
     np.random.seed(0)
     again = augmented(2, augmentation, key=(5, 7))
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
     for index, key in ((3, (5, 7)), (2, (6, 7)), (2, (5, 8))):
-        assert not np.array_equal(first[0], augmented(index, augmentation, key=key)[0])
+        # The same picture under another number, seed or epoch is changed in another way.
+        other = augment_sample(lambda _: load(2), index, 6, (128, 96), False, augmentation, key)
+        assert not np.array_equal(first[0], other[0])
 
 
 def test_nothing_changes_when_everything_is_off():
@@ -91,9 +93,11 @@ def test_strengths_are_obeyed():
 
 
 def test_mosaic_shows_partners_and_the_picture_itself():
-    shown = [set(augmented(0, Augmentation(mosaic=1.0, **PLAIN), key=(0, epoch))[2].tolist()) for epoch in range(20)]
+    shown = [set(augmented(4, Augmentation(mosaic=1.0, **PLAIN), key=(0, epoch))[2].tolist()) for epoch in range(60)]
     assert set().union(*shown) == set(range(6))
-    assert sum(0 in labels for labels in shown) > 10
+    counts = [sum(label in labels for labels in shown) for label in range(6)]
+    # Its object may be cut away, but it is more often there than any partner's, which is drawn in 42 % of the cases.
+    assert counts[4] > 1.3 * max(counts[:4] + counts[5:])
 
 
 def test_pictures_without_boxes():

@@ -49,7 +49,7 @@ def test_a_thumbnail_in_the_metadata_is_not_the_picture(tmp_path):
     path.write_bytes(whole[:2] + segment + whole[2:])
     assert picture_size(path) == (60, 40)
     assert read_picture(path).shape == (40, 60, 3)
-    path.write_bytes((whole[:2] + segment + whole[2:])[: -len(whole) // 3])  # the thumbnail's end marker is still there
+    path.write_bytes((whole[:2] + segment + whole[2:])[:-20])  # the thumbnail's end marker is still there
     with pytest.raises(CorruptPicture, match="cut off"):
         read_picture(path)
 
