@@ -234,9 +234,7 @@ def _check_option(section: Section, option: Option, first: Option, notes: list[s
         return
     _convert(section, option, kind)
     if kind is Kind.PAIRS and any(" " in piece.strip() or "\t" in piece.strip() for piece in option.value.split(",")):
-        notes.append(
-            f"line {option.line}: a comma is missing in {option.name}; what a space stands between is read as two numbers"
-        )
+        notes.append(f"line {option.line}: a comma is missing in {option.name}; a space is read as one")
 
 
 def _convert(section: Section, option: Option, kind: Kind):

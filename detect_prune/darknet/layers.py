@@ -60,7 +60,7 @@ class Convolution(nn.Module):
 
 
 class Blur(nn.Module):
-    """The fixed low-pass filter that Darknet's `antialiasing` strides with (convolutional_layer.c); weights files lack it."""
+    """The fixed low-pass filter that `antialiasing` strides with (convolutional_layer.c); in no weights file."""
 
     def __init__(self, size: int, stride: tuple[int, int]):
         super().__init__()
@@ -127,7 +127,7 @@ class GlobalAverage(nn.Module):
 
 
 class Route(nn.Module):
-    """[route]: the sources one after the other; with `groups`, the same slice of each one's channels (route_layer.c)."""
+    """[route]: the sources one after the other; with `groups`, the same slice of each source (route_layer.c)."""
 
     def __init__(self, step: steps.Route):
         super().__init__()

@@ -1,8 +1,8 @@
 """What the sections of a cfg mean together: who reads whose output, how many channels, which sizes, how many floats.
 
 The plan is made of plain objects and allocates no weights, so that a cfg that makes no sense, or that asks for an
-absurd network, is refused with its line before any memory is taken. Behaviour and defaults are those of AlexeyAB/darknet,
-src/parser.c and the layer files that it calls.
+absurd network, is refused with its line before any memory is taken. Behaviour and defaults are those of
+AlexeyAB/darknet, src/parser.c and the layer files that it calls.
 """
 
 from fractions import Fraction

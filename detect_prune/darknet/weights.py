@@ -89,8 +89,8 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
         # Of the right length, but of another network: variances give it away. Real files have some of -7e-44.
         if not np.isfinite(piece).all() or (name == "variance" and (piece <= -BATCH_NORM_EPS).any()):
             raise DetectPruneError(
-                f"the {name} of the {step.title} of {net.cfg.path or 'the cfg'} would not be finite, or a variance below "
-                "zero; the weights are damaged or of another network",
+                f"the {name} of the {step.title} of {net.cfg.path or 'the cfg'} would not be finite, or a variance "
+                "below zero; the weights are damaged or of another network",
                 file=path,
             )
         pieces.append(piece)
@@ -149,8 +149,9 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
         end += step.floats
         if end > found:
             raise DetectPruneError(
-                f"{expected - found:,} floats too few: the file has {found:,}, {of}; it ends {found - end + step.floats:,} "
-                f"floats into the {step.title}, which has {step.floats:,}; is it cut off, or of another network"
+                f"{expected - found:,} floats too few: the file has {found:,}, {of}; "
+                f"it ends {found - end + step.floats:,} floats into the {step.title}, which has {step.floats:,}; "
+                "is it cut off, of another network"
                 + ("?" if partial else ", or a backbone's (read with partial=True)?"),
                 file=path,
             )

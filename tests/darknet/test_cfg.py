@@ -144,7 +144,7 @@ def test_files(tmp_path):
     save_cfg(cfg, tmp_path / "new" / "a.cfg")
     again = load_cfg(tmp_path / "new" / "a.cfg")
     assert again == cfg and again.path == tmp_path / "new" / "a.cfg"
-    with pytest.raises(DetectPruneError, match="missing.cfg: no such file; a Darknet cfg was expected"):
+    with pytest.raises(DetectPruneError, match=r"missing\.cfg: no such file; a Darknet cfg was expected"):
         load_cfg(tmp_path / "missing.cfg")
     (tmp_path / "binary.cfg").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(DetectPruneError, match="not a text file"):
@@ -160,5 +160,5 @@ def test_another_input_size_leaves_the_cfg_as_it_was():
 
 @pytest.mark.parametrize("width", [0, -416, 10**9])
 def test_absurd_input_sizes_are_refused(width):
-    with pytest.raises(DetectPruneError, match=":2: width=.*out of range"):
+    with pytest.raises(DetectPruneError, match=r":2: width=.*out of range"):
         _ = parse_cfg(f"[net]\nwidth={width}\nheight=32\n", "x.cfg").input_size

@@ -38,7 +38,7 @@ def test_heads_that_can_not_be_adapted():
 
 def test_copy_matching_takes_all_but_the_heads(calibrate):
     cfg = load_cfg(packaged_folder("cfg") / "yolov4-tiny.cfg").with_input_size(64, 64)
-    source, target = calibrate(Darknet(cfg), pictures=2), Darknet(adapt_classes(cfg, 5))
+    source, target = calibrate(Darknet(cfg), count=2), Darknet(adapt_classes(cfg, 5))
     fresh = copy_matching(source, target)
     assert [title.split("(")[1] for title in fresh] == ["layer 29)", "layer 36)"]
     theirs, ours = source.state_dict(), target.state_dict()

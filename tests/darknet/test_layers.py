@@ -15,8 +15,8 @@ def picture(width=12, height=8, batch=2, seed=0):
 
 
 def naive_convolution(x, weight, bias, stride=(1, 1), padding=0, dilation=1, groups=1):
-    """convolutional_layer.c with im2col_cpu_ext: stride is (x, y); padding is on each side and counts dilated pixels."""
-    batch, channels, height, width = x.shape
+    """convolutional_layer.c with im2col_cpu_ext: stride is (x, y); padding, on each side, counts dilated pixels."""
+    batch, _, height, width = x.shape
     out, per_group, k, _ = weight.shape
     reach = dilation * (k - 1) + 1
     h, w = (height + 2 * padding - reach) // stride[1] + 1, (width + 2 * padding - reach) // stride[0] + 1
@@ -104,7 +104,9 @@ def test_batch_norm_is_darknets(small_cfg, all_maps):
 
 @pytest.mark.parametrize("antialiasing, size", [(1, 3), (2, 2)])
 @pytest.mark.parametrize("width, height", [(12, 8), (11, 9)])
-def test_antialiasing_blurs_after_the_activation_and_strides_there(antialiasing, size, width, height, small_cfg, all_maps):
+def test_antialiasing_blurs_after_the_activation_and_strides_there(
+    antialiasing, size, width, height, small_cfg, all_maps
+):
     layers = CONVOLUTION.format("leaky") + f"stride_x=2\nstride_y=3\nantialiasing={antialiasing}\n"
     net, maps = run(small_cfg, all_maps, layers, width, height)
     conv = net.layers[0].conv
@@ -173,7 +175,10 @@ def test_shortcut_adds_the_common_channels_of_several(small_cfg, all_maps):
 @pytest.mark.parametrize("kind, count", [("per_feature", 1), ("per_layer", 1), ("per_channel", 5)])
 @pytest.mark.parametrize("normalization", ["none", "relu", "avg_relu", "softmax"])
 def test_weighted_shortcut(kind, count, normalization, small_cfg, all_maps):
-    layers = THREE + f"[shortcut]\nfrom=-2,0\nactivation=linear\nweights_type={kind}\nweights_normalization={normalization}\n"
+    layers = (
+        THREE
+        + f"[shortcut]\nfrom=-2,0\nactivation=linear\nweights_type={kind}\nweights_normalization={normalization}\n"
+    )
     net, _ = run(small_cfg, all_maps, layers)
     torch.nn.init.normal_(net.layers[3].weights)
     maps = [m.numpy() for m in all_maps(net, picture())]
@@ -196,7 +201,8 @@ def test_weighted_shortcut(kind, count, normalization, small_cfg, all_maps):
 def test_sam_and_scale_channels(small_cfg, all_maps):
     layers = CONVOLUTION.format("linear") * 2 + "[sam]\nfrom=-2\nactivation=relu\n"
     layers += "[avgpool]\n[convolutional]\nfilters=4\nsize=1\nactivation=logistic\n[scale_channels]\nfrom=2\n"
-    layers += "[convolutional]\nfilters=1\nsize=1\nactivation=linear\n[scale_channels]\nfrom=-2\nscale_wh=1\nactivation=leaky\n"
+    layers += "[convolutional]\nfilters=1\nsize=1\nactivation=linear\n"
+    layers += "[scale_channels]\nfrom=-2\nscale_wh=1\nactivation=leaky\n"
     _, maps = run(small_cfg, all_maps, layers)
     np.testing.assert_allclose(maps[2], np.maximum(maps[1] * maps[0], 0), atol=1e-12)
     np.testing.assert_allclose(maps[3][:, :, 0, 0], maps[2].mean((2, 3)), atol=1e-12)

@@ -113,7 +113,7 @@ def test_partial_files_end_after_a_section(floats, net, tmp_path):
 
 @pytest.mark.parametrize("floats", [0, 1, SECTION_ENDS[0] + 1, SECTION_ENDS[-1] - 1, SECTION_ENDS[-1] + 1])
 def test_partial_files_that_end_elsewhere(floats, net, tmp_path):
-    with pytest.raises(DetectPruneError, match="too few|too many"):
+    with pytest.raises(DetectPruneError, match=r"too few|too many"):
         read_weights(net, file_of(tmp_path / "a.conv.1", floats), partial=True)
 
 
@@ -169,5 +169,5 @@ def test_published_weights_round_trip(name, real_data, tmp_path):
 
 def test_published_weights_of_another_network(real_data):
     net = Darknet(load_cfg(real_data / "weights/yolo-fastest-1.1/yolo-fastest-1.1.cfg"))
-    with pytest.raises(DetectPruneError, match="5,716,752 floats too many.*another network"):
+    with pytest.raises(DetectPruneError, match=r"5,716,752 floats too many.*another network"):
         read_weights(net, real_data / "weights/yolov4-tiny/yolov4-tiny.weights")
