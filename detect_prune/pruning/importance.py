@@ -67,28 +67,29 @@ class Lamp(Raw):
     """LAMP's ranking: w^2 / sum of the not smaller w^2 of its layer (Lee et al. 2021, arXiv 2010.07611, equation 5).
 
     Taken literally, q would be many times larger for the weights that stay than for those that go, and the penalty
-    would tie
-    them to Z and keep them from learning. Inside a layer LAMP ranks as magnitude does; only how many weights each
-    layer keeps is
-    its own. So q is one number a layer, chosen so that the projection of W is the same as with LAMP's own scores: the
-    common threshold over the square of the weight at which the layer is cut. Where a layer has lost more than the
-    others, those that are
-    left are a larger part of it and rise in the ranking: no layer dies.
+    would tie them to Z and keep them from learning. Inside a layer LAMP ranks as magnitude does; only how many weights
+    each layer keeps is its own. So q is one number a layer, chosen so that the projection of W is the same as with
+    LAMP's own scores: one over the square of the weight at which the layer is cut. Where a layer has lost more than the
+    others, those that are left are a larger part of it and rise in the ranking: no layer dies.
     """
 
     def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
-        squares = [
-            flat(weight).double().square().sort(descending=True).values.clamp_(min=_TINY) for weight in weights.values()
-        ]
-        scores = [Items(square / square.cumsum(0), torch.ones(())) for square in squares]
-        budget = max(1, round(keep * sum(map(len, scores))))
+        squares, layers = [], []
+        for weight in weights.values():
+            # Of a large layer every `step`-th weight stands for `step` of them: sorting all would take longer than the
+            # rest of an update, for a digit of q that plays no part.
+            step = -(-weight.numel() // _SORTED)
+            square = flat(weight)[::step].float().square().sort(descending=True).values.double().clamp_(min=_TINY)
+            squares.append(square)
+            # Items are ranked by worth over cost: equal ones leave just the score.
+            layers.append(Items(square / square.cumsum(0) / step, torch.tensor(float(step)), step))
+        budget = keep * sum(weight.numel() for weight in weights.values())
         q = {}
-        for name, square, mask in zip(weights, squares, select(scores, budget).masks):
+        for name, square, mask in zip(weights, squares, select(layers, max(round(budget), 1)).masks):
             # The scores fall with the squares, so the mask is a run of `kept` ones.
             kept = int(mask.count_nonzero())
             inner, outer = square[max(kept - 1, 0)], square[min(kept, len(square) - 1)]
-            # Anything between the last that stays and the first that goes cuts here; a layer of one size must not cut
-            # at 0.
+            # Anything between the last that stays and the first that goes cuts here, but for a cut at zero.
             q[name] = (1 / (inner * outer.clamp(min=1e-6 * inner)).sqrt()).float()
         return q
 
@@ -139,6 +140,7 @@ class Fisher:
 
 
 _TINY = 1e-30
+_SORTED = 1 << 19
 _KINDS = {
     "raw": Raw,
     "normalised": Normalised,
