@@ -70,6 +70,7 @@ CONVOLUTION = "[convolutional]\nfilters=4\nsize=3\npad=1\nactivation={}\n"
         ("size=3\ndilation=2\npad=1", {"padding": 2, "dilation": 2}),
         ("size=3\ndilation=3\npadding=1\nstride=2", {"padding": 3, "dilation": 3, "stride": (2, 2)}),
         ("size=1\ndilation=4\npad=1", {"padding": 0}),
+        ("size=1\ndilation=4\npadding=1", {"padding": 1}),
         ("size=5\npadding=1", {"padding": 1}),
         ("size=2\npad=1\npadding=7", {"padding": 1}),
         ("size=3\npad=1\ngroups=2", {"padding": 1, "groups": 2}),
