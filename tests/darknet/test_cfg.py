@@ -115,7 +115,7 @@ def test_anchors_without_a_comma_between_two_are_two():
         ("[net]\n[region]\n", 2, "not supported"),
         ("[net]\nwidth 416\n", 2, "neither"),
         ("[net]\nwidth=\n", 2, "neither"),
-        ("[net]\n# \x0c a form feed and \u2028 are no line ends\nwidth=\n", 3, "neither"),
+        ("[net]\n# \x0c# a form feed and \u2028# are no line ends\nwidth=\n", 3, "neither"),
         ("[net]\n=416\n", 2, "neither"),
         ("[net]\nwidth=4l6\n", 2, "'4l6' is not a whole number"),
         ("[net]\nwidth=416.0\n", 2, "not a whole number"),
