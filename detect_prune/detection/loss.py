@@ -69,7 +69,7 @@ class YoloLoss:
             The loss (scalar) and its parts `box`, `objectness`, `class`, which add up to it, detached.
         """
         truths = _Truths.of(targets.to(raws[0].device), raws[0].shape[0], input_size)
-        with torch.autocast(raws[0].device.type, enabled=False):
+        with torch.autocast(raws[0].device.type, enabled=False):  # on CUDA it refuses the entropy of probabilities
             terms = [_head_loss(raw, head, truths, input_size) for raw, head in zip(raws, self.heads, strict=True)]
         parts = [torch.stack(part).sum() / raws[0].shape[0] for part in zip(*terms, strict=True)]
         return sum(parts), dict(zip(("box", "objectness", "class"), (part.detach() for part in parts), strict=True))
