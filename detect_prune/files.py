@@ -61,7 +61,9 @@ def read_text(path: str | Path, what: str) -> str:
     except IsADirectoryError:
         raise DetectPruneError(f"this is a folder; a {what} was expected here", file=path) from None
     except UnicodeDecodeError as error:
-        raise DetectPruneError(f"not a text file (byte {error.start} is not UTF-8); a {what} was expected", file=path) from None
+        raise DetectPruneError(
+            f"not a text file (byte {error.start} is not UTF-8); a {what} was expected", file=path
+        ) from None
     except OSError as error:
         raise DetectPruneError(f"can't be read as a {what}: {error.strerror}", file=path) from None
 

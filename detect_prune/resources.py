@@ -32,4 +32,6 @@ def find_resource(kind: str, name: str | Path) -> Path:
             if (folder / candidate).is_file():
                 return folder / candidate
     known = ", ".join(sorted(path.name for path in packaged_folder(kind).glob(f"*{suffix}")))
-    raise DetectPruneError(f"no such file, neither as given nor in ./{kind} nor in the package (which has {known})", file=name)
+    raise DetectPruneError(
+        f"no such file, neither as given nor in ./{kind} nor in the package (which has {known})", file=name
+    )

@@ -13,7 +13,8 @@ class HeadSpec:
     """One [yolo] section: how its tensor becomes boxes, how boxes are suppressed, and how it is trained.
 
     `anchors` holds the (width, height) of this head's own anchors, already selected by `mask`, in pixels of the
-    network's input. The head's tensor is (B, len(anchors) * (5 + classes), grid height, grid width), as Darknet lays it out.
+    network's input. The head's tensor is (B, len(anchors) * (5 + classes), grid height, grid width), as Darknet lays
+    it out.
     Names and defaults are those of Darknet's `parse_yolo` (src/parser.c).
     """
 

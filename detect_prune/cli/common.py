@@ -67,7 +67,7 @@ def removal_ratio(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"'{text}' is not a number; a removal ratio such as 0.8 was expected"
         ) from None
-    if not 0 < value < 1:
+    if not value.is_finite() or not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"a removal ratio lies above 0 and below 1, and {text} does not")
     return float(value)
 

@@ -29,7 +29,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--dense-epochs", type=common.positive(int), help="of dense training, where there are no weights to start from"
     )
     made.add_argument(
-        "--importance", help="how weights are compared across layers: normalised (default), raw, lamp, fisher"
+        "--importance", help="how weights are compared across layers: lamp (default), normalised, raw, fisher"
     )
     made.add_argument("--floor", type=float, help="share of an even cut that each layer keeps at least")
     made.add_argument(

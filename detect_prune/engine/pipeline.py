@@ -49,7 +49,7 @@ def prune(
     folder: str | Path,
     recipe: Recipe | None = None,
     train_dense: bool = False,
-    importance: str = "normalised",
+    importance: str = "lamp",
     floor: float = 0.05,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -87,7 +87,14 @@ def prune(
     chosen = {"importance": importance, "floor": floor, "include": list(include), "exclude": list(exclude)}
     identity = {"ratio": ratio, "train_dense": train_dense, "seed": seed, **chosen, "data": task.settings()}
     run = Run(
-        task, Path(folder), recipe, identity=identity, save_every=save_every, resume=resume, precision=precision, seed=seed
+        task,
+        Path(folder),
+        recipe,
+        identity=identity,
+        save_every=save_every,
+        resume=resume,
+        precision=precision,
+        seed=seed,
     )
     with run:
         phases = {"dense": recipe.dense} if train_dense else {}
@@ -129,7 +136,14 @@ def train(
     task.model = model
     identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}
     run = Run(
-        task, Path(folder), recipe, identity=identity, save_every=save_every, resume=resume, precision=precision, seed=seed
+        task,
+        Path(folder),
+        recipe,
+        identity=identity,
+        save_every=save_every,
+        resume=resume,
+        precision=precision,
+        seed=seed,
     )
     run.masks = run.masks or masks
     with run:
@@ -144,7 +158,10 @@ def _cut(run: Run, admm: GlobalADMM) -> None:
     print(f"before the cut: {admm.residuals}", flush=True)
     run.masks = admm.cut()
     total = run.masks.n_total
-    print(f"cut: {run.masks.n_kept:,} of {total:,} weights stay, {total - run.masks.n_kept:,} are zero from here on", flush=True)
+    print(
+        f"cut: {run.masks.n_kept:,} of {total:,} weights stay, {total - run.masks.n_kept:,} are zero from here on",
+        flush=True,
+    )
 
 
 def _score(run: Run, stage: str, keep_as: str | None = None) -> Metrics:

@@ -1,7 +1,6 @@
 """What a finished run leaves for people: the table, the page, the plots, and metrics.json for programs."""
 
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,7 +17,9 @@ from detect_prune.report.summary import Stage, closing_table, layer_table, verdi
 
 def publish(run: Run, settings: dict[str, Any]) -> str:
     """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text for the terminal."""
-    stages = [Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages]
+    stages = [
+        Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages
+    ]
     columns = _columns(run)
     table = closing_table(stages, columns)
     kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in prunable_weights(run.model).items()}
@@ -32,7 +33,14 @@ def publish(run: Run, settings: dict[str, Any]) -> str:
     took = run.elapsed()
     flat = {**_flat(settings), "precision": str(run.precision), "took": duration(took), "date": _today()}
     write_page(
-        run.folder / "index.html", run.task.name, table, " ".join([sentence, *notes]), shown, _pictures(run), flat, layers
+        run.folder / "index.html",
+        run.task.name,
+        table,
+        " ".join([sentence, *notes]),
+        shown,
+        _pictures(run),
+        flat,
+        layers,
     )
     write_text(run.folder / "table.md", f"{table.markdown()}\n\n{sentence}\n")
     write_json(
@@ -50,7 +58,9 @@ def publish(run: Run, settings: dict[str, Any]) -> str:
             "verdict": sentence,
         },
     )
-    return "\n".join(["", str(layers), "", str(table), "", *notes, sentence, f"Took {duration(took)}; everything is in {run.folder}"])
+    return "\n".join(
+        ["", str(layers), "", str(table), "", *notes, sentence, f"Took {duration(took)}; everything is in {run.folder}"]
+    )
 
 
 def _columns(run: Run) -> tuple[str, ...]:
@@ -64,7 +74,9 @@ def _pictures(run: Run) -> dict[str, np.ndarray]:
     for row in (run.stages[0], run.stages[-1]):
         for path in sorted((run.folder / "pictures").glob(f"{run.picture_path(row['name'], '').stem}*.jpg")):
             picture = cv2.imread(str(path))
-            pictures[f"{row['name']}: {path.stem.removeprefix(row['name']).strip('-')}"] = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            pictures[f"{row['name']}: {path.stem.removeprefix(row['name']).strip('-')}"] = cv2.cvtColor(
+                picture, cv2.COLOR_BGR2RGB
+            )
     return pictures
 
 

@@ -39,8 +39,10 @@ class Stopped(Exception):
 class Run:
     """The state of a run, and its way through the stages.
 
-    A stage is a name and a function. A stage that is done is not done again after a resume; a training stage goes on in the
-    middle. `last.pt` is written after each stage, and while training every `save_every` seconds and when a stop is asked for.
+    A stage is a name and a function. A stage that is done is not done again after a resume; a training stage goes on
+    in the
+    middle. `last.pt` is written after each stage, and while training every `save_every` seconds and when a stop is
+    asked for.
 
     Args:
         task: what is trained.
@@ -86,7 +88,10 @@ class Run:
             self._restore(load_checkpoint(self.folder / LAST))
         else:
             if (self.folder / LAST).exists():
-                raise DetectPruneError("this folder already holds a run; choose another --name, or give --resume to go on with it", file=self.folder)
+                raise DetectPruneError(
+                    "this folder already holds a run; choose another --name, or give --resume to go on with it",
+                    file=self.folder,
+                )
             self._require_space()
             self.precision = precision
             if precision is None:
@@ -142,16 +147,22 @@ class Run:
                 self._log(name, report, admm, record=report.step % record_every == 0)
                 progress.step(**self._live(report, admm))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
-                    progress.write(f"{name}, epoch {report.epoch + 1}: {self._evaluate_on_the_way(name, trainer, keep_best)}")
+                    progress.write(
+                        f"{name}, epoch {report.epoch + 1}: {self._evaluate_on_the_way(name, trainer, keep_best)}"
+                    )
                 if self.stop.requested or time.monotonic() - self._saved > self.save_every:
-                    self.save({"trainer": trainer.state_dict(), "admm": admm.state_dict() if admm is not None else None})
+                    self.save(
+                        {"trainer": trainer.state_dict(), "admm": admm.state_dict() if admm is not None else None}
+                    )
                 if self.stop.requested:
                     raise Stopped(self.folder)
         trainer.finish()
 
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:
         """Adds a row to the closing table, and draws what the network finds at this stage."""
-        self.stages.append({**stage.as_dict(), "primary": metrics.primary, "per_class": metrics.per_class, "notes": metrics.notes})
+        self.stages.append(
+            {**stage.as_dict(), "primary": metrics.primary, "per_class": metrics.per_class, "notes": metrics.notes}
+        )
         self._log_metrics(stage.name, metrics)
         for name, picture in self.task.figures(self.model).items():
             self.writer.picture(f"{name}/{stage.name}", picture, self.global_step)
@@ -176,7 +187,12 @@ class Run:
         if admm is not None and report.residuals is not None:
             residuals = report.residuals
             primal, dual = residuals.overall
-            values |= {"rho": residuals.rho, "primal residual": primal, "worst primal residual": residuals.worst, "dual residual": dual}
+            values |= {
+                "rho": residuals.rho,
+                "primal residual": primal,
+                "worst primal residual": residuals.worst,
+                "dual residual": dual,
+            }
             per_layer |= {f"kept/{layer}": int(z.count_nonzero()) / z.numel() for layer, z in admm.z.items()}
             per_layer |= {f"primal residual/{layer}": value for layer, value in residuals.primal.items()}
         values = {key: value for key, value in values.items() if math.isfinite(value)}
@@ -249,6 +265,7 @@ class Run:
         return self.seconds + time.monotonic() - self._started
 
     def _require_space(self) -> None:
-        # Weights, two optimizer moments, the average, Z and U; twice, because the old checkpoint stays until the new one is whole.
+        # Weights, two optimizer moments, the average, Z and U; twice, because the old checkpoint stays until the new
+        # one is whole.
         size = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
         require_disk_space(self.folder, 2 * 6 * size + 2 * size + 50_000_000)

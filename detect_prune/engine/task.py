@@ -21,7 +21,8 @@ class Metrics:
     """Scores of one evaluation.
 
     `values` maps names such as `AP`, `AP50` or `top-1` to shares in 0..1; `primary` names the one that decides which
-    checkpoint is best (0 where there was nothing to find); `per_class` has one flat record a class; `notes` are sentences for the person who reads the table
+    checkpoint is best (0 where there was nothing to find); `per_class` has one flat record a class; `notes` are
+    sentences for the person who reads the table
     (pictures that could not be read, for example).
     """
 
@@ -89,6 +90,8 @@ class Task(Protocol):
     """Names the run's folder: the network's name."""
     model: nn.Module
     device: torch.device
+    notes: list[str]
+    """Sentences on how the task came about, said once before it starts: heads that were adapted, for example."""
     steps_per_epoch: int
     recipe: Recipe
     """What is run unless the caller says otherwise."""

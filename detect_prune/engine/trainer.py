@@ -50,7 +50,8 @@ def build_optimizer(model: nn.Module, phase: Phase, admm: GlobalADMM | None = No
 class Trainer:
     """Trains `model` for one phase.
 
-    With `admm`, its penalty joins every step and its Z and U updates come at equal distances, the last one after the last
+    With `admm`, its penalty joins every step and its Z and U updates come at equal distances, the last one after the
+    last
     step. With `masks`, the support is held through every step.
 
     Args:

@@ -1,0 +1,50 @@
+"""What README shows in Python is run here, word for word."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tiny import write_coco
+
+from detect_prune.darknet import write_weights
+from detect_prune.tasks.detector import load
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_coco(tmp_path / "squares", pictures=4).rename(tmp_path / "mine.yaml")
+    text = (tmp_path / "mine.yaml").read_text().replace("path: .", "path: squares")
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "weights").mkdir()
+    write_weights(load("yolov4-tiny.cfg"), tmp_path / "weights/yolov4-tiny.weights")
+    cv2.imwrite(str(tmp_path / "dog.jpg"), np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
+
+
+def test_the_readme_shows_three_ways():
+    assert len(BLOCKS) == 3
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_what_the_readme_shows_works(number, here, capsys):
+    exec(compile(BLOCKS[number], f"README block {number}", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_global_admm_takes_fewer_than_ten_lines_of_anyone_s_loop():
+    lines = [line for line in BLOCKS[0].splitlines() if re.search(r"admm|ADMM|masks", line) and "print" not in line]
+    assert len(lines) < 10
+
+
+def test_every_command_s_options_exist():
+    from detect_prune.cli import prune, train
+
+    for command, parser in (("prune.py", prune.parser()), ("train.py", train.parser())):
+        for line in re.findall(rf"python {command} (.*)", README):
+            for option in re.findall(r"--[a-z-]+", line.split("`")[0]):
+                assert option in parser.format_help()
