@@ -293,15 +293,13 @@ class GlobalADMM:
         return tuple(names[i] for i in selection.bound), moved
 
     def _next_stage(self) -> None:
-        before = self.rho
+        before, worth_before = self.rho, self.q
         grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.residuals.worst)
-        if self.schedule.most > 1:
-            old = self.q
-            self.q = self._worths()
-            self.rho = max(self.rho, min(max(grown, self._effective_rho()), self._stable_rho()))
-            # rho * q * u, the multiplier itself, stays what it was.
-            for name, u in self.u.items():
-                u.mul_(old[name] / self.q[name] * (before / self.rho))
+        self.q = self._worths()
+        self.rho = max(self.rho, min(max(grown, self._effective_rho()), self._stable_rho()))
+        # rho * q * u, the multiplier itself, stays what it was.
+        for name, u in self.u.items():
+            u.mul_(worth_before[name] / self.q[name] * (before / self.rho))
 
     @torch.no_grad()
     def cut(self, optimizer: Optimizer | None = None) -> Masks:

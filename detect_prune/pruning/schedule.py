@@ -2,17 +2,21 @@
 
 from dataclasses import dataclass
 
+_SETTLING = 0.9
+"""After this share of the updates W is meant to have met Z; the rest lets both settle."""
+
 
 @dataclass(frozen=True)
 class RhoSchedule:
     """Starts rho relative to the loss gradient and lets it grow just fast enough for W to meet Z by the end.
 
-    The updates are divided into stages. Within a stage rho and the worth q stay as they are, so that the dual
-    variable means one thing. Between two stages the relative primal residual ||W - Z|| / ||W|| of the worst layer is
-    compared with a straight line on a logarithmic scale, from where it was at the first update down to `goal` at the
-    last, and rho is multiplied by the factor by which it is too large, at most by `most` and never by less than
-    `least`. A network that follows Z willingly thus keeps a small rho, and its loss has more to say about which
-    weights stay.
+    The updates are divided into stages. Within a stage rho and the worth q stay as they are, so that the dual variable
+    means one thing. Between two stages the relative primal residual ||W - Z|| / ||W|| of the worst layer is compared
+    with a straight line from where it was at the first update down to `goal` after nine tenths of the updates, and rho
+    is multiplied by the factor by which it is too large, at most by `most` and never by less than `least`. A network
+    that follows Z willingly thus keeps a small rho, and its loss has more to say about which weights stay. The line is
+    straight and not one of equal factors, which would press most of the weights out before the others have learnt to do
+    without them.
     """
 
     start: float | None = None
@@ -49,6 +53,6 @@ class RhoSchedule:
 
     def growth(self, done: int, updates: int, first: float, now: float) -> float:
         """The factor for rho after `done` of `updates`, where the worst residual was `first` and is `now`."""
-        first = max(first, self.goal)
-        wanted = first * (self.goal / first) ** (done / updates)
+        left = max(0.0, 1 - done / (_SETTLING * updates))
+        wanted = self.goal + max(first - self.goal, 0.0) * left
         return min(max(now / wanted, self.least), self.most)
