@@ -43,8 +43,8 @@ class YoloLoss:
     A truth is assigned to the anchor (of all anchors of the network) with the highest IoU of shape, in the cell that
     holds its centre, and to every other anchor above iou_thresh. Assigned predictions learn box, objectness 1 and
     class; all others learn objectness 0, except those that overlap some truth by more than ignore_thresh.
-    A truth whose best anchor no head uses (the smallest of yolov4-tiny's six) trains nothing, as in Darknet: fine-tuning
-    the official weights with the next best anchor for such truths gave a lower AP.
+    A truth whose best anchor no head uses (the smallest of yolov4-tiny's six) trains nothing, as in Darknet: with the
+    next best anchor for such truths, fine-tuning the official weights ended at a lower AP.
 
     Args:
         heads: the [yolo] sections, in the order of the network's outputs.
