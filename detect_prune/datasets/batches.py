@@ -1,5 +1,6 @@
 """Batches for training and scoring: the same ones whatever the number of workers, and from any batch of an epoch on."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -110,6 +111,9 @@ def val_batches(
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads beside them only get in the way
+    # Ctrl-C, and a kill of the group, is for the main process, which finishes its step and saves. Workers that died
+    # of it would take that away from it. In a group of their own they hear of it when it stops them, or is gone.
+    os.setpgid(0, 0)
 
 
 class _BatchMaker(Dataset):

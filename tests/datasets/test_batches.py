@@ -140,6 +140,32 @@ def test_augmentation_can_be_chosen(dataset):
     assert (gentle.pictures.int() - plain.pictures.int()).abs().max() <= 1
 
 
+def test_a_signal_to_the_group_does_not_take_the_workers_away(tmp_path, write_picture):
+    for number in range(40):
+        write_picture(tmp_path / f"{number}.png", 60, 40, number)
+    code = f"""
+import os, pathlib, signal, time
+from detect_prune.datasets import val_batches
+from detect_prune.datasets.detection_set import DetectionSetBuilder
+builder = DetectionSetBuilder(("a",))
+for number in range(40):
+    builder.add_picture(pathlib.Path({str(tmp_path)!r}) / f"{{number}}.png", number, 60, 40)
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: heard.append(1))
+batches = iter(val_batches(builder.finish(), (64, 48), 1, workers=2))
+count = len(next(batches))
+for number in (signal.SIGINT, signal.SIGTERM):
+    os.killpg(os.getpgrp(), number)
+    time.sleep(0.3)
+print(count + sum(len(batch) for batch in batches), len(heard))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True, timeout=60
+    )
+    assert done.stdout.split() == ["40", "2"], done.stderr
+
+
 def test_albumentations_is_imported_only_for_training():
     code = (
         "import sys, os, detect_prune.datasets as d; assert 'albumentations' not in sys.modules;"
