@@ -292,7 +292,8 @@ def test_resumes_to_the_bit(importance, stop):
 
     def build():
         model = network()
-        optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+        # At the small rate it is the count of steps that sets rho, at the large one it is the residual.
+        optimizer = torch.optim.SGD(model.parameters(), 0.003 if importance == "raw" else 0.05, momentum=0.9)
         admm = GlobalADMM(model, 0.8, updates=8, importance=importance)
         admm.attach(optimizer)
         return model, optimizer, admm

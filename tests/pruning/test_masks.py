@@ -63,6 +63,19 @@ def test_held_through_an_optimizer_with_a_past(kind, extra):
     assert any(torch.count_nonzero(weights[name][~masks[name]]) for name in masks)
 
 
+def test_held_against_momentum_that_comes_back():
+    """A checkpoint of the optimizer from before the cut, loaded after it."""
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    train(model, optimizer)
+    past = copy.deepcopy(optimizer.state_dict())
+    masks = magnitude_masks(model, 0.8)
+    masks.attach(optimizer)
+    optimizer.load_state_dict(past)
+    train(model, optimizer, steps=1)
+    assert Masks.from_nonzero(model).n_kept == masks.n_kept
+
+
 def test_an_average_of_masked_weights_stays_masked():
     model = network()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
