@@ -1,5 +1,6 @@
 """Where a bare name such as `yolov4.cfg` or `coco.yaml` is looked up."""
 
+import os
 from pathlib import Path
 
 from detect_prune.errors import DetectPruneError
@@ -29,7 +30,7 @@ def find_resource(kind: str, name: str | Path) -> Path:
     folders = [Path(), Path(kind), packaged_folder(kind)]
     for folder in folders:
         for candidate in names:
-            if (folder / candidate).is_file():
+            if os.path.isfile(folder / candidate):  # unlike Path.is_file, not upset by a name that is too long
                 return folder / candidate
     known = ", ".join(sorted(path.name for path in packaged_folder(kind).glob(f"*{suffix}")))
     raise DetectPruneError(

@@ -46,7 +46,7 @@ def _val(args: argparse.Namespace) -> None:
     if args.data is None:
         args.data = "coco.yaml"
     model = detector_for_use(args)
-    data = load_data(args.data, args.data_root)
+    data = load_data(args.data, args.data_root, splits=("val",))
     require_same_classes(model, data)
     workers = common.default_workers() if args.workers is None else args.workers
     truths, found, skipped = find_all(
@@ -65,8 +65,9 @@ def _val(args: argparse.Namespace) -> None:
     print(result)
     values = result.as_dict()
     if data.format == "voc":
-        voc = voc_metrics(truths, found, data.names)
-        print(f"\n{voc}")
-        values["voc"] = voc.as_dict()
+        for name, eleven_point in (("voc", False), ("voc 11-point", True)):
+            voc = voc_metrics(truths, found, data.names, eleven_point=eleven_point)
+            print(f"\n{voc}")
+            values[name] = voc.as_dict()
     if args.json:
         write_json(args.json, {**values, "pictures": len(truths), "skipped": skipped})

@@ -1,6 +1,7 @@
 """Descriptors: the small yaml file that says where the pictures of a data set are and in which format."""
 
 import os
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,12 @@ def _plain(node: yaml.Node, file: Path) -> Any:
 
 def _check_keys(descriptor: Descriptor, splits: tuple[str, ...]) -> None:
     values = descriptor.values
+    every = {"format", "path", "train", "val"}.union(*FORMATS.values())
+    for key in values:
+        if key not in every:
+            near = difflib.get_close_matches(key, every, 1)
+            meant = f" (is {near[0]} meant?)" if near else ""
+            raise descriptor.wrong(key, f"unknown key {key}{meant}; a descriptor has {', '.join(sorted(every))}")
     if not isinstance(values.get("format"), str) or values["format"] not in FORMATS:
         found = f"format is {values['format']}" if "format" in values else "the key format is missing"
         raise descriptor.wrong("format", f"{found}; one of {', '.join(FORMATS)} was expected")

@@ -25,12 +25,11 @@ def test_letterbox_keeps_the_shape_and_centres(width, height, size):
     assert fitted.shape == (size[1], size[0], 3)
     inside = placement.forward(np.array([[0, 0, width, height]], np.float64))[0]
     left, top, right, bottom = np.round(inside).astype(int)
-    # Darknet's integer arithmetic (image.c): the tight side is filled, the other one truncated, the rest shared.
-    if size[0] / width < size[1] / height:
-        expected = size[0], max(1, height * size[0] // width)
-    else:
-        expected = max(1, width * size[1] // height), size[1]
-    assert (right - left, bottom - top) == expected
+    # The tight side is filled, the other follows to the nearest pixel.
+    scale = min(size[0] / width, size[1] / height)
+    assert abs(right - left - width * scale) <= 0.5 or right - left == 1
+    assert abs(bottom - top - height * scale) <= 0.5 or bottom - top == 1
+    assert right - left == size[0] or bottom - top == size[1]
     assert abs(left - (size[0] - right)) <= 1 and abs(top - (size[1] - bottom)) <= 1
     outside = np.ones(fitted.shape[:2], bool)
     outside[top:bottom, left:right] = False

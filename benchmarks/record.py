@@ -1,0 +1,76 @@
+"""Turns finished runs into records that can be compared: `python benchmarks/record.py runs/prune/x --name x`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from machine import machine, today
+
+from detect_prune.files import write_json, write_text
+from detect_prune.pruning import magnitude_masks
+from detect_prune.report.tables import Table
+from detect_prune.tasks.build import detection_task
+
+
+def records_of(folder: Path) -> list[dict]:
+    """One flat record a stage of the run in `folder`, and one for one-shot magnitude pruning of its dense network."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    plan = json.loads((folder / "plan.json").read_text())["options"]
+    settings, recipe = metrics["settings"], metrics["recipe"]
+    given = [f"--{name.replace('_', '-')} {value}" for name, value in plan.items() if value is not None]
+    common = {
+        "network": settings["data"]["network"],
+        "data": settings["data"]["data"],
+        "ratio": settings["ratio"],
+        "seed": settings["seed"],
+        "dense_epochs": recipe["dense"]["epochs"] if settings["train_dense"] else 0,
+        "admm_epochs": recipe["admm"]["epochs"],
+        "retrain_epochs": recipe["retrain"]["epochs"],
+        "precision": metrics["precision"],
+        "seconds": metrics["seconds"],
+        "date": today(),
+        "machine": machine(),
+        "command": "python prune.py " + " ".join(given),
+    }
+    rows = [
+        {**common, "method": "dense" if stage["name"] == "dense" else "admm", "stage": stage["name"]}
+        | {"n_kept": stage["kept"], "n_total": stage["total"], **stage["metrics"]}
+        | {name: stage[name] for name in ("macs_dense", "macs_nonzero", "bytes_stored", "bytes_zip")}
+        for stage in metrics["stages"]
+    ]
+    if plan["cfg"] is not None:
+        rows.insert(1, {**common, "method": "magnitude", "stage": "one-shot, not retrained", **one_shot(folder, plan)})
+    return rows
+
+
+def one_shot(folder: Path, plan: dict) -> dict:
+    """Scores the run's dense network after plain global magnitude pruning at the run's ratio."""
+    trained = folder / "dense.weights"
+    cfg, weights = (folder / "dense.cfg", trained) if trained.exists() else (plan["cfg"], plan["weights"])
+    task = detection_task(cfg, weights, data=plan["data"], data_root=plan["data_root"], imgsz=plan["imgsz"])
+    masks = magnitude_masks(task.model, plan["ratio"])
+    masks.apply()
+    return {"n_kept": masks.n_kept, "n_total": masks.n_total, **task.evaluate(task.model).values}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--name", required=True, help="results/NAME.json and .md")
+    args = parser.parse_args()
+    records = [record for folder in args.runs for record in records_of(folder)]
+    results = Path(__file__).parent / "results"
+    write_json(results / f"{args.name}.json", records)
+    scores = [name for name in ("AP", "AP50", "top-1") if name in records[0]]
+    table = Table(["network", "data", "ratio", "stage", *scores, "weights kept"], left=4)
+    for record in records:
+        shown = [f"{record[name]:.4f}" for name in scores]
+        table.row(record["network"], record["data"], record["ratio"], record["stage"], *shown, f"{record['n_kept']:,}")
+    lines = [table.markdown(), "", f"{records[0]['date']}, {records[0]['machine']}.", ""]
+    lines += [f"    {command}" for command in dict.fromkeys(record["command"] for record in records)]
+    write_text(results / f"{args.name}.md", "\n".join(lines) + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
