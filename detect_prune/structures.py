@@ -14,8 +14,7 @@ class HeadSpec:
 
     `anchors` holds the (width, height) of this head's own anchors, already selected by `mask`, in pixels of the
     network's input. The head's tensor is (B, len(anchors) * (5 + classes), grid height, grid width), as Darknet lays
-    it out.
-    Names and defaults are those of Darknet's `parse_yolo` (src/parser.c).
+    it out. Names and defaults are those of Darknet's `parse_yolo` (src/parser.c).
     """
 
     layer: int

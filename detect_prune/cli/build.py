@@ -68,7 +68,7 @@ def _classifier(args: argparse.Namespace) -> Task:
         args.weights,
         data=args.data,
         data_root=args.data_root,
-        batch=args.batch or 128,
+        batch=args.batch or 256,
         seed=args.seed,
         device=choose_device(args.device),
     )

@@ -11,8 +11,7 @@ class MovingAverage:
     """average = d * average + (1 - d) * model after every step, d rising from 0 to `decay`.
 
     The ramp d = decay * (1 - exp(-step / tau)) keeps the first, bad weights of a short phase out of its result. A
-    weight
-    that a mask holds at zero from the start stays exactly zero in the average.
+    weight that a mask holds at zero from the start stays exactly zero in the average.
 
     Args:
         model: whose floating-point parameters and buffers are averaged; whole numbers are copied.

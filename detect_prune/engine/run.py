@@ -40,9 +40,8 @@ class Run:
     """The state of a run, and its way through the stages.
 
     A stage is a name and a function. A stage that is done is not done again after a resume; a training stage goes on
-    in the
-    middle. `last.pt` is written after each stage, and while training every `save_every` seconds and when a stop is
-    asked for.
+    in the middle. `last.pt` is written after each stage, and while training every `save_every` seconds and when a
+    stop is asked for.
 
     Args:
         task: what is trained.
@@ -50,7 +49,7 @@ class Run:
         recipe: how it is trained.
         identity: plain values that must be the same when the run is resumed (the ratio, for example).
         save_every: seconds between checkpoints while training.
-        resume: go on from `folder`/last.pt.
+        resume: go on from `folder`/last.pt, if the run came that far.
         precision: None for the fastest by a timed step.
     """
 
@@ -84,10 +83,11 @@ class Run:
         self._unfinished: dict[str, Any] | None = None
         self._started = self._saved = time.monotonic()
         torch.manual_seed(seed)
-        if resume:
+        # A run that was killed before its first checkpoint has a folder and nothing in it: it begins again.
+        if resume and (self.folder / LAST).exists():
             self._restore(load_checkpoint(self.folder / LAST))
         else:
-            if (self.folder / LAST).exists():
+            if not resume and (self.folder / LAST).exists():
                 raise DetectPruneError(
                     "this folder already holds a run; choose another --name, or give --resume to go on with it",
                     file=self.folder,

@@ -11,10 +11,8 @@ class StopSignal:
     """While entered, the first SIGINT or SIGTERM inside a `guarded` stretch only sets `requested`.
 
     The loop looks at `requested` after each step, saves, and leaves. Outside guarded stretches, and at the second
-    signal,
-    KeyboardInterrupt is raised at once: what was finished is in the last checkpoint. Signals belong to the main
-    thread; in
-    any other, nothing is installed.
+    signal, KeyboardInterrupt is raised at once: what was finished is in the last checkpoint. Signals belong to the
+    main thread; in any other, nothing is installed.
     """
 
     def __init__(self) -> None:

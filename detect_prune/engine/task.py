@@ -22,8 +22,7 @@ class Metrics:
 
     `values` maps names such as `AP`, `AP50` or `top-1` to shares in 0..1; `primary` names the one that decides which
     checkpoint is best (0 where there was nothing to find); `per_class` has one flat record a class; `notes` are
-    sentences for the person who reads the table
-    (pictures that could not be read, for example).
+    sentences for the person who reads the table (pictures that could not be read, for example).
     """
 
     values: dict[str, float]

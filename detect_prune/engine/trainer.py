@@ -43,7 +43,7 @@ def build_optimizer(model: nn.Module, phase: Phase, admm: GlobalADMM | None = No
     if phase.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=phase.lr, momentum=phase.momentum, nesterov=phase.momentum > 0)
     if phase.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=phase.lr, betas=(phase.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=phase.lr, betas=(phase.momentum, 0.999), fused=True)
     raise ValueError(f"unknown optimizer '{phase.optimizer}'; expected sgd or adamw")
 
 
@@ -51,8 +51,7 @@ class Trainer:
     """Trains `model` for one phase.
 
     With `admm`, its penalty joins every step and its Z and U updates come at equal distances, the last one after the
-    last
-    step. With `masks`, the support is held through every step.
+    last step. With `masks`, the support is held through every step.
 
     Args:
         task: gives the batches and the loss.

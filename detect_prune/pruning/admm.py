@@ -20,9 +20,8 @@ In anyone's own loop:
 
 What the optimizer means for rho. SGD takes the penalty as it is. Adam divides the penalty's gradient by the size of
 the sum, so rho only says how loss and penalty share a step of fixed length; the schedule of rho works from measured
-residuals and serves both. Weight
-decay pulls the weights that stay away from Z while the penalty pulls them back: parameter_groups leaves it out for
-prunable weights during ADMM.
+residuals and serves both. Weight decay pulls the weights that stay away from Z while the penalty pulls them back:
+parameter_groups leaves it out for prunable weights during ADMM.
 """
 
 import math

@@ -168,8 +168,7 @@ def scaled_worths(importance: Importance, weights: Mapping[str, Tensor], keep: f
     """q for all layers, scaled by one number so that sum q w^2 = sum w^2.
 
     With this scale rho means the same for every importance: a penalty of rho/2 times the plain squared length of all
-    weights
-    would remove them all.
+    weights would remove them all.
 
     Args:
         keep: share of all weights that is going to stay.

@@ -102,7 +102,7 @@ def classification_task(
     *,
     data: str | Path | None = None,
     data_root: str | Path | None = None,
-    batch: int = 128,
+    batch: int = 256,
     seed: int = 0,
     device: str | None = None,
 ) -> ClassificationTask:

@@ -33,12 +33,16 @@ from detect_prune.tasks.detector import Detector, load
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""
 SHOWN_PICTURES = 12
+SAMPLE_AUGMENTATION = Augmentation(
+    hue=0.02, saturation=1.2, exposure=1.2, scale=0.15, translate=0.08, flip=True, mosaic=0.0
+)
+"""For the built-in set, whatever the cfg says: its colours and places vary by themselves, and its runs are short."""
 
 
 def augmentation_of(cfg: Cfg) -> Augmentation:
-    """How far training pictures are changed, by Darknet's keys: hue, saturation, exposure, flip and mosaic of [net], jitter
-    of [yolo]. Darknet cuts up to `jitter` of each side away or adds as much, which is a zoom and a shift; it makes a mosaic
-    of every other picture where `mosaic` is set.
+    """How far training pictures are changed, by Darknet's keys: hue, saturation, exposure, flip and mosaic of [net],
+    jitter of [yolo]. Darknet cuts up to `jitter` of each side away or adds as much, which is a zoom and a shift; it
+    makes a mosaic of every other picture where `mosaic` is set.
     """
     net = cfg.net
     jitter = next((layer.float("jitter", 0.2) for layer in cfg.layers if layer.name == "yolo"), 0.2)
@@ -90,7 +94,7 @@ class DetectionTask:
         self.batch, self.workers, self.seed = batch, workers, seed
         self.size, self.letterbox, self.header = model.input_size, model.cfg.letter_box, model.header
         self.notes: list[str] = []
-        self.augmentation = augmentation_of(model.cfg)
+        self.augmentation = SAMPLE_AUGMENTATION if data.is_sample else augmentation_of(model.cfg)
         self._criterion = YoloLoss(model.heads)
         self._skipped: set[str] = set()
         self.steps_per_epoch = len(self._training(0, 0))
