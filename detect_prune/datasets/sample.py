@@ -13,7 +13,7 @@ import numpy as np
 from detect_prune.datasets.cache import cache_folder, cached_folder
 from detect_prune.files import write_json
 
-VERSION = 2
+VERSION = 3
 """Part of the folder's name: raise it with every change of what is drawn."""
 SEED = 20
 TRAIN_PICTURES, VAL_PICTURES = 480, 120
@@ -105,7 +105,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[Thing]]:
 def _side(rng: np.random.Generator) -> float:
     """Length in pixels of an object; with these bounds a fifth of the objects covers less than COCO's small 32 x 32."""
     if rng.random() < _SMALL_SHARE:
-        return rng.uniform(21, 32)
+        return rng.uniform(29, 36)
     return float(np.exp(rng.uniform(np.log(42), np.log(116))))
 
 

@@ -138,7 +138,7 @@ class Run:
             if admm is not None:
                 admm.load_state_dict(self._unfinished["admm"])
             self._unfinished = None
-        evaluate_every = max(1, phase.epochs // EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
+        evaluate_every = math.ceil(phase.epochs / EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
         record_every = max(1, trainer.total // RECORDS_PER_PHASE)
         self.timeline.begin(name, trainer.step)
         with self.stop.guard(), Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress:

@@ -74,7 +74,7 @@ def detection_task(
     original = Detector(parsed) if weights is None else load(parsed.path, weights)
     large = sum(parameter.numel() for parameter in original.parameters()) > LARGE
     if imgsz is None and loaded.is_sample:
-        imgsz = 160 if large else 224
+        imgsz = 160 if large else 192
     notes = []
     if original.num_classes != len(loaded.names):
         notes.append(f"the heads are adapted from {original.num_classes} to {len(loaded.names)} classes")

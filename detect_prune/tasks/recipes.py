@@ -12,7 +12,7 @@ def detection_recipe(*, sample: bool, large: bool, batch: int) -> Recipe:
         batch: pictures a step; Darknet's learning rates are meant for 64.
     """
     if sample:
-        epochs = (2, 1, 1) if large else (17, 5, 4)
+        epochs = (2, 1, 1) if large else (16, 5, 4)
         return Recipe(
             dense=Phase(epochs[0], 2e-3, "adamw", weight_decay=0.01, ema=0.99, clip=10.0),
             admm=Phase(epochs[1], 1e-3, "adamw", clip=10.0, final_lr=0.3),
