@@ -74,7 +74,7 @@ def detection_task(
     original = Detector(parsed) if weights is None else load(parsed.path, weights)
     large = sum(parameter.numel() for parameter in original.parameters()) > LARGE
     if imgsz is None and loaded.is_sample:
-        imgsz = 160 if large else 192
+        imgsz = 160 if large else 224
     notes = []
     if original.num_classes != len(loaded.names):
         notes.append(f"the heads are adapted from {original.num_classes} to {len(loaded.names)} classes")
@@ -88,7 +88,7 @@ def detection_task(
         model.header = original.header
         if fresh:
             notes.append(f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random")
-    recipe = detection_recipe(sample=loaded.is_sample, large=large, batch=batch)
+    recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or default_device()
     )

@@ -33,9 +33,7 @@ from detect_prune.tasks.detector import Detector, load
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""
 SHOWN_PICTURES = 12
-SAMPLE_AUGMENTATION = Augmentation(
-    hue=0.02, saturation=1.2, exposure=1.2, scale=0.15, translate=0.08, flip=True, mosaic=0.0
-)
+SAMPLE_AUGMENTATION = Augmentation(hue=0.0, saturation=1.0, exposure=1.0, scale=0.1, translate=0.05, mosaic=0.0)
 """For the built-in set, whatever the cfg says: its colours and places vary by themselves, and its runs are short."""
 
 

@@ -3,27 +3,26 @@
 from detect_prune.engine.task import Phase, Recipe
 
 
-def detection_recipe(*, sample: bool, large: bool, batch: int) -> Recipe:
+def detection_recipe(*, sample: bool, large: bool) -> Recipe:
     """The recipe for a detector.
 
     Args:
         sample: the built-in set, on which a run has to end within minutes.
         large: tens of millions of weights.
-        batch: pictures a step; Darknet's learning rates are meant for 64.
     """
     if sample:
-        epochs = (2, 1, 1) if large else (16, 5, 4)
+        epochs = (2, 1, 1) if large else (14, 4, 3)
         return Recipe(
-            dense=Phase(epochs[0], 2e-3, "adamw", weight_decay=0.01, ema=0.99, clip=10.0),
+            dense=Phase(epochs[0], 1.5e-3, "adamw", weight_decay=0.01, ema=0.99, clip=10.0),
             admm=Phase(epochs[1], 1e-3, "adamw", clip=10.0, final_lr=0.3),
             retrain=Phase(epochs[2], 1e-3, "adamw", ema=0.99, clip=10.0),
             updates=36,
         )
-    lr = 0.0026 * min(1.0, (batch / 64) ** 0.5)
+    # AdamW: from scratch on eight pictures it reached AP .76 in 120 steps, SGD at 3e-3 (its box term near diverging) .45 in 180.
     return Recipe(
-        dense=Phase(100, 4 * lr, momentum=0.937, weight_decay=5e-4, ema=0.9998, clip=10.0),
-        admm=Phase(10, lr, clip=10.0, final_lr=0.2),
-        retrain=Phase(10, lr, weight_decay=5e-4, ema=0.999, clip=10.0),
+        dense=Phase(100, 1e-3, "adamw", weight_decay=0.05, ema=0.9998, clip=10.0),
+        admm=Phase(10, 3e-4, "adamw", clip=10.0, final_lr=0.3),
+        retrain=Phase(10, 3e-4, "adamw", weight_decay=0.01, ema=0.999, clip=10.0),
         updates=40,
     )
 
