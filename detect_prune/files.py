@@ -1,6 +1,7 @@
 """Reading and writing files so that nothing is half written and every failure names its file."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,29 +12,79 @@ from typing import Any
 
 from detect_prune.errors import DetectPruneError
 
+_DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS")} - {None}
+"""What the disk answers; a failed download is an OSError too, and its caller's to name."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
 
     A kill in the middle leaves the old file as it was. The parent folder is made if it is missing.
+
+    Raises:
+        DetectPruneError: no file can be written there (no permission, no folder, a full disk).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from None
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes private files; a result file gets the permissions of an ordinary one.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in _DISK:
+                raise _not_written(path, error) from None
+            raise
+        try:
+            _put_in_place(temporary, path)
+        except OSError as error:
+            raise _not_written(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    # mkstemp makes private files; a result file gets the permissions of an ordinary one.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    os.replace(temporary, path)
+
+
+def _not_written(path: Path, error: OSError) -> DetectPruneError:
+    return DetectPruneError(f"can't be written: {error.strerror or error}", file=path)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Makes a folder and those above it; it may be there already. Raises DetectPruneError where that can't be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DetectPruneError(f"this folder can't be made: {error.strerror or error}", file=folder) from None
+
+
+def require_writable(path: str | Path) -> None:
+    """Finds out before the work, not after it, whether a result can be written to `path`.
+
+    Raises:
+        DetectPruneError: it can't.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DetectPruneError("this is a folder; the name of a file to write was expected", file=path)
+    make_folder(path.parent)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _not_written(path, error) from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -70,11 +121,11 @@ def read_text(path: str | Path, what: str) -> str:
 
 def require_disk_space(folder: str | Path, size: int) -> None:
     """Raises DetectPruneError unless the disk under `folder` (made if missing) has `size` bytes free."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     free = shutil.disk_usage(folder).free
     if free < size:
         raise DetectPruneError(
-            f"the disk has {free / 1e6:.0f} MB free, and this run needs about {size / 1e6:.0f} MB for its checkpoints and results",
+            f"the disk has {free / 1e6:.0f} MB free, and this run needs about {size / 1e6:.0f} MB "
+            "for its checkpoints and results",
             file=folder,
         )

@@ -24,7 +24,9 @@ def find_resource(kind: str, name: str | Path) -> Path:
     Raises:
         DetectPruneError: there is no such file; the message lists the names that the package has.
     """
-    name = Path(name)
+    text, name = str(name), Path(name)
+    if not name.name:
+        raise DetectPruneError(f"'{text}' is not the name of a file; a path or a bare name was expected")
     suffix = {"cfg": ".cfg", "data": ".yaml"}[kind]
     names = [name] if name.suffix else [name, name.with_suffix(suffix)]
     folders = [Path(), Path(kind), packaged_folder(kind)]

@@ -1,5 +1,6 @@
 """Batches for training and scoring: the same ones whatever the number of workers, and from any batch of an epoch on."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ class Batches:
         return max(0, len(self._maker) - self._start)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._workers:
+        # A spawned worker inherits nothing: what is made here would only be made once more.
+        if self._workers and multiprocessing.get_start_method() == "fork":
             self._maker.warm_up()
         # A worker makes whole batches: what it makes depends on nothing but the batch's number.
         numbers = range(self._start, len(self._maker))
@@ -79,7 +81,6 @@ def train_batches(
     start: int = 0,
     workers: int = 0,
     augment: Augmentation | bool = True,
-    mosaic: float | bool | None = None,
     letterbox: bool = False,
 ) -> Batches:
     """The batches of one epoch, in an order drawn from (seed, epoch), each picture changed by (seed, epoch, its index).
@@ -90,11 +91,8 @@ def train_batches(
         start: number of the first batch, to go on in the middle of an epoch.
         workers: processes; 0 does the work in this one. The batches are the same.
         augment: True for the defaults, False for pictures as they are.
-        mosaic: share of pictures put together from four (True: all, False: none), instead of the augmentation's own.
     """
     augmentation = Augmentation() if augment is True else augment or None
-    if augmentation and mosaic is not None:
-        augmentation = Augmentation(**{**vars(augmentation), "mosaic": float(mosaic)})
     order = np.random.default_rng([seed, epoch]).permutation(len(dataset))
     whole = max(batch, len(order) // batch * batch)
     return Batches(
@@ -113,7 +111,8 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads beside them only get in the way
     # Ctrl-C, and a kill of the group, is for the main process, which finishes its step and saves. Workers that died
     # of it would take that away from it. In a group of their own they hear of it when it stops them, or is gone.
-    os.setpgid(0, 0)
+    if hasattr(os, "setpgid"):  # Windows has no such groups
+        os.setpgid(0, 0)
 
 
 class _BatchMaker(Dataset):

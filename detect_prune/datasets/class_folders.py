@@ -5,7 +5,8 @@ import json
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detect_prune.datasets.cache import cache_folder, cached_folder
-from detect_prune.datasets.picture import PICTURE_SUFFIXES, decode_picture, read_picture
+from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture, decode_picture, read_picture
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import write_json
 
@@ -30,15 +31,18 @@ def is_class_folder_set(path: Path) -> bool:
     return all((path / split).is_dir() for split in _SPLITS) or _archive(path) is not None
 
 
-def read_class_folders(path: Path, cache: str | Path | None = None) -> tuple[str, tuple[str, ...], Split, Split]:
+def read_class_folders(
+    path: Path, cache: str | Path | None = None
+) -> tuple[str, tuple[str, ...], Split, Split, list[str]]:
     """Reads and decodes the set, or takes it decoded from the cache, where it lies under a key of its content.
 
     Returns:
         Its name (that of the folder), the class names in alphabetical order, train and test as (images (N, 3, H, W)
-        uint8 RGB, labels (N,) int64), each in the order of the paths.
+        uint8 RGB, labels (N,) int64), each in the order of the paths; a sentence for each split in which pictures could
+        not be read and were left out.
 
     Raises:
-        DetectPruneError: no such set, no pictures, broken ones or some of another size, a class in test only.
+        DetectPruneError: no such set, no pictures, some of another size, a class in test only.
     """
     archive = _archive(path)
     if archive is None and not is_class_folder_set(path):
@@ -48,15 +52,15 @@ def read_class_folders(path: Path, cache: str | Path | None = None) -> tuple[str
     source = archive or path
     key = _key_of_archive(archive) if archive else _key_of_folder(path)
     folder = cached_folder(
-        cache_folder(cache) / f"class-folders-{key}", lambda target: _decode(source, archive is not None, target)
+        cache_folder(cache) / f"class-folders-v2-{key}", lambda target: _decode(source, archive is not None, target)
     )
-    classes = tuple(json.loads((folder / "classes.json").read_text()))
+    about = json.loads((folder / "about.json").read_text())
     splits = [
         tuple(torch.from_numpy(np.load(folder / f"{split}-{kind}.npy")) for kind in ("images", "labels"))
         for split in _SPLITS
     ]
     name = path.name if path.is_dir() else path.name.split(".")[0]
-    return name or path.resolve().name, classes, *splits
+    return name or path.resolve().name, tuple(about["classes"]), *splits, about["warnings"]
 
 
 def _archive(path: Path) -> Path | None:
@@ -91,8 +95,14 @@ def _files(path: Path) -> list[Path]:
 
 def _decode(source: Path, is_archive: bool, target: Path) -> None:
     found: dict[str, list[tuple[str, str, np.ndarray]]] = {split: [] for split in _SPLITS}
+    broken: dict[str, list[str]] = {split: [] for split in _SPLITS}
     shape = None
-    for split, label, name, picture in _in_archive(source) if is_archive else _in_folder(source):
+    for split, label, name, read in _in_archive(source) if is_archive else _in_folder(source):
+        try:
+            picture = read()
+        except CorruptPicture as error:
+            broken[split].append(str(error))
+            continue
         shape = shape or picture.shape
         if picture.shape != shape or max(shape) > _LARGEST:
             raise DetectPruneError(
@@ -104,22 +114,33 @@ def _decode(source: Path, is_archive: bool, target: Path) -> None:
     classes = sorted({label for label, _, _ in found["train"]})
     for split, entries in found.items():
         if not entries:
-            raise DetectPruneError(f"the data set is empty: there is no picture in {split}/CLASS", file=source)
+            raise DetectPruneError(
+                f"the data set is empty: there is no picture that can be read in {split}/CLASS", file=source
+            )
         strange = {label for label, _, _ in entries} - set(classes)
         if strange:
             raise DetectPruneError(f"{split} has the class {min(strange)}, which train does not have", file=source)
         entries.sort(key=lambda entry: entry[:2])
         np.save(target / f"{split}-images.npy", np.stack([picture for _, _, picture in entries]).transpose(0, 3, 1, 2))
         np.save(target / f"{split}-labels.npy", np.array([classes.index(label) for label, _, _ in entries]))
-    write_json(target / "classes.json", classes)
+    warnings = [
+        f"{len(reasons)} pictures of {split} were left out: {'; '.join(sorted(reasons)[:3])}"
+        for split, reasons in broken.items()
+        if reasons
+    ]
+    write_json(target / "about.json", {"classes": classes, "warnings": warnings})
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
+_Entry = tuple[str, str, str, Callable[[], np.ndarray]]
+"""Split, class, file name, and what reads the picture (or raises CorruptPicture)."""
+
+
+def _in_folder(folder: Path) -> Iterator[_Entry]:
     for file in _files(folder):
-        yield file.parts[-3], file.parts[-2], file.name, read_picture(file)
+        yield file.parts[-3], file.parts[-2], file.name, partial(read_picture, file)
 
 
-def _in_archive(archive: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
+def _in_archive(archive: Path) -> Iterator[_Entry]:
     """Streams through the tar once; nothing is unpacked to disk."""
     try:
         with tarfile.open(archive, "r|*") as tar:
@@ -135,7 +156,7 @@ def _in_archive(archive: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
                         name.parts[-3],
                         name.parts[-2],
                         name.name,
-                        decode_picture(tar.extractfile(member).read(), f"{archive}/{name}"),
+                        partial(decode_picture, tar.extractfile(member).read(), f"{archive}/{name}"),
                     )
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DetectPruneError(f"broken or cut off archive ({error})", file=archive) from None

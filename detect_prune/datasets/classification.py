@@ -1,7 +1,7 @@
 """Small pictures with one label each: MNIST, CIFAR-10, folders of class folders. Whole sets, as tensors in memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,6 @@ from detect_prune.datasets.mnist import read_mnist
 from detect_prune.errors import DetectPruneError
 
 DEFAULT_ROOT = Path("datasets")
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MNIST = (0.1307,), (0.3081,)
 
 
 @dataclass
@@ -41,9 +39,8 @@ class ClassificationData:
     classes: tuple[str, ...]
     train: LabelledPictures
     test: LabelledPictures
-    mean: tuple[float, ...]
-    """Per channel, of pictures in 0..1. Colour pictures take ImageNet's, as akamaster's CIFAR-10 weights expect."""
-    std: tuple[float, ...]
+    warnings: list[str] = field(default_factory=list)
+    """Sentences on pictures that could not be read and were left out."""
 
 
 def load_classification(
@@ -65,23 +62,17 @@ def load_classification(
         raise DetectPruneError("the data folder does not exist", file=folder)
     if str(name_or_path) == "mnist":
         train, test = (LabelledPictures(*split) for split in read_mnist(folder))
-        return ClassificationData("mnist", tuple("0123456789"), train, test, *_MNIST)
+        return ClassificationData("mnist", tuple("0123456789"), train, test)
     if str(name_or_path) == "cifar10" and not is_class_folder_set(folder):
         train, test = (LabelledPictures(*split) for split in read_cifar10(folder))
-        return ClassificationData("cifar10", CIFAR10_CLASSES, train, test, *_IMAGENET)
+        return ClassificationData("cifar10", CIFAR10_CLASSES, train, test)
     path = folder if str(name_or_path) == "cifar10" else Path(name_or_path)
     if not path.exists():
         raise DetectPruneError(
             "no such data set: mnist, cifar10, or a folder with train/CLASS and test/CLASS was expected", file=path
         )
-    name, classes, train, test = read_class_folders(path, cache)
-    return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), *_IMAGENET)
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(B, C, H, W) uint8 -> float32, (value / 255 - mean) / std per channel."""
-    mean_, std_ = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
-    return (images.float() / 255 - mean_) / std_
+    name, classes, train, test, warnings = read_class_folders(path, cache)
+    return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), warnings)
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:

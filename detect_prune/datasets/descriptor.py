@@ -1,7 +1,7 @@
 """Descriptors: the small yaml file that says where the pictures of a data set are and in which format."""
 
-import os
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

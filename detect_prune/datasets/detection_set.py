@@ -4,6 +4,7 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,10 @@ class DetectionSet:
         self._box_ends, self._boxes, self._labels, self._areas, self._flags = box_ends, boxes, labels, areas, flags
         self.decoded: dict[int, np.ndarray] = {}
         """Pictures that `batches` keeps in memory, by index, where the set is small enough."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker gets a pickled copy of the set, and should not get all decoded pictures with it.
+        return {**self.__dict__, "decoded": {}}
 
     def __len__(self) -> int:
         return len(self._image_ids)

@@ -39,7 +39,10 @@ def draw_sample_set(folder: Path, pictures: tuple[int, int] = (TRAIN_PICTURES, V
         for index in range(count):
             picture, things = draw_picture(np.random.default_rng([seed, split, index]))
             file_name, image_id = f"{index:04d}.jpg", split * 100_000 + index
-            cv2.imwrite(str(folder / name / file_name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            # Encoded in memory: cv2.imwrite says by a return value that the disk is full, and trips over names that are
+            # not ASCII on Windows.
+            encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+            (folder / name / file_name).write_bytes(encoded.tobytes())
             height, width = picture.shape[:2]
             images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
             for thing in things:

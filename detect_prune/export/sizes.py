@@ -1,9 +1,7 @@
-"""What a file weighs: as it is stored, and inside an ordinary zip, the fair yardstick for a file full of zeros."""
+"""What a file weighs inside an ordinary zip, the fair yardstick for a file full of zeros."""
 
 import io
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from detect_prune.errors import DetectPruneError
@@ -40,14 +38,6 @@ class _Counter(io.RawIOBase):
         return len(data)
 
 
-@dataclass(frozen=True)
-class FileSize:
-    """Bytes of a file as stored, and of a zip that holds nothing else."""
-
-    stored: int
-    zipped: int
-
-
 def zip_size(path: str | Path) -> int:
     """Bytes of a zip file (deflate, level 6) that holds `path` alone; read as a stream, nothing is written.
 
@@ -64,16 +54,3 @@ def zip_size(path: str | Path) -> int:
     except OSError as error:
         raise DetectPruneError(f"can't be read to measure its zip: {error.strerror}", file=path) from None
     return counter.length
-
-
-def file_sizes(paths: Iterable[str | Path]) -> dict[str, FileSize]:
-    """The sizes of files, by file name.
-
-    Raises:
-        DetectPruneError: one of them can't be read.
-    """
-    sizes = {}
-    for path in map(Path, paths):
-        zipped = zip_size(path)
-        sizes[path.name] = FileSize(path.stat().st_size, zipped)
-    return sizes

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class EventWriter:
-    """Writes scalars and pictures for TensorBoard; a context manager.
+    """Writes scalars and pictures for TensorBoard; `close` it at the end.
 
     Args:
         folder: where the event files go; made if missing.
@@ -31,15 +31,5 @@ class EventWriter:
         """`picture` is (H, W, 3) uint8 RGB."""
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
-    def flush(self) -> None:
-        """Everything given so far is on disk when this returns."""
-        self._writer.flush()
-
     def close(self) -> None:
         self._writer.close()
-
-    def __enter__(self) -> "EventWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

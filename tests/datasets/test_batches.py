@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detect_prune.datasets import Augmentation, fit, load_data, read_picture, train_batches, val_batches
+from detect_prune.datasets import Augmentation, batches, fit, load_data, read_picture, train_batches, val_batches
 from detect_prune.datasets.detection_set import DetectionSetBuilder
 
 SIZE = (64, 48)
@@ -104,7 +105,7 @@ def test_corrupt_pictures_are_dropped_and_named(dataset, workers):
     assert len(batches[0].skipped) == 1 and str(path) in batches[0].skipped[0] and "cut off" in batches[0].skipped[0]
     assert len(batches[0].placements) == 3 and batches[0].targets[:, 0].max() == 2
     # As a mosaic partner too: the picture that wanted it is left out, and the broken one named.
-    trained = list(train_batches(dataset, SIZE, 2, 0, 0, workers=workers, mosaic=True))
+    trained = list(train_batches(dataset, SIZE, 2, 0, 0, workers=workers, augment=Augmentation(mosaic=1.0)))
     assert sum(len(b.skipped) for b in trained) >= 1
     assert all(str(path) in sentence for b in trained for sentence in b.skipped)
 
@@ -128,6 +129,26 @@ def test_the_memory_of_small_sets_is_used_and_harmless(dataset):
     for index in range(11):
         dataset.path(index).unlink()
     same(first, flat(train_batches(dataset, SIZE, 2, 1, 4)))  # from memory, and unspoilt by augmentation
+
+
+def test_a_spawned_worker_gets_no_decoded_pictures_and_nothing_is_warmed_up_for_it(dataset, monkeypatch):
+    copy = pickle.loads(pickle.dumps(dataset))
+    list(train_batches(dataset, SIZE, 2, 1, 4))
+    assert len(dataset.decoded) == 11
+    assert len(pickle.dumps(dataset)) == len(pickle.dumps(copy)) and pickle.loads(pickle.dumps(dataset)).decoded == {}
+
+    def refuse(self):
+        raise AssertionError("warmed up for nothing")
+
+    expected = flat(train_batches(dataset, SIZE, 2, 1, 4))
+    monkeypatch.setattr(batches._BatchMaker, "warm_up", refuse)
+    monkeypatch.setattr(batches.multiprocessing, "get_start_method", lambda: "spawn")
+    same(expected, flat(train_batches(dataset, SIZE, 2, 1, 4, workers=1)))
+
+
+def test_workers_start_where_there_are_no_process_groups(dataset, monkeypatch):
+    monkeypatch.delattr(batches.os, "setpgid")
+    assert len(list(val_batches(dataset, SIZE, 4, workers=1))) == 3
 
 
 def test_augmentation_can_be_chosen(dataset):

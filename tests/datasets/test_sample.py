@@ -1,3 +1,4 @@
+import errno
 import json
 import threading
 
@@ -57,6 +58,21 @@ def test_the_same_seed_draws_the_same_set(tmp_path):
         for image in json.loads((tmp_path / f"a/{split}.json").read_text())["images"]
     ]
     assert len(set(ids)) == 5
+
+
+def test_a_full_disk_is_heard_and_names_need_not_be_ascii(tmp_path, monkeypatch):
+    folder = tmp_path / "Prüfung 検査"
+    folder.mkdir()
+    sample.draw_sample_set(folder, (1, 1))
+    assert (folder / "val/0000.jpg").stat().st_size > 1000
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sample.Path, "write_bytes", full)
+    with pytest.raises(DetectPruneError, match="No space left"):
+        sample.sample_folder(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_it_loads_by_name(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.export.sizes import file_sizes, zip_size
+from detect_prune.export.sizes import zip_size
 
 
 @pytest.mark.parametrize("length", [0, 1, 100_000, 3_000_000])
@@ -19,16 +19,7 @@ def test_zip_size_is_that_of_a_real_zip(tmp_path, length):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pruned.weights", "real.zip"], "nothing else is left on disk"
 
 
-def test_file_sizes_by_name(tmp_path):
-    (tmp_path / "a.cfg").write_bytes(b"0" * 5000)
-    (tmp_path / "a.weights").write_bytes(bytes(range(256)) * 10)
-    sizes = file_sizes([tmp_path / "a.cfg", str(tmp_path / "a.weights")])
-    assert list(sizes) == ["a.cfg", "a.weights"]
-    assert sizes["a.cfg"].stored == 5000 and sizes["a.cfg"].zipped < 300
-    assert sizes["a.weights"].stored == 2560
-
-
 def test_missing_file_and_folder_are_named(tmp_path):
     for path in (tmp_path / "none.weights", tmp_path):
         with pytest.raises(DetectPruneError, match=str(path)):
-            file_sizes([path])
+            zip_size(path)

@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import numpy as np
 
 from detect_prune.report.tensorboard import EventWriter
@@ -13,7 +15,7 @@ def read(folder):
 
 def test_scalars_and_pictures_are_read_back(tmp_path):
     picture = np.zeros((8, 12, 3), np.uint8)
-    with EventWriter(tmp_path) as writer:
+    with closing(EventWriter(tmp_path)) as writer:
         for step in range(3):
             writer.scalars({"loss": 3.0 - step, "kept/layer 0": 0.5}, step)
         writer.picture("val/boxes", picture, 2)
@@ -25,10 +27,10 @@ def test_scalars_and_pictures_are_read_back(tmp_path):
 
 
 def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path):
-    with EventWriter(tmp_path) as writer:
+    with closing(EventWriter(tmp_path)) as writer:
         for step in range(10):
             writer.scalars({"loss": 1.0}, step)
-    with EventWriter(tmp_path, purge_step=6) as writer:
+    with closing(EventWriter(tmp_path, purge_step=6)) as writer:
         for step in range(6, 12):
             writer.scalars({"loss": 2.0}, step)
     events = read(tmp_path).Scalars("loss")
