@@ -36,7 +36,7 @@ from torch.optim import Optimizer
 
 from detect_prune.pruning.constraints import Constraint, global_ratio
 from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
+from detect_prune.pruning.importance import Diverged, Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
 from detect_prune.pruning.schedule import RhoSchedule
 
@@ -213,7 +213,7 @@ class GlobalADMM:
             pull = math.sqrt(sum(float((self._force(n) * self.q[n]).square().sum()) for n in self.weights))
             push = math.sqrt(self._gradient_square / max(self._measured, 1))
             if not math.isfinite(push):
-                raise ValueError("the loss gradient is not finite: rho can't be set from it")
+                raise Diverged("the loss gradient is not finite: rho can't be set from it")
             # A network that needs no pruning (pull 0) or has no gradient (push 0) still gets a rho that the schedule
             # can multiply.
             self.rho = self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
@@ -249,7 +249,8 @@ class GlobalADMM:
         """Z = P_S(W + U), then U = U + W - Z; between two stages also a new rho and a new worth.
 
         Raises:
-            ValueError: the weights are not finite, or all planned updates are done.
+            Diverged: the weights, or the gradients from which rho or the worth is set, are not finite.
+            ValueError: all planned updates are done.
         """
         if self.done >= self.updates:
             raise ValueError(f"all {self.updates} planned updates are done; the schedule of rho has ended")
@@ -259,6 +260,10 @@ class GlobalADMM:
                     "rho is set from the loss gradient: attach ADMM to an optimizer and take steps before the update"
                 )
             self._settle()
+        lengths = {name: float(weight.detach().square().sum()) for name, weight in self.weights.items()}
+        for name, length in lengths.items():
+            if not math.isfinite(length):
+                raise Diverged(f"the weights of {name} are not finite: training has diverged")
         for name, weight in self.weights.items():
             self.u[name].add_(weight.detach())
         bound, moved = self._project(self.u)
@@ -267,9 +272,7 @@ class GlobalADMM:
             # Where Z is not zero it equals W + U, so what is left of U there is exactly zero.
             self.u[name].sub_(self.z[name])
             apart = (weight.detach() - self.z[name]).square_().sum()
-            squares[name] = (float(apart), moved[name], float(weight.detach().square().sum()))
-            if not math.isfinite(squares[name][2]):
-                raise ValueError(f"the weights of {name} are not finite: training has diverged")
+            squares[name] = (float(apart), moved[name], lengths[name])
         self.done += 1
         self.residuals = _residuals(squares, self.rho, self.done, bound)
         if self.done == 1:

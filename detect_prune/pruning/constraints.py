@@ -60,16 +60,27 @@ class GlobalBudget:
         """See Constraint: the share of the dense cost that the budget pays for."""
         return min(1.0, self.budget / sum(size * self.costs.get(name, 1.0) for name, size in sizes.items()))
 
-    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
-        """See Constraint.
+    def floors(self, sizes: Mapping[str, int]) -> list[int]:
+        """How many weights each layer keeps at least.
 
         Raises:
-            ValueError: the budget does not even pay for one weight of each layer.
+            ValueError: the budget does not pay for them: there are more layers than weights that may stay, say.
         """
+        costs = [self.costs.get(name, 1.0) for name in sizes]
+        share = self.budget / sum(size * cost for size, cost in zip(sizes.values(), costs))
+        floors = [max(1, math.floor(self.floor * share * size)) for size in sizes.values()]
+        needed = sum(floor * cost for floor, cost in zip(floors, costs))
+        if needed > self.budget:
+            raise ValueError(
+                f"each of the {len(floors)} layers keeps at least one weight, and with the floor of {self.floor:g} all "
+                f"together {needed:g}; the ratio leaves {self.budget:g}, so a smaller one is needed"
+            )
+        return floors
+
+    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
+        """See Constraint. Raises ValueError as `floors` does."""
         layers = [Items(value, worth[name], self.costs.get(name, 1.0)) for name, value in values.items()]
-        share = self.budget / sum(len(layer) * layer.cost for layer in layers)
-        floors = [max(1, math.floor(self.floor * share * len(layer))) for layer in layers]
-        return select(layers, self.budget, floors)
+        return select(layers, self.budget, self.floors({name: value.numel() for name, value in values.items()}))
 
 
 class LayerwiseRatio:

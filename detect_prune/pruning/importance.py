@@ -15,6 +15,10 @@ from torch import Tensor
 from detect_prune.pruning.selection import Items, flat, select
 
 
+class Diverged(ValueError):
+    """Weights or gradients are no longer finite numbers."""
+
+
 class Importance(Protocol):
     """How q follows from the weights (and from gradients, where `observes` says so)."""
 
@@ -116,7 +120,8 @@ class Fisher:
         if self.per_layer:
             square = square.mean()
         if name in self._mean:
-            self._mean[name].lerp_(square, 1 - self.decay)
+            # Means that come from a file are wherever it was read to, until the first gradient is seen.
+            self._mean[name] = self._mean[name].to(square.device).lerp_(square, 1 - self.decay)
         else:
             self._mean[name] = square * (1 - self.decay)
         self._steps[name] = self._steps.get(name, 0) + 1
@@ -128,7 +133,10 @@ class Fisher:
             raise ValueError(
                 f"the Fisher importance of {', '.join(unseen)} needs gradients: attach an optimizer and take steps"
             )
-        q = {name: self._mean[name] / (1 - self.decay ** self._steps[name]) for name in weights}
+        q = {
+            name: self._mean[name].to(weight.device) / (1 - self.decay ** self._steps[name])
+            for name, weight in weights.items()
+        }
         return {name: (value + self.damping * value.mean()).clamp_(min=_TINY) for name, value in q.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,12 +182,12 @@ def scaled_worths(importance: Importance, weights: Mapping[str, Tensor], keep: f
         keep: share of all weights that is going to stay.
 
     Raises:
-        ValueError: the weights are all zero or not finite.
+        Diverged: the weights are all zero, or they or their worths are not finite.
     """
     values = {name: weight.detach() for name, weight in weights.items()}
     q = importance.worths(values, keep)
     plain = sum(float(value.square().sum()) for value in values.values())
     weighted = sum(float((value.square() * q[name]).sum()) for name, value in values.items())
     if not (0 < plain < math.inf and 0 < weighted < math.inf):
-        raise ValueError("all prunable weights are zero, or some are not finite: their worth can't be told")
+        raise Diverged("all prunable weights are zero, or some are not finite: their worth can't be told")
     return {name: value.mul_(plain / weighted) for name, value in q.items()}

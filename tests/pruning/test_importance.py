@@ -129,3 +129,13 @@ def test_unknown_names_are_refused():
         model = nn.Linear(3, 3)
         nn.init.zeros_(model.weight)
         magnitude_masks(model, 0.5)
+
+
+def test_what_fisher_read_from_a_file_follows_the_network_to_its_device():
+    saved = Fisher()
+    saved.observe("w", torch.ones(2, 2))
+    fisher = Fisher()
+    fisher.load_state_dict(saved.state_dict())
+    assert fisher.worths({"w": torch.ones(2, 2, device="meta")}, 0.5)["w"].device.type == "meta"
+    fisher.observe("w", torch.ones(2, 2, device="meta"))
+    assert fisher.state_dict()["mean"]["w"].device.type == "meta"
