@@ -6,13 +6,15 @@ import torch
 
 from detect_prune.classification import load_pretrained
 from detect_prune.darknet import adapt_classes, copy_matching, load_cfg
+from detect_prune.darknet.plan import plan_network
+from detect_prune.darknet.steps import Head
 from detect_prune.datasets import load_data
 from detect_prune.datasets.classification import load_classification
 from detect_prune.errors import DetectPruneError
 from detect_prune.resources import find_resource
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
-from detect_prune.tasks.detector import Detector, load
+from detect_prune.tasks.detector import Detector, fill, is_checkpoint, load
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
 SAMPLE = "sample"
@@ -56,7 +58,8 @@ def detection_task(
 
     Args:
         cfg: a path, or a bare name such as yolov4.cfg.
-        weights: its .weights file, as given or in ./weights; None for random weights.
+        weights: its .weights file, as given or in ./weights, or a checkpoint of a run on data with the same number of
+            classes (best.pt); None for random weights.
         data: a descriptor, or `sample` for the built-in set.
         data_root: the folder of the data, instead of the descriptor's.
         imgsz: width and height of the input in pixels; the cfg's, or a small one for the built-in set.
@@ -68,22 +71,27 @@ def detection_task(
     Raises:
         DetectPruneError: a file is missing or wrong; the sentence names it.
     """
-    parsed = load_cfg(find_resource("cfg", cfg))
+    source = find_resource("cfg", cfg)
+    parsed = load_cfg(source)
     weights = None if weights is None else find_weights(weights)
     loaded = load_data(data, data_root)
-    original = Detector(parsed) if weights is None else load(parsed.path, weights)
-    large = sum(parameter.numel() for parameter in original.parameters()) > LARGE
+    steps = plan_network(parsed)
+    classes = next(step.spec.classes for step in steps if isinstance(step, Head))
+    large = sum(step.floats for step in steps) > LARGE
     if imgsz is None and loaded.is_sample:
         imgsz = 160 if large else 224
     notes = []
-    if original.num_classes != len(loaded.names):
-        notes.append(f"the heads are adapted from {original.num_classes} to {len(loaded.names)} classes")
+    if classes != len(loaded.names):
+        notes.append(f"the heads are adapted from {classes} to {len(loaded.names)} classes")
         parsed = adapt_classes(parsed, len(loaded.names))
     if imgsz is not None:
         parsed = parsed.with_input_size(imgsz, imgsz)
     torch.manual_seed(seed)
     model = Detector(parsed, loaded.names)
-    if weights is not None:
+    if weights is not None and is_checkpoint(weights):
+        fill(model, weights)
+    elif weights is not None:
+        original = load(source, weights)
         fresh = copy_matching(original, model)
         model.header = original.header
         if fresh:
@@ -110,7 +118,8 @@ def classification_task(
 
     Args:
         network: lenet5 or resnet20, -32, -44, -56.
-        weights: a state dict (.pt, or the published .th of the ResNets); None for random weights.
+        weights: a state dict (.pt, or the published .th of the ResNets) or a checkpoint of a run (best.pt); None for
+            random weights.
         data: mnist, cifar10 or a folder of class folders; what the network's paper used unless given.
         data_root: where mnist or cifar10 is, or is downloaded to.
         batch, seed, device: as for `detection_task`.

@@ -16,6 +16,8 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
 
 STATISTICS_BATCHES = 20
+STATISTICS_DRAW = 1_000_003
+"""Beside the seed, what decides which training pictures batch-norm statistics come from; no epoch has this number."""
 
 
 def build_network(name: str, data: ClassificationData) -> nn.Module:
@@ -70,8 +72,10 @@ class ClassificationTask:
         return self.architecture.prepare(images.to(self.device, non_blocking=True))
 
     def inputs(self) -> Iterator[Tensor]:
-        for start in range(0, min(len(self.data.train), STATISTICS_BATCHES * self.batch), self.batch):
-            yield self._to_input(self.data.train.images[start : start + self.batch])
+        # Class folders are read class by class: the first pictures would be all of one.
+        order = np.random.default_rng([self.seed, STATISTICS_DRAW]).permutation(len(self.data.train))
+        for chosen in torch.from_numpy(order)[: STATISTICS_BATCHES * self.batch].split(self.batch):
+            yield self._to_input(self.data.train.images[chosen])
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """Share of test pictures whose most probable class is the right one."""

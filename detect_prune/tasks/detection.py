@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detect_prune.darknet import Cfg
+from detect_prune.darknet.steps import Convolution, plan_sizes
 from detect_prune.datasets import (
     Augmentation,
     Batch,
@@ -32,6 +32,8 @@ from detect_prune.tasks.detector import Detector, load
 
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""
+STATISTICS_DRAW = 1_000_003
+"""Beside the seed, what decides which ones; no epoch has this number."""
 SHOWN_PICTURES = 12
 SAMPLE_AUGMENTATION = Augmentation(hue=0.0, saturation=1.0, exposure=1.0, scale=0.1, translate=0.05, mosaic=0.0)
 """For the built-in set, whatever the cfg says: its colours and places vary by themselves, and its runs are short."""
@@ -41,13 +43,19 @@ def augmentation_of(cfg: Cfg) -> Augmentation:
     """How far training pictures are changed, by Darknet's keys: hue, saturation, exposure, flip and mosaic of [net],
     jitter of [yolo]. Darknet cuts up to `jitter` of each side away or adds as much, which is a zoom and a shift; it
     makes a mosaic of every other picture where `mosaic` is set.
+
+    Raises:
+        DetectPruneError: a value is out of range; with its line.
     """
     net = cfg.net
-    jitter = next((layer.float("jitter", 0.2) for layer in cfg.layers if layer.name == "yolo"), 0.2)
+    jitters = (layer.float("jitter", 0.2, low=0.0, high=0.99) for layer in cfg.layers if layer.name == "yolo")
+    jitter = next(jitters, 0.2)
+    saturation, exposure = (net.float(key, 1.0, low=0.01, high=100.0) for key in ("saturation", "exposure"))
     return Augmentation(
-        hue=net.float("hue", 0.0),
-        saturation=net.float("saturation", 1.0),
-        exposure=net.float("exposure", 1.0),
+        hue=net.float("hue", 0.0, low=0.0, high=0.5),
+        # Darknet draws the factor or its inverse, so .75 and 1.333 mean the same.
+        saturation=max(saturation, 1 / saturation),
+        exposure=max(exposure, 1 / exposure),
         scale=jitter,
         translate=jitter / 2,
         flip=net.int("flip", 1) != 0,
@@ -68,7 +76,8 @@ class DetectionTask:
         device: where the network is.
 
     Raises:
-        DetectPruneError: the network and the data have different numbers of classes.
+        DetectPruneError: the network and the data have different numbers of classes, the cfg asks for an
+            augmentation that is out of range, or a batch is too small for batch norm.
     """
 
     primary = "AP50"
@@ -95,6 +104,14 @@ class DetectionTask:
         self.augmentation = SAMPLE_AUGMENTATION if data.is_sample else augmentation_of(model.cfg)
         self._criterion = YoloLoss(model.heads)
         self._skipped: set[str] = set()
+        self._smallest_batch = _smallest_batch(model)
+        usual = min(batch, len(data.train))
+        if usual < self._smallest_batch:
+            raise DetectPruneError(
+                f"batch norm needs two values a channel to learn from, and with {usual} picture a step and an input of "
+                f"{self.size[0]}x{self.size[1]} the smallest map has one; choose a larger batch or input",
+                file=model.cfg.path,
+            )
         self.steps_per_epoch = len(self._training(0, 0))
 
     def _training(self, epoch: int, start: int) -> Batches:
@@ -113,7 +130,8 @@ class DetectionTask:
     def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
         for batch in self._training(epoch, start):
             self._skipped.update(batch.skipped)
-            yield batch if len(batch) else None
+            # So few may be left where others could not be read.
+            yield batch if len(batch) >= self._smallest_batch else None
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         raws = model(to_input(batch.pictures, model))
@@ -122,16 +140,32 @@ class DetectionTask:
             return self._criterion([raw.float() for raw in raws], batch.targets.to(self.device), self.size)
 
     def inputs(self) -> Iterator[Tensor]:
-        batches = val_batches(self.data.train, self.size, self.batch, workers=0, letterbox=self.letterbox)
-        for batch in islice(batches, max(1, STATISTICS_PICTURES // self.batch)):
-            if len(batch):
+        # Sets are often sorted by what is in the pictures: the first ones would be all of a kind.
+        order = np.random.default_rng([self.seed, STATISTICS_DRAW]).permutation(len(self.data.train))
+        drawn = self.data.train.subset(order[: max(self.batch, STATISTICS_PICTURES // self.batch * self.batch)])
+        skipped: list[str] = []
+        yielded = False
+        for batch in val_batches(drawn, self.size, self.batch, workers=0, letterbox=self.letterbox):
+            skipped += batch.skipped
+            if len(batch) >= self._smallest_batch:
+                yielded = True
                 yield to_input(batch.pictures, self.model)
+        if not yielded:
+            raise DetectPruneError(f"none of {len(drawn)} training pictures could be read: {'; '.join(skipped[:3])}")
 
     def evaluate(self, model: nn.Module) -> Metrics:
-        """COCO's AP on all validation pictures that can be read, as `detector valid` sets it up: scores > .001, NMS .6."""
+        """COCO's AP on all validation pictures that can be read, as `detector valid` sets it up: scores > .001, NMS .6.
+
+        Raises:
+            DetectPruneError: none can be read.
+        """
         truths, found, skipped = find_all(
             model, self.data.val, batch=self.batch, workers=self.workers, score_threshold=0.001, iou_threshold=0.6
         )
+        if skipped and not truths:
+            raise DetectPruneError(
+                f"none of the {len(skipped)} validation pictures could be read: {'; '.join(skipped[:3])}"
+            )
         result = coco_metrics(truths, found, self.data.names)
         values = {
             name: value
@@ -177,6 +211,13 @@ class DetectionTask:
                 f"{len(self._skipped)} training pictures were skipped: {'; '.join(sorted(self._skipped)[:3])}"
             )
         return problems
+
+
+def _smallest_batch(model: Detector) -> int:
+    """How many pictures a step needs at least: batch norm in training wants two values a channel."""
+    sizes = plan_sizes(model.steps, model.input_size)
+    normalised = [step.index for step in model.steps if isinstance(step, Convolution) and step.batch_normalize]
+    return 2 if any(sizes[index] == (1, 1) for index in normalised) else 1
 
 
 def require_same_classes(model: Detector, data: DetectionData) -> None:
@@ -251,7 +292,8 @@ def _on_picture(result: Detections, boxes: np.ndarray, truth: Truth) -> Detectio
 
 def to_input(pictures: Tensor, model: nn.Module) -> Tensor:
     """(B, 3, H, W) uint8 -> float in 0..1, on the model's device and in its memory format."""
-    weight = next(parameter for parameter in model.parameters() if parameter.dim() == 4 and parameter.shape[-1] > 1)
-    last = weight.is_contiguous(memory_format=torch.channels_last)
-    inputs = pictures.to(weight.device, non_blocking=True).float().div_(255)
+    # The two formats of a 1x1 kernel are the same in memory; it takes a larger one to tell.
+    telling = next((weight for weight in model.parameters() if weight.dim() == 4 and weight.shape[-1] > 1), None)
+    last = telling is not None and telling.is_contiguous(memory_format=torch.channels_last)
+    inputs = pictures.to(next(model.parameters()).device, non_blocking=True).float().div_(255)
     return inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detect_prune.classification import load_pretrained
 from detect_prune.darknet import Cfg, Darknet, WeightsHeader, load_cfg, read_weights
 from detect_prune.datasets import fit, read_picture
 from detect_prune.datasets.descriptor import read_names
@@ -84,7 +85,8 @@ def load(
 
     Args:
         cfg: a path or a bare name, looked up as `find_resource` says.
-        weights: the .weights file that belongs to it; None leaves fresh random weights.
+        weights: the .weights file that belongs to it, or a checkpoint of a run with the same classes (best.pt); None
+            leaves fresh random weights.
         imgsz: width and height of the input in pixels, instead of the cfg's.
         names: class names; those of COCO or VOC where the number of classes fits, else numbers.
 
@@ -94,5 +96,22 @@ def load(
     parsed = load_cfg(find_resource("cfg", cfg))
     detector = Detector(parsed if imgsz is None else parsed.with_input_size(imgsz, imgsz), names)
     if weights is not None:
-        detector.header = read_weights(detector, weights)
+        fill(detector, weights)
     return detector.eval()
+
+
+def is_checkpoint(weights: str | Path) -> bool:
+    """Whether the name is that of a checkpoint (`.pt`) and not of Darknet's weights."""
+    return Path(weights).suffix == ".pt"
+
+
+def fill(detector: Detector, weights: str | Path) -> None:
+    """Reads weights into a detector of just their shapes.
+
+    Raises:
+        DetectPruneError: the file is missing, wrong, or of another network.
+    """
+    if is_checkpoint(weights):
+        load_pretrained(detector, weights)
+    else:
+        detector.header = read_weights(detector, weights)

@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny import TINY_CFG, write_coco
 
-from detect_prune.darknet import parse_cfg, write_weights
+from detect_prune.darknet import parse_cfg, save_cfg, write_weights
+from detect_prune.datasets import val_batches
+from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.detection import augmentation_of, find_all, to_input
@@ -94,6 +96,89 @@ def test_an_input_that_the_strides_do_not_divide_is_refused(files):
 def test_what_is_no_picture_is_refused(files, picture):
     with pytest.raises(DetectPruneError, match="a picture is"):
         load(files[0]).predict(picture)
+
+
+def test_statistics_come_from_pictures_drawn_from_all_of_them(files):
+    cfg, weights, data = files
+    task = detection_task(cfg, weights, data=data, batch=4)
+    in_order = torch.cat([to_input(batch.pictures, task.model) for batch in val_batches(task.data.train, (32, 32), 4)])
+    drawn = torch.cat(list(task.inputs()))
+    assert not torch.equal(drawn, in_order) and torch.equal(drawn, torch.cat(list(task.inputs())))
+    order = [next(i for i, other in enumerate(in_order) if torch.equal(picture, other)) for picture in drawn]
+    assert sorted(order) == list(range(8))
+    other = torch.cat(list(detection_task(cfg, weights, data=data, batch=4, seed=1).inputs()))
+    assert not torch.equal(drawn, other)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_set_of_which_nothing_can_be_read_is_an_error(files, split):
+    cfg, weights, data = files
+    task = detection_task(cfg, weights, data=data, batch=4)
+    for path in (data.parent / split).glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DetectPruneError, match=rf"none of (the )?8 {'training' if split == 'train' else 'validation'}"):
+        list(task.inputs()) if split == "train" else task.evaluate(task.model)
+
+
+def test_one_value_a_channel_is_too_few_for_batch_norm(files):
+    cfg, weights, data = files
+    assert detection_task(cfg, weights, data=data, batch=1).steps_per_epoch == 8
+    cfg.write_text(TINY_CFG.replace("stride=2", "stride=16", 1))  # 32 pixels, strides 16 and 2
+    with pytest.raises(DetectPruneError, match=r"tiny\.cfg: batch norm needs two values.*1 picture"):
+        detection_task(cfg, data=data, batch=1)
+    task = detection_task(cfg, data=data, batch=2)
+    first = np.random.default_rng([0, 0]).permutation(8)[0]  # as train_batches draws, seed 0, epoch 0
+    task.data.train[int(first)].path.write_bytes(b"")
+    assert [batch is None for batch in task.batches(0, 0)] == [True, False, False, False]
+    assert all(len(batch) == 2 for batch in task.inputs())
+
+
+@pytest.mark.parametrize("text", ["hue=.6", "hue=-.1", "saturation=0", "exposure=-1", "jitter=1", "jitter=-.1"])
+def test_an_augmentation_that_is_out_of_range_is_refused_with_its_line(text):
+    key = text.partition("=")[0]
+    lines = [text if row.startswith(f"{key}=") else row for row in TINY_CFG.split("\n")]
+    line = lines.index(text) + 1
+    with pytest.raises(DetectPruneError, match=rf"a\.cfg:{line}: {key}="):
+        augmentation_of(parse_cfg("\n".join(lines), "a.cfg"))
+
+
+def test_a_factor_below_one_means_its_inverse():
+    assert augmentation_of(parse_cfg(TINY_CFG.replace("saturation=1.5", "saturation=.8"))).saturation == 1.25
+
+
+def test_a_network_of_1x1_kernels_takes_pictures():
+    model = Detector(parse_cfg(TINY_CFG.replace("size=3", "size=1")))
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(to_input(pictures, model), pictures.float() / 255)
+
+
+def test_without_weights_only_one_network_is_built(files, monkeypatch):
+    built = []
+    start = Detector.__init__
+    monkeypatch.setattr(Detector, "__init__", lambda self, *a, **k: built.append(1) or start(self, *a, **k))
+    detection_task(files[0], data=files[2], batch=4)
+    assert built == [1]
+
+
+def test_a_checkpoint_of_a_run_can_be_used_as_weights(files, tmp_path):
+    cfg, _, data = files
+    task = detection_task(cfg, data=data, batch=4, seed=3)
+    save_checkpoint(tmp_path / "best.pt", {"model": task.model.state_dict(), "metrics": {"AP": 0.5}})
+    again = detection_task(cfg, tmp_path / "best.pt", data=data, batch=4)
+    saved = save_darknet(task.model, tmp_path)
+    for model in (again.model, load(saved, tmp_path / "best.pt")):
+        for name, value in task.model.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name])
+    with pytest.raises(DetectPruneError, match=r"best\.pt: these weights belong to another network: layers\.2"):
+        load(cfg, tmp_path / "best.pt")  # two classes
+    (tmp_path / "torn.pt").write_bytes(b"torn")
+    with pytest.raises(DetectPruneError, match=r"torn\.pt: "):
+        detection_task(cfg, tmp_path / "torn.pt", data=data)
+
+
+def save_darknet(model, folder):
+    save_cfg(model.cfg, folder / "adapted.cfg")
+    return folder / "adapted.cfg"
 
 
 def test_names():
