@@ -1,6 +1,7 @@
 """Batch-norm statistics, measured again: after a cut the old ones belong to a network that no longer exists."""
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,17 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
 
     Returns:
         How many batches were used.
+
+    Raises:
+        ValueError: there are batch norms and no inputs to measure with; the model is as it was.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return 0
+    batches = iter(inputs)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("batch-norm statistics can't be measured without inputs")
     was_training = model.training
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -30,7 +38,7 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
         norm.momentum = None  # torch then keeps the cumulative average instead of an exponential one
         norm.train()
     count = 0
-    for batch in inputs:
+    for batch in chain([first], batches):
         model(batch)
         count += 1
     for norm, momentum in zip(norms, momenta):

@@ -18,7 +18,9 @@ from detect_prune.engine.run import Run
 from detect_prune.engine.task import Metrics, Recipe, Task
 from detect_prune.errors import DetectPruneError
 from detect_prune.export.sizes import zip_size
-from detect_prune.pruning import GlobalADMM, Masks, count_macs, prunable_weights
+from detect_prune.pruning import Diverged, GlobalADMM, Masks, count_macs, prunable_weights
+from detect_prune.pruning.constraints import global_ratio
+from detect_prune.pruning.importance import make_importance
 from detect_prune.report.summary import Stage
 
 DENSE, PRUNED, TRAINED = "dense", "pruned", "trained"
@@ -57,8 +59,9 @@ def prune(
     save_every: float = 180.0,
     seed: int = 0,
     precision: Precision | None = None,
+    command: str = "",
 ) -> Result:
-    """Removes `ratio` of all convolution and linear weights of a network, retrains what is left, and measures each step.
+    """Removes `ratio` of all convolution and linear weights of a network, retrains the rest, and measures each step.
 
     Args:
         model: the network, on the task's device; usually `task.model`. It is changed in place.
@@ -74,17 +77,20 @@ def prune(
         save_every: seconds between checkpoints while training.
         seed: of everything random.
         precision: None for the fastest by a timed step.
+        command: the command line, for the record in metrics.json.
 
     Raises:
-        DetectPruneError: a ratio outside (0, 1), or settings other than those of the run that is resumed.
+        DetectPruneError: a ratio, an importance, a floor or a pattern that can't be used with this network (said before
+            anything is written), settings other than those of the run that is resumed, or no picture can be read.
         Stopped: Ctrl-C or a kill; the run has saved itself.
-        NotFinite: the loss became NaN.
+        NotFinite: the loss became NaN, or ADMM diverged.
     """
     if not 0 < ratio < 1:
         raise DetectPruneError(f"the removal ratio is {ratio}; a number above 0 and below 1 was expected")
     recipe = recipe or task.recipe
     task.model = model
     chosen = {"importance": importance, "floor": floor, "include": list(include), "exclude": list(exclude)}
+    _require_feasible(model, ratio, **chosen)
     identity = {"ratio": ratio, "train_dense": train_dense, "seed": seed, **chosen, "data": task.settings()}
     run = Run(
         task,
@@ -95,6 +101,9 @@ def prune(
         resume=resume,
         precision=precision,
         seed=seed,
+        include=include,
+        exclude=exclude,
+        command=command,
     )
     with run:
         phases = {"dense": recipe.dense} if train_dense else {}
@@ -104,11 +113,7 @@ def prune(
             run.once("dense", lambda: run.train("dense", recipe.dense))
         run.once("score dense", lambda: _score(run, "dense", keep_as=DENSE if train_dense else None))
 
-        admm = None
-        if "cut" not in run.done:
-            admm = GlobalADMM(model, ratio, updates=recipe.updates, **chosen)
-            run.once("admm", lambda: run.train("admm", recipe.admm, admm=admm))
-            run.once("cut", lambda: _cut(run, admm))
+        run.once("cut", lambda: _admm_and_cut(run, ratio, chosen))
         run.once("score cut", lambda: _score(run, "cut"))
         run.once("batch norm", lambda: reestimate(model, task.inputs()))
         run.once("score batch norm", lambda: _score(run, "cut + batch norm re-estimated"))
@@ -130,6 +135,7 @@ def train(
     save_every: float = 180.0,
     seed: int = 0,
     precision: Precision | None = None,
+    command: str = "",
 ) -> Result:
     """Trains a network with the recipe's dense phase, holding `masks` if given; the arguments are those of `prune`."""
     recipe = recipe or task.recipe
@@ -144,6 +150,7 @@ def train(
         resume=resume,
         precision=precision,
         seed=seed,
+        command=command,
     )
     run.masks = run.masks or masks
     with run:
@@ -154,8 +161,30 @@ def train(
     return Result(run.folder, task.load(run.folder, TRAINED), run.stages, text)
 
 
-def _cut(run: Run, admm: GlobalADMM) -> None:
-    print(f"before the cut: {admm.residuals}", flush=True)
+def _require_feasible(
+    model: nn.Module, ratio: float, importance: str, floor: float, include: Sequence[str], exclude: Sequence[str]
+) -> None:
+    """Says before the first step what ADMM would only say after the whole dense training."""
+    try:
+        make_importance(importance)
+        sizes = {name: weight.numel() for name, weight in prunable_weights(model, include, exclude).items()}
+        global_ratio(list(sizes.values()), ratio, floor).floors(sizes)
+    except ValueError as error:
+        raise DetectPruneError(str(error)) from None
+
+
+def _admm_and_cut(run: Run, ratio: float, chosen: dict[str, Any]) -> None:
+    """One stage, since Z, U and the worths are of no use, and are not kept, once the cut is made."""
+    phase = run.recipe.admm
+    # The schedule of rho ends with the last update, so it has to know how many there will really be.
+    updates = min(run.recipe.updates, phase.epochs * run.task.steps_per_epoch)
+    try:
+        admm = GlobalADMM(run.model, ratio, updates=updates, **chosen)
+    except Diverged as error:
+        raise DetectPruneError(str(error)) from None
+    run.train("admm", phase, admm=admm)
+    if admm.residuals is not None:  # not where the run was stopped after the last update
+        print(f"before the cut: {admm.residuals}", flush=True)
     run.masks = admm.cut()
     total = run.masks.n_total
     print(
@@ -182,22 +211,22 @@ def _score_files(run: Run, stage: str, stem: str) -> None:
     run.delivered = weights_file.name
     delivered = run.task.load(run.folder, stem)
     if run.masks is not None:
-        _require_support(run.masks, delivered)
+        _require_support(run.masks, run.weights(delivered))
     metrics = run.task.evaluate(delivered)
     run.keep_if_best(metrics)
     run.add_stage(_row(run, delivered, stage, metrics, weights_file.stat().st_size, zip_size(weights_file)), metrics)
     print(f"{stage}: {metrics}", flush=True)
 
 
-def _require_support(masks: Masks, model: nn.Module) -> None:
+def _require_support(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
     """A promise, checked on the file itself: no weight outside the mask is anything but zero."""
-    for name, weight in prunable_weights(model).items():
+    for name, weight in weights.items():
         if name in masks and bool(weight.detach()[~masks[name]].any()):
             raise AssertionError(f"{name} has non-zero weights outside its mask: a bug in the retraining")
 
 
 def _row(run: Run, model: nn.Module, stage: str, metrics: Metrics, stored: int, zipped: int) -> Stage:
-    weights = prunable_weights(model)
+    weights = run.weights(model)
     macs = count_macs(model, next(iter(run.task.inputs()))[:1]).values()
     return Stage(
         stage,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect_prune.engine.task import Task
+from detect_prune.engine.task import Task, does_not_fit
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,43 @@ CANDIDATES = (Precision(), Precision(channels_last=True), Precision(bf16=True, c
 
 
 def choose_precision(task: Task, repeats: int = 2) -> tuple[Precision, dict[str, float]]:
-    """Times forward, backward and nothing else on one batch for each candidate; the model is left as it was.
+    """Times forward, backward and nothing else on one batch for each candidate.
+
+    The model's values and its modes (training or evaluation) are left as they were; its memory format is the chosen
+    one's, and there are no gradients.
 
     Returns:
-        The fastest, and seconds a step for each by its name (empty where no batch could be read).
+        The fastest, and by its name the seconds a step for each that fits into memory (empty where no batch could be
+        read).
+
+    Raises:
+        DetectPruneError: none fits into memory.
     """
     batch = next((batch for batch in task.batches(0, 0) if batch is not None), None)
     if batch is None:
         return Precision(), {}
     model = task.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [(module, module.training) for module in model.modules()]
     model.train()
     seconds: dict[Precision, float] = {}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
         for candidate in CANDIDATES:
             candidate.prepare(model)
-            times = [_timed_step(task, candidate, batch) for _ in range(1 + repeats)]
+            try:
+                times = [_timed_step(task, candidate, batch) for _ in range(1 + repeats)]
+            except torch.cuda.OutOfMemoryError:
+                continue
+            finally:
+                model.zero_grad(set_to_none=True)
             seconds[candidate] = min(times[1:])
-    model.zero_grad(set_to_none=True)
+    for module, mode in modes:
+        module.training = mode
+    model.load_state_dict(before)
+    if not seconds:
+        raise does_not_fit(task)
     best = min(seconds, key=seconds.__getitem__)
     best.prepare(model)
-    model.load_state_dict(before)
     return best, {str(candidate): time for candidate, time in seconds.items()}
 
 

@@ -1,6 +1,5 @@
 """What a finished run leaves for people: the table, the page, the plots, and metrics.json for programs."""
 
-from datetime import datetime
 from typing import Any
 
 import cv2
@@ -8,7 +7,6 @@ import numpy as np
 
 from detect_prune.engine.run import Run
 from detect_prune.files import write_json, write_text
-from detect_prune.pruning import prunable_weights
 from detect_prune.report import plots
 from detect_prune.report.page import write_page
 from detect_prune.report.progress import duration
@@ -16,13 +14,13 @@ from detect_prune.report.summary import Stage, closing_table, layer_table, verdi
 
 
 def publish(run: Run, settings: dict[str, Any]) -> str:
-    """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text for the terminal."""
+    """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text to print."""
     stages = [
         Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages
     ]
     columns = _columns(run)
     table = closing_table(stages, columns)
-    kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in prunable_weights(run.model).items()}
+    kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in run.weights(run.model).items()}
     layers = layer_table(kept)
     sentence = verdict(stages[0], stages[-1], run.delivered) if len(stages) > 1 else ""
     notes = list(dict.fromkeys(run.task.problems() + [note for row in run.stages for note in row["notes"]]))
@@ -30,8 +28,10 @@ def publish(run: Run, settings: dict[str, Any]) -> str:
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
-    took = run.elapsed()
-    flat = {**_flat(settings), "precision": str(run.precision), "took": duration(took), "date": _today()}
+    finished = run.finish()
+    took = duration(finished["seconds"])
+    flat = _flat(settings) | {"precision": str(run.precision), "took": took, "date": finished["date"]}
+    flat |= {"command": run.command or "-"} | _flat(run.machine)
     write_page(
         run.folder / "index.html",
         run.task.name,
@@ -52,14 +52,15 @@ def publish(run: Run, settings: dict[str, Any]) -> str:
             "recipe": run.recipe.as_dict(),
             "precision": str(run.precision),
             "timed_steps": run.timings,
-            "seconds": round(took, 1),
-            "date": _today(),
+            **finished,
+            "machine": run.machine,
+            "command": run.command,
             "notes": notes,
             "verdict": sentence,
         },
     )
     return "\n".join(
-        ["", str(layers), "", str(table), "", *notes, sentence, f"Took {duration(took)}; everything is in {run.folder}"]
+        ["", str(layers), "", str(table), "", *notes, sentence, f"Took {took}; everything is in {run.folder}"]
     )
 
 
@@ -73,7 +74,8 @@ def _pictures(run: Run) -> dict[str, np.ndarray]:
     pictures = {}
     for row in (run.stages[0], run.stages[-1]):
         for path in sorted((run.folder / "pictures").glob(f"{run.picture_path(row['name'], '').stem}*.jpg")):
-            picture = cv2.imread(str(path))
+            # Not cv2.imread, which on Windows takes no path with letters beyond the code page.
+            picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
             pictures[f"{row['name']}: {path.stem.removeprefix(row['name']).strip('-')}"] = cv2.cvtColor(
                 picture, cv2.COLOR_BGR2RGB
             )
@@ -85,7 +87,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _today() -> str:
-    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")

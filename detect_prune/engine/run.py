@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from torch import nn
 
 from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
+from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.precision import Precision, choose_precision
 from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task
 from detect_prune.engine.trainer import StepReport, Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import require_disk_space
-from detect_prune.pruning import GlobalADMM, Masks
+from detect_prune.pruning import GlobalADMM, Masks, prunable_weights
 from detect_prune.report.figures import save_picture
 from detect_prune.report.progress import Phase as PlannedPhase
 from detect_prune.report.progress import Progress, Timeline
@@ -49,8 +51,14 @@ class Run:
         recipe: how it is trained.
         identity: plain values that must be the same when the run is resumed (the ratio, for example).
         save_every: seconds between checkpoints while training.
-        resume: go on from `folder`/last.pt, if the run came that far.
+        resume: go on from `folder`/last.pt; where the run did not come that far, it begins again.
         precision: None for the fastest by a timed step.
+        include, exclude: glob patterns of the weights that are pruned and counted.
+        command: the command line as it was given; kept for the record.
+
+    Raises:
+        DetectPruneError: the folder of a run to resume does not exist or belongs to other settings; that of a new one
+            holds a run already; a step does not fit into memory.
     """
 
     def __init__(
@@ -64,6 +72,9 @@ class Run:
         resume: bool = False,
         precision: Precision | None = None,
         seed: int = 0,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        command: str = "",
     ):
         self.task, self.folder, self.recipe, self.save_every = task, Path(folder), recipe, save_every
         self.identity = {"recipe": recipe.as_dict(), **identity}
@@ -77,17 +88,29 @@ class Run:
         self.best = -math.inf
         self.global_step = 0
         self.seconds = 0.0
+        self.include, self.exclude = include, exclude
+        self.command, self.machine = command, describe_machine(task.device)
+        self.finished: dict[str, Any] | None = None
+        """When the run ended, and how long it took: set once, so that resuming a finished run changes nothing."""
         self.timings: dict[str, float] = {}
         self.stop = StopSignal()
         self.timeline = Timeline([])
         self._unfinished: dict[str, Any] | None = None
         self._started = self._saved = time.monotonic()
         torch.manual_seed(seed)
-        # A run that was killed before its first checkpoint has a folder and nothing in it: it begins again.
-        if resume and (self.folder / LAST).exists():
+        if resume and not self.folder.is_dir():
+            raise DetectPruneError("no such folder; that of a run to resume was expected", file=self.folder)
+        restored = resume and (self.folder / LAST).exists()
+        purge_step = None
+        if restored:
             self._restore(load_checkpoint(self.folder / LAST))
+            purge_step = self.global_step + 1
         else:
-            if not resume and (self.folder / LAST).exists():
+            if resume:
+                # Killed before its first checkpoint: what it may have logged until then happens again.
+                print(f"{self.folder} holds no checkpoint yet: the run begins again", flush=True)
+                purge_step = 0
+            elif (self.folder / LAST).exists():
                 raise DetectPruneError(
                     "this folder already holds a run; choose another --name, or give --resume to go on with it",
                     file=self.folder,
@@ -97,7 +120,7 @@ class Run:
             if precision is None:
                 self.precision, self.timings = choose_precision(task)
         self.precision.prepare(self.model)
-        self.writer = EventWriter(self.folder, purge_step=self.global_step if resume else None)
+        self.writer = EventWriter(self.folder, purge_step=purge_step)
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
@@ -117,13 +140,32 @@ class Run:
         self.timeline = Timeline([PlannedPhase(name, phase.epochs * per_epoch) for name, phase in phases.items()])
 
     def once(self, stage: str, work: Callable[[], None]) -> None:
-        """Does `work` unless the stage is done already, then saves."""
+        """Does `work` unless the stage is done already, then saves.
+
+        Raises:
+            Stopped: a stop was asked for after `work` looked for one the last time; the stage is done and saved.
+        """
         if stage in self.done:
             return
         work()
-        self.done.append(stage)
-        self._unfinished = None
-        self.save()
+        with self.stop.guard():
+            self.done.append(stage)
+            self._unfinished = None
+            self.save()
+        if self.stop.requested:
+            raise Stopped(self.folder)
+
+    def finish(self) -> dict[str, Any]:
+        """When the run ended and how many seconds of work it took; the same however often a finished run is resumed."""
+        if self.finished is None:
+            date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+            self.finished = {"seconds": round(self.elapsed(), 1), "date": date}
+            self.save()
+        return self.finished
+
+    def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights of `model` that this run prunes, by name."""
+        return prunable_weights(model, self.include, self.exclude)
 
     def train(self, name: str, phase: Phase, *, admm: GlobalADMM | None = None, keep_best: bool = False) -> None:
         """Trains the model for one phase, holding the masks if there are any.
@@ -131,8 +173,7 @@ class Run:
         Raises:
             Stopped: a stop was asked for; the run has saved itself in the middle of the phase.
         """
-        updates = self.recipe.updates if admm is not None else 0
-        trainer = Trainer(self.task, self.model, phase, self.precision, admm=admm, masks=self.masks, updates=updates)
+        trainer = Trainer(self.task, self.model, phase, self.precision, admm=admm, masks=self.masks)
         if self._unfinished is not None:
             trainer.load_state_dict(self._unfinished["trainer"])
             if admm is not None:
@@ -239,6 +280,11 @@ class Run:
             "seconds": self.elapsed(),
             "precision": {"bf16": self.precision.bf16, "channels_last": self.precision.channels_last},
             "timings": self.timings,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.task.device) if self._on_gpu else None,
+            "command": self.command,
+            "machine": self.machine,
+            "finished": self.finished,
             "unfinished": unfinished,
         }
         save_checkpoint(self.folder / LAST, state)
@@ -248,7 +294,8 @@ class Run:
         if state["identity"] != self.identity:
             different = sorted(key for key in self.identity if self.identity[key] != state["identity"].get(key))
             raise DetectPruneError(
-                f"this run was started with other settings ({', '.join(different)}); resume it with the same, or start a new one",
+                f"this run was started with other settings ({', '.join(different)}); "
+                "resume it with the same, or start a new one",
                 file=self.folder / LAST,
             )
         self.model.load_state_dict(state["model"])
@@ -259,6 +306,19 @@ class Run:
         self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
         self.precision, self.timings = Precision(**state["precision"]), state["timings"]
         self._unfinished = state["unfinished"]
+        # Between two stages as well as within one: dropout in the next phase goes on from here.
+        if state.get("rng") is not None:
+            torch.set_rng_state(state["rng"])
+        # A run may have begun on another kind of device.
+        if self._on_gpu and state.get("cuda_rng") is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.task.device)
+        # Of the machine where the steps were timed, and of the command that began the run.
+        self.command, self.machine = state.get("command", self.command), state.get("machine", self.machine)
+        self.finished = state.get("finished")
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.task.device.type == "cuda"
 
     def elapsed(self) -> float:
         """Seconds of work, those before a resume included."""

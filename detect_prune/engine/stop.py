@@ -10,9 +10,10 @@ from types import FrameType
 class StopSignal:
     """While entered, the first SIGINT or SIGTERM inside a `guarded` stretch only sets `requested`.
 
-    The loop looks at `requested` after each step, saves, and leaves. Outside guarded stretches, and at the second
-    signal, KeyboardInterrupt is raised at once: what was finished is in the last checkpoint. Signals belong to the
-    main thread; in any other, nothing is installed.
+    The loop looks at `requested` after each step, saves, and leaves. An evaluation between two steps of a phase is
+    finished first, which can take minutes. Outside guarded stretches, and at the second signal, KeyboardInterrupt is
+    raised at once, and what is left is the last checkpoint. Signals belong to the main thread; in any other, nothing
+    is installed.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """A stretch that polls `requested` often enough not to be interrupted."""
+        """A stretch that looks at `requested` by itself, and is interrupted by a second signal only."""
         self._guarded = True
         try:
             yield

@@ -40,7 +40,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Phase:
-    """How one stretch of training runs. The learning rate warms up linearly, then falls along a cosine to `final_lr` of it."""
+    """How one stretch of training runs. The rate warms up linearly, then falls along a cosine to `final_lr`."""
 
     epochs: int
     lr: float
@@ -76,11 +76,6 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        phases = {name: Phase(**values[name]) for name in ("dense", "admm", "retrain")}
-        return cls(**phases, updates=values["updates"])
-
 
 class Task(Protocol):
     """A model, its data and its score."""
@@ -107,7 +102,10 @@ class Task(Protocol):
         ...
 
     def inputs(self) -> Iterable[Tensor]:
-        """Batches of training pictures as the network sees them when it is used: no augmentation, on `device`."""
+        """Batches of training pictures as the network sees them when it is used: no augmentation, on `device`.
+
+        Drawn from all of them: the first ones of a set are often all of one class.
+        """
         ...
 
     def evaluate(self, model: nn.Module) -> Metrics: ...
@@ -134,4 +132,12 @@ class Task(Protocol):
 
 
 class NotFinite(DetectPruneError):
-    """The loss is NaN or infinite: training can't go on from here."""
+    """The loss, a weight or a gradient is NaN or infinite: training can't go on from here."""
+
+
+def does_not_fit(task: Task) -> DetectPruneError:
+    """The error for a step that runs out of the device's memory."""
+    size = task.settings().get("batch", "of this size")
+    return DetectPruneError(
+        f"a step with batch {size} does not fit into the memory of {task.device}; choose a smaller one"
+    )

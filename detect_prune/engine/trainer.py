@@ -1,8 +1,12 @@
-"""One phase of training, step by step; it can stop after any step and go on from there to the same bit."""
+"""One phase of training, step by step; it can stop after any step and go on from there, on a CPU to the same bits.
+
+A GPU adds up in an order of its own, so there a resumed run only comes close.
+"""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,8 +14,9 @@ from torch import nn
 
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.task import NotFinite, Phase, Task
-from detect_prune.pruning import GlobalADMM, Masks, Residuals, parameter_groups
+from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit
+from detect_prune.errors import DetectPruneError
+from detect_prune.pruning import Diverged, GlobalADMM, Masks, Residuals, parameter_groups
 
 
 @dataclass
@@ -29,7 +34,7 @@ class StepReport:
 
 
 def learning_rate(phase: Phase, step: int, total: int) -> float:
-    """The rate of step `step` (from 0) of `total`: a linear warm-up, then half a cosine down to `final_lr` of the rate."""
+    """The rate of step `step` (from 0) of `total`: a linear warm-up, then half a cosine to `final_lr` of the rate."""
     warmup = max(1, round(phase.warmup * total))
     if step < warmup:
         return phase.lr * (step + 1) / warmup
@@ -50,15 +55,14 @@ def build_optimizer(model: nn.Module, phase: Phase, admm: GlobalADMM | None = No
 class Trainer:
     """Trains `model` for one phase.
 
-    With `admm`, its penalty joins every step and its Z and U updates come at equal distances, the last one after the
-    last step. With `masks`, the support is held through every step.
+    With `admm`, its penalty joins every step and its Z and U updates, which are not more than the phase has steps, come
+    at equal distances, the last one after the last step. With `masks`, the support is held through every step.
 
     Args:
         task: gives the batches and the loss.
         model: what is trained, on the task's device.
         phase: length, rates, optimizer.
         precision: arithmetic of forward and backward.
-        updates: Z and U updates in the phase; only read with `admm`.
     """
 
     def __init__(
@@ -70,12 +74,10 @@ class Trainer:
         *,
         admm: GlobalADMM | None = None,
         masks: Masks | None = None,
-        updates: int = 0,
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
         self.admm = admm
         self.total = phase.epochs * task.steps_per_epoch
-        self.updates = min(updates, self.total)
         self.step = 0
         self.optimizer = build_optimizer(model, phase, admm)
         if admm is not None:
@@ -89,12 +91,21 @@ class Trainer:
         """Trains, one report a step, from where the phase stands to its end.
 
         Raises:
-            NotFinite: the loss became NaN or infinite; the weights of the last good step are still in the model.
+            NotFinite: the loss, the weights or the gradient are no longer finite. The model is then of no use: its
+                batch-norm statistics, at least, have seen the bad values.
+            DetectPruneError: a whole epoch had no picture that could be read, or a step does not fit into memory.
         """
+        per_epoch = self.task.steps_per_epoch
         while self.step < self.total:
-            epoch, start = divmod(self.step, self.task.steps_per_epoch)
-            for batch in self.task.batches(epoch, start):
+            epoch, start = divmod(self.step, per_epoch)
+            before, readable = self.step, False
+            for batch in islice(self.task.batches(epoch, start), per_epoch - start):
+                readable = readable or batch is not None
                 yield self._one_step(batch, epoch)
+            # Where an epoch was resumed near its end, the few pictures that were left prove nothing.
+            if self.step == before or (start == 0 and not readable):
+                problems = " ".join(["", *self.task.problems()])
+                raise DetectPruneError(f"not one training picture of epoch {epoch + 1} could be read.{problems}")
 
     def _one_step(self, batch: Any, epoch: int) -> StepReport:
         rate = learning_rate(self.phase, self.step, self.total)
@@ -104,7 +115,10 @@ class Trainer:
         self.step += 1
         residuals = None
         if self.admm is not None and self._update_is_due():
-            residuals = self.admm.update()
+            try:
+                residuals = self.admm.update()
+            except Diverged as error:
+                raise self._not_finite(str(error), rate, epoch, self.step) from None
         return StepReport(self.step, epoch, loss, parts, rate, residuals)
 
     def _descend(self, batch: Any, rate: float, epoch: int) -> tuple[float, dict[str, float]]:
@@ -112,24 +126,33 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast(self.task.device):
-            loss, parts = self.task.loss(self.model, batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NotFinite(
-                f"the loss became {value} in epoch {epoch + 1}, step {self.step + 1} of {self.total}; "
-                f"a smaller --lr (it was {rate:.2g}) usually helps"
-            )
-        loss.backward()
-        if self.phase.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
-        self.optimizer.step()
+        try:
+            with self.precision.autocast(self.task.device):
+                loss, parts = self.task.loss(self.model, batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise self._not_finite(f"the loss became {value}", rate, epoch, self.step + 1)
+            loss.backward()
+            if self.phase.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
+            self.optimizer.step()
+        except torch.cuda.OutOfMemoryError:
+            raise does_not_fit(self.task) from None
+        except Diverged as error:
+            raise self._not_finite(str(error), rate, epoch, self.step + 1) from None
         if self.average is not None:
             self.average.update(self.model)
         return value, {name: part.item() for name, part in parts.items()}
 
+    def _not_finite(self, what: str, rate: float, epoch: int, step: int) -> NotFinite:
+        return NotFinite(
+            f"{what} in epoch {epoch + 1}, step {step} of {self.total}. Start a new run with a "
+            f"smaller --lr (it was {rate:.2g}); if this one has trained a dense network, with --weights from its folder"
+        )
+
     def _update_is_due(self) -> bool:
-        return self.step * self.updates // self.total > (self.step - 1) * self.updates // self.total
+        updates = self.admm.updates
+        return self.step * updates // self.total > (self.step - 1) * updates // self.total
 
     def finish(self) -> None:
         """Puts the averaged weights into the model, where the phase keeps an average."""
@@ -137,11 +160,11 @@ class Trainer:
             self.model.load_state_dict(self.average.weights())
 
     def state_dict(self) -> dict[str, Any]:
+        """All but the model and torch's random state, which belong to the run."""
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "rng": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -149,4 +172,3 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        torch.set_rng_state(state["rng"])

@@ -1,5 +1,6 @@
 """The engine's small parts against arithmetic done by hand."""
 
+import json
 import math
 import os
 import signal
@@ -7,14 +8,16 @@ import signal
 import pytest
 import torch
 from torch import nn
-from toy import ToyTask
+from toy import ToyTask, toy_network
 
 from detect_prune.engine.batchnorm import reestimate
 from detect_prune.engine.ema import MovingAverage
+from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.precision import CANDIDATES, choose_precision
 from detect_prune.engine.stop import StopSignal
-from detect_prune.engine.task import Phase, Recipe
+from detect_prune.engine.task import Phase
 from detect_prune.engine.trainer import Trainer, learning_rate
+from detect_prune.errors import DetectPruneError
 
 
 def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
@@ -97,7 +100,86 @@ def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_recipe_survives_being_written_down():
+def test_options_replace_fields_of_one_phase():
     recipe = ToyTask.recipe.with_options(admm={"epochs": 3, "lr": 0.5})
     assert recipe.admm == Phase(3, 0.5) and recipe.dense == ToyTask.recipe.dense
-    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+def test_statistics_can_t_come_from_nothing():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    model[1].running_mean.fill_(3.0)
+    with pytest.raises(ValueError, match="without inputs"):
+        reestimate(model, [])
+    assert (model[1].running_mean == 3).all() and not model[1].training
+
+
+def test_the_timed_step_leaves_the_modes_alone():
+    task = ToyTask()
+    task.model.eval()
+    task.model[1].train()
+    modes = [module.training for module in task.model.modules()]
+    choose_precision(task)
+    assert [module.training for module in task.model.modules()] == modes
+
+
+class Greedy(ToyTask):
+    """Runs out of memory in every step that `refuse` says, which is given the number of the step."""
+
+    def __init__(self, refuse):
+        super().__init__()
+        self.refuse = refuse
+
+    def loss(self, model, batch):
+        loss = super().loss(model, batch)
+        if self.refuse(self.asked):
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return loss
+
+    def settings(self):
+        return {"batch": 32}
+
+
+def test_a_precision_that_does_not_fit_into_memory_is_not_chosen():
+    chosen, seconds = choose_precision(Greedy(lambda step: step == 1))
+    assert len(seconds) == 2 and chosen != CANDIDATES[0]
+    task = Greedy(lambda step: True)
+    task.model.eval()
+    with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):
+        choose_precision(task)
+    assert not task.model.training
+    with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):
+        list(Trainer(task, task.model, Phase(1, 0.1), CANDIDATES[0]).steps())
+
+
+@pytest.mark.parametrize("batches", [[], [None] * 8])
+def test_an_epoch_without_a_picture_that_can_be_read_is_an_error(batches):
+    class Unreadable(ToyTask):
+        def batches(self, epoch, start):
+            yield from batches[start:] if epoch else list(super().batches(epoch, start))
+
+        def problems(self):
+            return ["all are torn"]
+
+    trainer = Trainer(Unreadable(), toy_network(), Phase(3, 0.1), CANDIDATES[0])
+    with pytest.raises(DetectPruneError, match=r"epoch 2 could be read\. all are torn"):
+        list(trainer.steps())
+
+
+def test_an_epoch_of_too_many_batches_ends_where_it_should():
+    class Long(ToyTask):
+        def batches(self, epoch, start):
+            yield from super().batches(epoch, start)
+            yield from super().batches(epoch + 1, 0)
+
+    reports = list(Trainer(Long(), toy_network(), Phase(2, 0.1), CANDIDATES[0]).steps())
+    assert [report.step for report in reports] == list(range(1, 17))
+    assert [report.epoch for report in reports] == [0] * 8 + [1] * 8
+
+
+def test_the_machine_is_described_by_plain_values(monkeypatch):
+    machine = describe_machine(torch.device("cpu"))
+    assert machine["processor"] and machine["cores"] >= 1 and machine["torch"] == torch.__version__
+    assert json.loads(json.dumps(machine)) == machine
+    monkeypatch.delattr(os, "sysconf_names", raising=False)  # as on Windows
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert describe_machine(torch.device("cpu"))["memory"] is None

@@ -3,18 +3,22 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 from toy import ToyTask
 
+from detect_prune.engine import pipeline
+from detect_prune.engine import run as run_module
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import prune, train
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.run import Stopped
+from detect_prune.engine.run import Run, Stopped
 from detect_prune.engine.task import NotFinite, Phase
+from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
-from detect_prune.pruning import Masks, prunable_weights
+from detect_prune.pruning import GlobalADMM, Masks, prunable_weights
 
 FP32 = Precision()
 
@@ -73,7 +77,7 @@ def test_the_cut_is_close_to_what_admm_converged_to(whole):
     assert updates[1]["metrics"]["top-1"] > 0.6
 
 
-@pytest.mark.parametrize("at", [3, 64 + 5, 64 + 37, 128 + 10])
+@pytest.mark.parametrize("at", [3, 64, 64 + 5, 64 + 37, 128, 128 + 10])
 def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(tmp_path, whole, at):
     task = StopsItself(at)
     with pytest.raises(Stopped):
@@ -84,8 +88,189 @@ def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(tmp_path, whole
     assert [stage["metrics"] for stage in resumed.stages] == [stage["metrics"] for stage in whole.stages]
 
 
-def test_a_finished_run_can_be_resumed_and_does_nothing(whole):
-    assert run(whole.folder, resume=True).stages == whole.stages
+def same_bits(one, other):
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    assert [stage["metrics"] for stage in one.stages] == [stage["metrics"] for stage in other.stages]
+
+
+def test_a_signal_after_the_last_step_stops_after_its_stage(tmp_path, whole, monkeypatch):
+    finish = Trainer.finish
+
+    def late(trainer):
+        finish(trainer)
+        if trainer.admm is not None and trainer.step == trainer.total:
+            current[0].stop.requested = True  # what a signal between the last look at it and here leaves
+
+    current = []
+    monkeypatch.setattr(Trainer, "finish", late)
+    monkeypatch.setattr(Run, "__enter__", lambda self: current.append(self) or self)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["done"] == ["dense", "score dense", "cut"]
+    monkeypatch.undo()
+    same_bits(whole, run(tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("importance", ["fisher", "fisher-layer"])
+def test_what_fisher_has_seen_survives_a_stop_at_the_end_of_admm(tmp_path, importance):
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 2}, admm={"epochs": 2}, retrain={"epochs": 1})
+    options = {"recipe": recipe, "importance": importance}
+    straight = run(tmp_path / "straight", **options)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(16 + 16), **options)
+    unfinished = load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]
+    assert unfinished["trainer"]["step"] == 16 and unfinished["admm"]["importance"]["mean"]
+    same_bits(straight, run(tmp_path / "run", resume=True, **options))
+
+
+def test_a_crash_without_any_handler_loses_the_steps_since_the_last_checkpoint_and_nothing_else(tmp_path, whole):
+    class Crashes(ToyTask):
+        def loss(self, model, batch):
+            if self.asked == 64 + 20:
+                raise RuntimeError("the power went off")
+            return super().loss(model, batch)
+
+    with pytest.raises(RuntimeError, match="power"):
+        run(tmp_path / "run", Crashes(), save_every=0)
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]["trainer"]["step"] == 20
+    same_bits(whole, run(tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4])
+def test_a_stop_between_the_phases_changes_nothing(tmp_path, whole, stage):
+    class Interrupted(ToyTask):
+        def save(self, model, folder, stem):  # once a scored stage
+            self.saved = getattr(self, "saved", 0) + 1
+            if self.saved == stage:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().save(model, folder, stem)
+
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", Interrupted())
+    same_bits(whole, run(tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("at", [5, 16 + 9, 32 + 3])
+def test_adamw_with_an_average_and_clipping_resumes_to_the_same_bits(tmp_path, at):
+    adamw = {"optimizer": "adamw", "lr": 0.01, "epochs": 2, "clip": 1.0, "ema": 0.9}
+    recipe = ToyTask.recipe.with_options(dense=adamw, admm=adamw, retrain=adamw)
+    straight = run(tmp_path / "straight", recipe=recipe)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(at), recipe=recipe)
+    same_bits(straight, run(tmp_path / "run", recipe=recipe, resume=True))
+
+
+def test_training_with_masks_resumes_to_the_same_bits(tmp_path, whole):
+    def go_on(folder, task, resume=False):
+        task.model.load_state_dict(whole.model.state_dict())
+        masks = Masks.from_nonzero(task.model)
+        recipe = task.recipe.with_options(dense={"epochs": 2})
+        return train(task.model, task=task, folder=folder, recipe=recipe, masks=masks, precision=FP32, resume=resume)
+
+    straight = go_on(tmp_path / "straight", ToyTask())
+    with pytest.raises(Stopped):
+        go_on(tmp_path / "run", StopsItself(11))
+    resumed = go_on(tmp_path / "run", ToyTask(), resume=True)
+    same_bits(straight, resumed)
+    assert resumed.stages[-1]["kept"] == 128
+
+
+def test_a_phase_shorter_than_its_updates_ends_the_schedule_of_rho(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(pipeline, "GlobalADMM", lambda *a, **k: made.append(GlobalADMM(*a, **k)) or made[-1])
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 1}, retrain={"epochs": 1})
+    run(tmp_path / "run", recipe=recipe)
+    assert recipe.updates == 32 and made[0].updates == made[0].done == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"importance": "magic"}, "no importance is called 'magic'"),
+        ({"floor": 1.5}, "between 0 and 1, not 1.5"),
+        ({"exclude": ["head.*"]}, "'head.*' matches no"),
+        ({"include": ["backbone.*"]}, "'backbone.*' matches no"),
+        ({"ratio": 0.995}, "keeps at least one weight"),
+    ],
+)
+def test_what_can_t_work_is_said_before_anything_is_written(tmp_path, options, match):
+    task = ToyTask()
+    with pytest.raises(DetectPruneError, match=match):
+        run(tmp_path / "run", task, **options)
+    assert not (tmp_path / "run").exists() and task.asked == 0
+
+
+def test_weights_that_diverge_in_admm_are_not_finite(tmp_path, monkeypatch):
+    def step(trainer, batch, rate, epoch):
+        value = descend(trainer, batch, rate, epoch)
+        if trainer.admm is not None and trainer.step == 11:
+            trainer.model[0].weight.data[0] = float("nan")
+        return value
+
+    descend = Trainer._descend
+    monkeypatch.setattr(Trainer, "_descend", step)
+    with pytest.raises(NotFinite, match=r"0\.weight are not finite.*epoch 2, step 12 of 64.*smaller --lr"):
+        run(tmp_path / "run")
+
+
+def test_an_infinite_gradient_in_admm_is_not_finite(tmp_path, monkeypatch):
+    class Steep(ToyTask):
+        def loss(self, model, batch):
+            loss, parts = super().loss(model, batch)
+            # A square root has an infinite slope at 0, and 0 is a finite loss.
+            return loss + (model[0].weight.sum() * 0).abs().sqrt(), parts
+
+    with pytest.raises(NotFinite, match=r"gradient is not finite.*smaller --lr"):
+        run(tmp_path / "run", Steep(), train_dense=False, recipe=replace(ToyTask.recipe, updates=64))
+
+
+def test_excluded_layers_are_not_counted(tmp_path):
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 1}, retrain={"epochs": 1})
+    result = run(tmp_path / "run", recipe=recipe, exclude=["8"], ratio=0.5)
+    assert [(stage["kept"], stage["total"]) for stage in result.stages] == [(288, 288)] + [(144, 288)] * 3
+    layers = json.loads((result.folder / "metrics.json").read_text())["layers"]
+    assert [layer["layer"] for layer in layers] == ["0.weight", "4.weight"]
+
+
+def test_a_finished_run_can_be_resumed_and_does_nothing(whole, monkeypatch):
+    before = (whole.folder / "metrics.json").read_text()
+    monkeypatch.setattr(Run, "elapsed", lambda self: 1e6)
+    assert run(whole.folder, resume=True, command="another").stages == whole.stages
+    assert (whole.folder / "metrics.json").read_text() == before
+
+
+def test_the_record_says_on_what_and_how_the_run_was_made(tmp_path):
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1})
+    task = ToyTask()
+    train(task.model, task=task, folder=tmp_path / "run", recipe=recipe, precision=FP32, command="train.py --toy")
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert record["command"] == "train.py --toy" and record["machine"]["torch"] == torch.__version__
+
+
+def test_resuming_needs_a_folder_and_says_where_it_begins_again(tmp_path, capsys):
+    with pytest.raises(DetectPruneError, match="no such folder"):
+        run(tmp_path / "nowhere", resume=True)
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Stopped):
+        run(tmp_path / "empty", StopsItself(3), resume=True)
+    assert "begins again" in capsys.readouterr().out
+
+
+def test_a_resumed_run_purges_what_it_writes_again_and_no_more(tmp_path, monkeypatch):
+    purged = []
+    writer = run_module.EventWriter
+    monkeypatch.setattr(
+        run_module, "EventWriter", lambda folder, purge_step: purged.append(purge_step) or writer(folder, purge_step)
+    )
+    for at, resume in ((5, False), (3, True)):
+        with pytest.raises(Stopped):
+            run(tmp_path / "run", StopsItself(at), resume=resume)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Stopped):
+        run(tmp_path / "empty", StopsItself(1), resume=True)
+    assert purged == [None, 6, 0]
 
 
 def test_another_ratio_can_t_resume_a_run(whole):
