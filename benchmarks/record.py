@@ -4,8 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from machine import machine, today
-
 from detect_prune.files import write_json, write_text
 from detect_prune.pruning import magnitude_masks
 from detect_prune.report.tables import Table
@@ -17,7 +15,6 @@ def records_of(folder: Path) -> list[dict]:
     metrics = json.loads((folder / "metrics.json").read_text())
     plan = json.loads((folder / "plan.json").read_text())["options"]
     settings, recipe = metrics["settings"], metrics["recipe"]
-    given = [f"--{name.replace('_', '-')} {value}" for name, value in plan.items() if value is not None]
     common = {
         "network": settings["data"]["network"],
         "data": settings["data"]["data"],
@@ -28,9 +25,7 @@ def records_of(folder: Path) -> list[dict]:
         "retrain_epochs": recipe["retrain"]["epochs"],
         "precision": metrics["precision"],
         "seconds": metrics["seconds"],
-        "date": today(),
-        "machine": machine(),
-        "command": "python prune.py " + " ".join(given),
+        **{name: metrics[name] for name in ("date", "machine", "command")},
     }
     rows = [
         {**common, "method": "dense" if stage["name"] == "dense" else "admm", "stage": stage["name"]}
@@ -48,7 +43,9 @@ def one_shot(folder: Path, plan: dict) -> dict:
     trained = folder / "dense.weights"
     cfg, weights = (folder / "dense.cfg", trained) if trained.exists() else (plan["cfg"], plan["weights"])
     task = detection_task(cfg, weights, data=plan["data"], data_root=plan["data_root"], imgsz=plan["imgsz"])
-    masks = magnitude_masks(task.model, plan["ratio"])
+    masks = magnitude_masks(
+        task.model, plan["ratio"], include=plan["include"] or (), exclude=plan["exclude"] or ()
+    )
     masks.apply()
     return {"n_kept": masks.n_kept, "n_total": masks.n_total, **task.evaluate(task.model).values}
 
@@ -66,7 +63,8 @@ def main() -> None:
     for record in records:
         shown = [f"{record[name]:.4f}" for name in scores]
         table.row(record["network"], record["data"], record["ratio"], record["stage"], *shown, f"{record['n_kept']:,}")
-    lines = [table.markdown(), "", f"{records[0]['date']}, {records[0]['machine']}.", ""]
+    machine = ", ".join(f"{name} {value}" for name, value in records[0]["machine"].items())
+    lines = [table.markdown(), "", f"{records[0]['date']}, {machine}.", ""]
     lines += [f"    {command}" for command in dict.fromkeys(record["command"] for record in records)]
     write_text(results / f"{args.name}.md", "\n".join(lines) + "\n")
     print(table)

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from detect_prune.cli.common import choose_device, default_workers
+from detect_prune.cli.common import MODELS, choose_device, default_workers
 from detect_prune.datasets import data_available
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.engine.precision import Precision
@@ -29,10 +29,25 @@ def build_job(args: argparse.Namespace) -> Job:
     """The job that --cfg or --model asks for. Choices made here are written into `args`, and so into the run's plan.
 
     Raises:
-        DetectPruneError: neither or both are given, or any file is missing or wrong.
+        DetectPruneError: neither or both are given, an option is not for such a network, a file is missing or wrong.
     """
     if (args.cfg is None) == (args.model is None):
-        raise DetectPruneError("give --cfg FILE for a detector, or --model lenet5 or resnet56 for a classifier")
+        models = ", ".join(MODELS)
+        raise DetectPruneError(f"give --cfg FILE for a detector, or --model NAME ({models}) for a classifier")
+    for option in ("workers", "imgsz"):
+        if args.model is not None and getattr(args, option) is not None:
+            raise DetectPruneError(f"--{option} is for detectors; --model {args.model} has no use for it")
+    if args.resume is None:
+        _look_up(args)
+    task = _detector(args) if args.cfg is not None else _classifier(args)
+    _override(task, args)
+    shown = ", ".join(f"{name} {value}" for name, value in task.settings().items())
+    start = f"weights {args.weights}" if args.weights is not None else "no weights to start from"
+    return Job(task, args.data == SAMPLE, "\n".join([f"{shown}, {start}, device {task.device}", *task.notes]))
+
+
+def _look_up(args: argparse.Namespace) -> None:
+    """Fills what was not given with what is found. A resumed run keeps what it found, whatever has appeared since."""
     args.seed = args.seed or 0
     if args.data is None and args.cfg is not None:
         args.data = "coco.yaml" if data_available("coco.yaml", args.data_root) else SAMPLE
@@ -41,11 +56,6 @@ def build_job(args: argparse.Namespace) -> Job:
     if args.weights is None and args.cfg is not None and args.data != SAMPLE:
         usual = Path("weights") / f"{Path(args.cfg).stem}.weights"
         args.weights = str(usual) if usual.is_file() else None
-    task = _detector(args) if args.cfg is not None else _classifier(args)
-    _override(task, args)
-    shown = ", ".join(f"{name} {value}" for name, value in task.settings().items())
-    start = f"weights {args.weights}" if args.weights is not None else "no weights to start from"
-    return Job(task, args.data == SAMPLE, "\n".join([f"{shown}, {start}, device {task.device}", *task.notes]))
 
 
 def _detector(args: argparse.Namespace) -> Task:
@@ -96,7 +106,17 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
     """
     if args.cfg is None:
         raise DetectPruneError("--cfg is missing: the network's Darknet cfg")
-    weights = args.weights or f"{Path(args.cfg).stem}.weights"
+    weights = find_weights(args.weights) if args.weights is not None else _weights_of(args.cfg)
     names = read_names(Path(args.names)) if getattr(args, "names", None) else ()
-    model = load(args.cfg, find_weights(weights), names=names, imgsz=args.imgsz)
+    model = load(args.cfg, weights, names=names, imgsz=args.imgsz)
     return model.to(choose_device(args.device))
+
+
+def _weights_of(cfg: str) -> Path:
+    """The weights beside the cfg, as a run leaves them, or those of its name in ./weights."""
+    beside = Path(cfg).with_suffix(".weights")
+    usual = Path("weights") / beside.name
+    for path in (beside, usual):
+        if path.is_file():
+            return path
+    raise DetectPruneError(f"its weights are neither {beside} nor {usual}; --weights says which they are", file=cfg)

@@ -4,8 +4,11 @@ import argparse
 import ctypes
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -16,23 +19,30 @@ from detect_prune.files import read_text, write_json
 PLAN = "plan.json"
 MAY_CHANGE = {"device", "workers", "save_every", "resume"}
 """Options that a resumed run may be given anew: they change where it runs, not what it computes."""
+MODELS = ("lenet5", "resnet20", "resnet32", "resnet44", "resnet56")
+"""The keys of classification.ARCHITECTURES, which takes seconds to import; a test compares the two."""
+LARGEST_SEED = 2**63 - 1
+"""What torch takes."""
 
 
 def run_command(
-    main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None
+    main: Callable[[argparse.Namespace, list[str]], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> int:
-    """Parses, runs, and turns what a user can cause into one sentence on standard error and an exit status.
+    """Parses, runs `main` with the options and the words that gave them, and returns an exit status.
+
+    What a user can cause becomes one sentence on standard error.
 
     Returns:
         0; 2 for an error of the input; 130 for a run that was asked to stop and has saved itself.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     keep_freed_memory()
     # Imported here: it takes seconds, and --help should not.
     from detect_prune.engine.run import Stopped
 
     try:
-        main(args)
+        main(args, argv)
     except DetectPruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -100,11 +110,47 @@ def not_negative(text: str) -> int:
     return value
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
+def seed(text: str) -> int:
+    """An argparse type: a seed that numpy and torch both take."""
+    value = not_negative(text)
+    if value > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"a seed is at most 2**63 - 1, and {text} is larger")
+    return value
+
+
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a number from 0 to 1 was expected, not {text}")
+    return value
+
+
+def folder_name(text: str) -> str:
+    """An argparse type: the name of one folder."""
+    if not text or text in (".", "..") or re.search(r"[/\\\0]", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not the name of a folder; --project says where it lies")
+    return text
+
+
+def device_name(text: str) -> str:
+    """An argparse type: cpu, cuda or cuda:N. Whether it is here is asked later, by `choose_device`."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no device; cpu, cuda or cuda:N was expected")
+    return text
+
+
+def add_network_options(parser: argparse.ArgumentParser, default_weights: str) -> None:
+    """`default_weights` says what is taken without --weights."""
     parser.add_argument("--cfg", metavar="FILE", help="Darknet cfg: a path, or a name such as yolov4.cfg")
-    parser.add_argument(
-        "--weights", metavar="FILE", help="its .weights file (default: weights/<cfg name>.weights if the data is real)"
-    )
+    parser.add_argument("--weights", metavar="FILE", help=f"its .weights file (default: {default_weights})")
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=MODELS, help="a classifier instead of --cfg")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -112,20 +158,27 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set"
     )
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data, instead of the descriptor's path")
-    parser.add_argument("--imgsz", type=positive(int), help="input width and height in pixels (default: the cfg's)")
     parser.add_argument("--batch", type=positive(int), help="pictures a step")
-    parser.add_argument("--workers", type=not_negative, help="processes that prepare pictures")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the GPU if there is one)")
+    parser.add_argument("--workers", type=not_negative, help="processes that prepare pictures (detectors only)")
+
+
+def add_use_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--imgsz", type=positive(int), help="a detector's input width and height in pixels (default: the cfg's)"
+    )
+    parser.add_argument(
+        "--device", type=device_name, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU if there is one)"
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser, project: str) -> None:
     parser.add_argument("--lr", type=positive(float), help="learning rate of every phase, instead of the recipe's")
-    parser.add_argument("--seed", type=not_negative, default=None, help="of everything random (default 0)")
+    parser.add_argument("--seed", type=seed, default=None, help="of everything random (default 0)")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), help="auto: the fastest by a timed step (default)"
     )
-    parser.add_argument("--name", help="name of the run's folder")
-    parser.add_argument("--project", default=None, help=f"where runs are kept (default {project})")
+    parser.add_argument("--name", type=folder_name, help="name of the run's folder")
+    parser.add_argument("--project", default=None, metavar="DIR", help=f"where runs are kept (default {project})")
     parser.add_argument("--save-every", type=positive(float), metavar="MINUTES", help="between checkpoints (default 3)")
     parser.add_argument(
         "--resume",
@@ -160,50 +213,124 @@ def default_workers() -> int:
 
 
 def fresh_folder(project: str | Path, name: str, sample: bool) -> Path:
-    """project/name, or the first of name-2, name-3 ... that does not exist; `-sample` comes last where the data is not real."""
+    """project/name, or the first of name-2, name-3 ... that is free; `-sample` comes last if the data is not real."""
     ending = "-sample" if sample else ""
     name = name.removesuffix("-sample") if sample else name
     number = 1
     while True:
         folder = Path(project) / (f"{name}{ending}" if number == 1 else f"{name}-{number}{ending}")
-        if not folder.exists():
+        if not os.path.lexists(folder):  # unlike Path.exists, not upset by a name that is too long
             return folder
         number += 1
 
 
-def save_plan(folder: Path, command: str, args: argparse.Namespace) -> None:
+@dataclass
+class Plan:
+    """What a run was asked to do, as it stands in its folder."""
+
+    command: str
+    """prune or train."""
+    argv: list[str]
+    """The command line's options as they were typed."""
+    options: dict[str, Any]
+    """Every option with the value that it came to, what was looked up included."""
+
+
+def save_plan(folder: Path, command: str, args: argparse.Namespace, argv: Sequence[str]) -> None:
     """Keeps the options of a run, so that --resume needs nothing but its folder."""
-    write_json(folder / PLAN, {"command": command, "options": vars(args)})
+    write_json(folder / PLAN, {"command": command, "argv": list(argv), "options": vars(args)})
 
 
-def resume_plan(command: str, args: argparse.Namespace, project: Path) -> Path:
+def _read_plan(folder: Path) -> Plan:
+    """The plan in a run's folder. Raises DetectPruneError where there is none that could be one."""
+    file = folder / PLAN
+    text = read_text(file, "plan of a run")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DetectPruneError(f"not valid JSON ({error}); this plan of a run is damaged", file=file) from None
+    kinds = {"command": str, "argv": list, "options": dict}
+    for key, kind in kinds.items():
+        if not isinstance(found, dict) or not isinstance(found.get(key), kind):
+            raise DetectPruneError(f"this plan of a run is damaged: {key} is missing or wrong", file=file)
+    if not all(isinstance(word, str) for word in found["argv"]):
+        raise DetectPruneError("this plan of a run is damaged: argv is not a list of texts", file=file)
+    return Plan(**{key: found[key] for key in kinds})
+
+
+def option_name(action: argparse.Action) -> str:
+    """The option as a person types it: --epochs, whatever the value is called inside."""
+    return next((name for name in action.option_strings if name.startswith("--")), action.dest)
+
+
+def resume_plan(
+    command: str, parser: argparse.ArgumentParser, args: argparse.Namespace, project: Path
+) -> tuple[Path, list[str]]:
     """Finds the run to go on with and fills `args` with its options.
 
+    Returns:
+        The run's folder, and the options that it was started with as they were typed.
+
     Raises:
-        DetectPruneError: there is no such run, or an option differs from the run's own.
+        DetectPruneError: there is no such run, its plan is damaged, or an option differs from the run's own.
     """
     folder = Path(args.resume) if args.resume else _newest_unfinished(command, project)
-    plan = json.loads(read_text(folder / PLAN, "plan of a run"))
-    if plan.get("command") != command:
-        raise DetectPruneError(f"this run was made by '{plan.get('command')}', not by '{command}'", file=folder)
-    for name, value in plan["options"].items():
-        given = getattr(args, name, None)
-        if name in MAY_CHANGE and given is not None:
+    plan = _read_plan(folder)
+    if plan.command != command:
+        raise DetectPruneError(f"this run was made by '{plan.command}', not by '{command}'", file=folder)
+    for action in parser._actions:
+        if action.dest not in plan.options:
+            continue
+        name, value, given = option_name(action), plan.options[action.dest], getattr(args, action.dest)
+        if not _could_be(action, value):
+            raise DetectPruneError(f"this plan of a run is damaged: {name} can't be {value!r}", file=folder / PLAN)
+        if action.dest in MAY_CHANGE and given is not None:
             continue
         if given is not None and given != value:
+            before = f"without {name}" if value is None else f"with {_shown(name, value)}"
             raise DetectPruneError(
-                f"the run was started with --{name.replace('_', '-')} {value}, and {given} was given now", file=folder
+                f"the run was started {before}, and {_shown(name, given)} was given now; "
+                "resume it without this option, or start a new run",
+                file=folder,
             )
-        setattr(args, name, value)
-    return folder
+        setattr(args, action.dest, value)
+    return folder, plan.argv
+
+
+def _shown(name: str, value: Any) -> str:
+    return shlex.join(option_words(name, value))
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """The words that give an option this value."""
+    if value is True:
+        return [name]
+    if isinstance(value, list):
+        return [word for one in value for word in (name, str(one))]
+    return [name, str(value)]
+
+
+def _could_be(action: argparse.Action, value: Any) -> bool:
+    """Whether the parser could have given an option this value."""
+    if value is None or action.nargs == 0:  # a flag
+        return value is None or isinstance(value, bool)
+    if isinstance(action, argparse._AppendAction):
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    try:
+        same = (action.type or str)(str(value)) == value
+    except argparse.ArgumentTypeError:
+        return False
+    return same and (action.choices is None or value in action.choices)
 
 
 def _newest_unfinished(command: str, project: Path) -> Path:
     plans = sorted(project.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in plans:
-        if (
-            not (path.parent / "metrics.json").exists()
-            and json.loads(read_text(path, "plan of a run"))["command"] == command
-        ):
-            return path.parent
+    for folder in (path.parent for path in plans):
+        if (folder / "metrics.json").exists():
+            continue
+        try:
+            if _read_plan(folder).command == command:
+                return folder
+        except DetectPruneError:  # another run's damage; asked for by its name, it would be told
+            continue
     raise DetectPruneError("there is no unfinished run to go on with; name its folder: --resume DIR", file=project)

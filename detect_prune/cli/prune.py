@@ -1,37 +1,43 @@
 """`prune.py` and `detect-prune prune`: one network, one data set, one removal ratio."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from detect_prune.cli import common
+from detect_prune.errors import DetectPruneError
 
 PROJECT = Path("runs/prune")
+IMPORTANCES = ("raw", "normalised", "lamp", "fisher", "fisher-layer")
+"""The names that pruning.importance knows; it takes seconds to import, and a test compares the two."""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=prog or "python prune.py",
-        description="Prunes a network by global ADMM: removes one share of all its weights, retrains the rest, measures each step.",
+        description="Prunes a network by global ADMM: removes one share of all its weights, retrains the rest, and "
+        "measures each step.",
         epilog="Without real data the built-in sample set is used, and a dense network is trained on it first.",
     )
-    common.add_network_options(made)
-    made.add_argument(
-        "--model",
-        choices=("lenet5", "resnet20", "resnet32", "resnet44", "resnet56"),
-        help="a classifier instead of --cfg",
-    )
+    common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    common.add_model_option(made)
     made.add_argument("--ratio", type=common.removal_ratio, help="share of all weights to remove, such as 0.8")
     common.add_data_options(made)
-    made.add_argument("--epochs", type=common.positive(int), dest="retrain_epochs", help="of masked retraining")
+    common.add_use_options(made)
+    made.add_argument(
+        "--epochs", type=common.positive(int), dest="retrain_epochs", metavar="N", help="of masked retraining"
+    )
     made.add_argument("--admm-epochs", type=common.positive(int), help="of ADMM")
     made.add_argument(
         "--dense-epochs", type=common.positive(int), help="of dense training, where there are no weights to start from"
     )
     made.add_argument(
-        "--importance", help="how weights are compared across layers: lamp (default), normalised, raw, fisher"
+        "--importance", choices=IMPORTANCES, help="how weights are compared across layers (default lamp)"
     )
-    made.add_argument("--floor", type=float, help="share of an even cut that each layer keeps at least")
+    made.add_argument(
+        "--floor", type=common.share, metavar="SHARE", help="share of an even cut that each layer keeps at least"
+    )
     made.add_argument(
         "--include", action="append", metavar="GLOB", help="prune only weights whose name matches; may be repeated"
     )
@@ -45,10 +51,10 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
     made = parser(prog)
-    return common.run_command(_prune, made, argv)
+    return common.run_command(lambda args, words: _prune(args, words, made), made, argv)
 
 
-def _prune(args: argparse.Namespace) -> None:
+def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import build_job, chosen_precision
     from detect_prune.engine.pipeline import prune
@@ -56,14 +62,14 @@ def _prune(args: argparse.Namespace) -> None:
     project = Path(args.project or PROJECT)
     resuming = args.resume is not None
     if resuming:
-        folder = common.resume_plan("prune", args, project)
+        folder, argv = common.resume_plan("prune", made, args, project)
     elif args.ratio is None:
-        raise common.DetectPruneError("--ratio is missing: the share of all weights to remove, such as 0.8")
+        raise DetectPruneError("--ratio is missing: the share of all weights to remove, such as 0.8")
     job = build_job(args)
     if not resuming:
         name = args.name or f"{job.task.name}-{args.ratio}"
         folder = common.fresh_folder(project, name, job.sample)
-        common.save_plan(folder, "prune", args)
+        common.save_plan(folder, "prune", args, argv)
     print(f"{job.says}\nremoval ratio {args.ratio}; everything is kept in {folder}", flush=True)
     train_dense = args.weights is None
     if train_dense:
@@ -83,11 +89,26 @@ def _prune(args: argparse.Namespace) -> None:
         save_every=60 * (args.save_every or 3),
         seed=args.seed,
         precision=chosen_precision(args),
+        command=f"{made.prog} {shlex.join(argv)}",
         **chosen,
     )
     print(result.text)
     if job.sample:
         print(
-            "This was the built-in sample set: small pictures and few steps, to show the machinery. The same for real data:\n"
-            f"python prune.py --cfg {args.cfg} --ratio {args.ratio} --weights {Path(args.cfg).stem}.weights --data coco.yaml --data-root DIR"
+            "This was the built-in sample set: small pictures and few steps, to show the machinery. "
+            f"The same for real data:\n{real_data_command(made, argv)}"
         )
+
+
+def real_data_command(made: argparse.ArgumentParser, argv: Sequence[str]) -> str:
+    """The command of a sample run for real data: everything that was typed, less what belongs to the sample."""
+    given = vars(made.parse_args(argv))
+    given |= {"data": "coco.yaml", "data_root": "DIR", "name": None, "project": None, "resume": None}
+    given["weights"] = given["weights"] or f"{Path(given['cfg']).stem}.weights"
+    words = [
+        word
+        for action in made._actions
+        if given.get(action.dest) is not None
+        for word in common.option_words(common.option_name(action), given[action.dest])
+    ]
+    return f"{made.prog} {shlex.join(words)}"

@@ -1,14 +1,13 @@
 """`train.py` and `detect-prune train`: trains a dense network, or fine-tunes a pruned one without losing its zeros."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from detect_prune.cli import common
 
 PROJECT = Path("runs/train")
-PRUNED_SHARE = 0.01
-"""Share of exact zeros from which on a network counts as pruned; training makes none by chance."""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -16,14 +15,11 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         prog=prog or "python train.py",
         description="Trains a network. One that was pruned keeps its zeros, unless --train-zeros is given.",
     )
-    common.add_network_options(made)
-    made.add_argument(
-        "--model",
-        choices=("lenet5", "resnet20", "resnet32", "resnet44", "resnet56"),
-        help="a classifier instead of --cfg",
-    )
+    common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    common.add_model_option(made)
     common.add_data_options(made)
-    made.add_argument("--epochs", type=common.positive(int), dest="dense_epochs", help="of training")
+    common.add_use_options(made)
+    made.add_argument("--epochs", type=common.positive(int), dest="dense_epochs", metavar="N", help="of training")
     made.add_argument(
         "--train-zeros", action="store_true", default=None, help="let the zeros of a pruned network grow back"
     )
@@ -34,10 +30,10 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
     made = parser(prog)
-    return common.run_command(_train, made, argv)
+    return common.run_command(lambda args, words: _train(args, words, made), made, argv)
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import build_job, chosen_precision
     from detect_prune.engine.pipeline import train
@@ -46,15 +42,16 @@ def _train(args: argparse.Namespace) -> None:
     project = Path(args.project or PROJECT)
     resuming = args.resume is not None
     if resuming:
-        folder = common.resume_plan("train", args, project)
+        folder, argv = common.resume_plan("train", made, args, project)
     job = build_job(args)
     if not resuming:
         folder = common.fresh_folder(project, args.name or job.task.name, job.sample)
-        common.save_plan(folder, "train", args)
+        common.save_plan(folder, "train", args, argv)
     print(f"{job.says}\neverything is kept in {folder}", flush=True)
     masks = Masks.from_nonzero(job.task.model)
     zeros = masks.n_total - masks.n_kept
-    hold = zeros > PRUNED_SHARE * masks.n_total and not args.train_zeros
+    # Training makes no exact zero, so one in weights from a file was put there by pruning, however little was pruned.
+    hold = zeros > 0 and args.weights is not None and not args.train_zeros
     if hold:
         print(
             f"{zeros:,} of {masks.n_total:,} weights are zero and stay so (--train-zeros lets them grow back)",
@@ -69,5 +66,6 @@ def _train(args: argparse.Namespace) -> None:
         save_every=60 * (args.save_every or 3),
         seed=args.seed,
         precision=chosen_precision(args),
+        command=f"{made.prog} {shlex.join(argv)}",
     )
     print(result.text)

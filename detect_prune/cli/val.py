@@ -10,8 +10,9 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=prog or "detect-prune val", description="Scores a network on the validation pictures of a data set."
     )
-    common.add_network_options(made)
+    common.add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
     common.add_data_options(made)
+    common.add_use_options(made)
     made.add_argument(
         "--score", type=common.positive(float), default=0.001, help="lowest score of a detection (default 0.001)"
     )
@@ -35,14 +36,16 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return common.run_command(_val, parser(prog), argv)
 
 
-def _val(args: argparse.Namespace) -> None:
+def _val(args: argparse.Namespace, argv: list[str]) -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import detector_for_use
     from detect_prune.datasets import load_data
     from detect_prune.detection import coco_metrics, voc_metrics
-    from detect_prune.files import write_json
+    from detect_prune.files import require_writable, write_json
     from detect_prune.tasks.detection import find_all, require_same_classes
 
+    if args.json:
+        require_writable(args.json)
     if args.data is None:
         args.data = "coco.yaml"
     model = detector_for_use(args)

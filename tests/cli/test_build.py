@@ -1,0 +1,94 @@
+"""What is looked up for the user, and when it no longer is."""
+
+import pytest
+from tiny import TINY_CFG, write_coco
+
+from detect_prune.cli import prune
+from detect_prune.cli.build import build_job, detector_for_use
+from detect_prune.cli.main import main
+from detect_prune.darknet import write_weights
+from detect_prune.errors import DetectPruneError
+from detect_prune.tasks.detector import load
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.cfg").write_text(TINY_CFG)
+    write_coco(tmp_path / "squares")
+    (tmp_path / "weights").mkdir()
+    return tmp_path
+
+
+def options(*more):
+    words = ["--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", "--ratio", "0.5", "--device", "cpu", "--workers", "0"]
+    return prune.parser().parse_args([*words, *more])
+
+
+def test_weights_are_looked_up_but_not_by_a_run_that_began_without(here):
+    write_weights(load("tiny.cfg"), "weights/tiny.weights")
+    args = options()
+    build_job(args)
+    assert args.weights == "weights/tiny.weights" and args.seed == 0
+    args = options("--resume", "runs/x", "--seed", "0")
+    assert "no weights to start from" in build_job(args).says
+    assert args.weights is None
+
+
+@pytest.mark.parametrize("option", ["workers", "imgsz"])
+def test_what_a_classifier_has_no_use_for_is_refused(option):
+    args = prune.parser().parse_args(["--model", "lenet5", f"--{option}", "64"])
+    with pytest.raises(DetectPruneError, match=f"--{option} is for detectors"):
+        build_job(args)
+
+
+def test_val_and_detect_take_the_weights_beside_the_cfg_first(here):
+    (here / "run").mkdir()
+    (here / "run/tiny.cfg").write_text(TINY_CFG)
+    from detect_prune.cli import val
+
+    args = val.parser().parse_args(["--cfg", "run/tiny.cfg", "--device", "cpu"])
+    with pytest.raises(DetectPruneError, match=r"neither run/tiny\.weights nor weights/tiny\.weights"):
+        detector_for_use(args)
+    for place in ("weights/tiny.weights", "run/tiny.weights"):
+        made = load("tiny.cfg")
+        write_weights(made, place)
+        used = detector_for_use(args)
+        assert all((a == b).all() for a, b in zip(made.parameters(), used.parameters()))
+
+
+@pytest.mark.parametrize("zeros, held", [(0, False), (1, True)])
+def test_one_zero_in_loaded_weights_is_enough_to_be_held(here, monkeypatch, zeros, held):
+    network = load("tiny.cfg")
+    weight = next(parameter for parameter in network.parameters() if parameter.dim() == 4)
+    weight.data.view(-1)[:zeros] = 0
+    write_weights(network, "pruned.weights")
+    seen = {}
+
+    def fake(model, **given):
+        seen.update(given)
+        return type("Result", (), {"text": ""})
+
+    monkeypatch.setattr("detect_prune.engine.pipeline.train", fake)
+    words = ["--cfg", "tiny.cfg", "--weights", "pruned.weights", "--data", "squares/tiny.yaml", "--epochs", "2"]
+    assert main(["train", *words]) == 0
+    assert (seen["masks"] is not None) is held
+    assert seen["command"] == "detect-prune train " + " ".join(words)
+
+
+def test_random_weights_may_hold_a_zero_by_chance(here, monkeypatch):
+    seen = {}
+
+    def with_a_zero(args):
+        job = build_job(args)
+        next(parameter for parameter in job.task.model.parameters() if parameter.dim() == 4).data.view(-1)[0] = 0
+        return job
+
+    def fake(model, **given):
+        seen.update(given)
+        return type("Result", (), {"text": ""})
+
+    monkeypatch.setattr("detect_prune.cli.build.build_job", with_a_zero)
+    monkeypatch.setattr("detect_prune.engine.pipeline.train", fake)
+    assert main(["train", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", "--epochs", "2"]) == 0
+    assert seen["masks"] is None
