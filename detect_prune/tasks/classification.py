@@ -114,4 +114,4 @@ class ClassificationTask:
         }
 
     def problems(self) -> list[str]:
-        return []
+        return list(self.data.warnings)
