@@ -26,7 +26,7 @@ from detect_prune.report.summary import Stage
 from detect_prune.report.tensorboard import EventWriter
 
 LAST, BEST = "last.pt", "best.pt"
-EVALUATIONS_PER_PHASE = 3
+EVALUATIONS_PER_PHASE = 2
 RECORDS_PER_PHASE = 500
 
 
