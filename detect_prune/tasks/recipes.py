@@ -11,7 +11,7 @@ def detection_recipe(*, sample: bool, large: bool) -> Recipe:
         large: tens of millions of weights.
     """
     if sample:
-        epochs = (2, 1, 1) if large else (13, 3, 2)
+        epochs = (2, 1, 1) if large else (14, 4, 2)
         return Recipe(
             dense=Phase(epochs[0], 1.5e-3, "adamw", weight_decay=0.01, ema=0.99, clip=10.0),
             admm=Phase(epochs[1], 1e-3, "adamw", clip=10.0, final_lr=0.3),
