@@ -25,7 +25,8 @@ def records_of(folder: Path) -> list[dict]:
         "retrain_epochs": recipe["retrain"]["epochs"],
         "precision": metrics["precision"],
         "seconds": metrics["seconds"],
-        **{name: metrics[name] for name in ("date", "machine", "command")},
+        **{name: metrics[name] for name in ("date", "command")},
+        "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
     }
     rows = [
         {**common, "method": "dense" if stage["name"] == "dense" else "admm", "stage": stage["name"]}
@@ -63,8 +64,7 @@ def main() -> None:
     for record in records:
         shown = [f"{record[name]:.4f}" for name in scores]
         table.row(record["network"], record["data"], record["ratio"], record["stage"], *shown, f"{record['n_kept']:,}")
-    machine = ", ".join(f"{name} {value}" for name, value in records[0]["machine"].items())
-    lines = [table.markdown(), "", f"{records[0]['date']}, {machine}.", ""]
+    lines = [table.markdown(), "", f"{records[0]['date']}, {records[0]['machine']}.", ""]
     lines += [f"    {command}" for command in dict.fromkeys(record["command"] for record in records)]
     write_text(results / f"{args.name}.md", "\n".join(lines) + "\n")
     print(table)
