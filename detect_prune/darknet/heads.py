@@ -4,7 +4,8 @@ import warnings
 from dataclasses import replace
 from fractions import Fraction
 
-from detect_prune.darknet.cfg import Cfg, CfgWarning, Section
+from detect_prune.darknet.cfg import Cfg, CfgWarning
+from detect_prune.darknet.section import Section, shown
 from detect_prune.errors import DetectPruneError
 from detect_prune.structures import HeadSpec
 
@@ -34,7 +35,7 @@ def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) ->
     mask = section.ints("mask", tuple(range(total)))
     if any(not 0 <= m < len(every) for m in mask):
         raise section.error(
-            f"mask={','.join(map(str, mask))} is out of range; there are anchors 0 to {len(every) - 1}", "mask"
+            f"mask={shown(','.join(map(str, mask)))} is out of range; there are anchors 0 to {len(every) - 1}", "mask"
         )
     if max(mask) < total:
         every = every[:total]

@@ -37,7 +37,7 @@ KEYS: dict[str, dict[str, Kind]] = {
     ),
     "convolutional": _HINTS
     | _keys(
-        INT="filters size stride stride_x stride_y pad padding groups dilation batch_normalize antialiasing"
+        INT="filters size stride stride_x stride_y pad padding groups dilation batch_normalize cbn antialiasing"
         " xnor binary flipped share_index sway rotate stretch stretch_sway coordconv dontload dontloadscales",
         WORD="activation",
     ),
@@ -61,6 +61,12 @@ KEYS: dict[str, dict[str, Kind]] = {
         PAIRS="anchors",
     ),
 }
+
+# A key of these that stands twice in a layer with different values shows that a section header has been lost. Of other
+# keys the first counts, as in Darknet; official files do that in [net] (a batch for testing, one for training).
+STRUCTURE = frozenset(
+    ("filters", "size", "stride", "groups", "activation", "layers", "from", "mask", "anchors", "num", "classes")
+)
 
 # Darknet's second names for the same section (src/parser.c, string_to_layer_type).
 ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool", "local_avg": "local_avgpool", "avg": "avgpool"}

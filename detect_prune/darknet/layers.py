@@ -106,13 +106,16 @@ class Pool(nn.Module):
 
 
 class DepthPool(nn.Module):
-    """[maxpool] with maxpool_depth=1: (B, n * out, H, W) -> (B, out, H, W), the maximum of every out-th channel."""
+    """[maxpool] with maxpool_depth=1: (B, C, H, W) -> (B, out, H, W), the maximum of every out-th channel."""
 
     def __init__(self, step: steps.DepthPool):
         super().__init__()
         self.channels = step.channels
 
     def forward(self, x: Tensor) -> Tensor:
+        missing = -x.shape[1] % self.channels
+        if missing:
+            x = F.pad(x, (0, 0, 0, 0, 0, missing), value=-math.inf)
         return x.unflatten(1, (-1, self.channels)).amax(1)
 
 

@@ -8,10 +8,12 @@ AlexeyAB/darknet, src/parser.c and the layer files that it calls.
 from fractions import Fraction
 
 from detect_prune.darknet.activations import ACTIVATIONS
-from detect_prune.darknet.cfg import Cfg, Section
+from detect_prune.darknet.cfg import Cfg
 from detect_prune.darknet.heads import read_head
 from detect_prune.darknet.keys import REFUSED_KEYS
+from detect_prune.darknet.section import Section
 from detect_prune.darknet.steps import (
+    MAX_MAP_SIDE,
     PICTURE,
     Convolution,
     DepthPool,
@@ -31,6 +33,7 @@ from detect_prune.errors import DetectPruneError
 
 MAX_CHANNELS = 65_536
 MAX_KERNEL = 255
+MAX_SOURCES = 256  # of one [route] or [shortcut]
 MAX_FLOATS = 500_000_000  # the largest official network, P7, has 290 million
 
 
@@ -50,6 +53,9 @@ def plan_network(cfg: Cfg) -> tuple[Step, ...]:
             raise section.error(
                 f"with this section the network has {floats:,} weights; at most {MAX_FLOATS:,} are supported"
             )
+        # Without this bound a long row of strides or upsamplings would make fractions of thousands of digits.
+        if any(scale and not 1 <= scale * MAX_MAP_SIDE <= MAX_MAP_SIDE**2 for scale in step.scale):
+            raise section.error(f"the strides up to this [{section.name}] multiply to more than {MAX_MAP_SIDE}")
         steps.append(step)
     if not any(isinstance(step, Head) for step in steps):
         raise DetectPruneError(
@@ -83,6 +89,18 @@ def _before(section: Section, index: int, steps: list[Step]) -> int:
     return _readable(section, index - 1, steps, None)
 
 
+def _follow(section: Section, index: int, steps: list[Step], channels: int | None = None, by=(1, 1)) -> dict:
+    """What every step has, for one that reads the layer before: its channels unless others are made, its scale `by`."""
+    source = _before(section, index, steps)
+    return {
+        "section": section,
+        "index": index,
+        "sources": (source,),
+        "channels": _channels(steps, source) if channels is None else channels,
+        "scale": _scaled(_scale(steps, source), by),
+    }
+
+
 def _named(section: Section, key: str, index: int, steps: list[Step], value: int) -> int:
     """The layer that `value` of `key` means: absolute from 0 on, relative if negative."""
     source = value if value >= 0 else index + value
@@ -90,6 +108,13 @@ def _named(section: Section, key: str, index: int, steps: list[Step], value: int
         what = f"layer {source}" if source >= 0 else f"{-source} before the first layer"
         raise section.error(f"{key}={value} means {what}, but this is layer {index}; expected a layer before it", key)
     return _readable(section, source, steps, key)
+
+
+def _all_named(section: Section, key: str, index: int, steps: list[Step]) -> tuple[int, ...]:
+    values = section.ints(key)
+    if len(values) > MAX_SOURCES:
+        raise section.error(f"{key} names {len(values)} layers; at most {MAX_SOURCES} are supported", key)
+    return tuple(_named(section, key, index, steps, value) for value in values)
 
 
 def _readable(section: Section, source: int, steps: list[Step], key: str | None) -> int:
@@ -120,8 +145,7 @@ def _convolutional(section, index, steps):
     for key in REFUSED_KEYS:
         if key in section and (section.int(key) != 0 or key == "share_index"):
             raise section.error(f"{key}={section.int(key)} in a [convolutional] is not supported", key)
-    source = _before(section, index, steps)
-    in_channels = _channels(steps, source)
+    in_channels = _channels(steps, _before(section, index, steps))
     filters = section.int("filters", low=1, high=MAX_CHANNELS)
     kernel = section.int("size", 1, low=1, high=MAX_KERNEL)
     groups = section.int("groups", 1, low=1)
@@ -134,41 +158,29 @@ def _convolutional(section, index, steps):
     padding = kernel // 2 if section.int("pad", 0) else section.int("padding", 0, low=0, high=MAX_KERNEL)
     stride = _stride(section)
     return Convolution(
-        section=section,
-        index=index,
-        sources=(source,),
-        channels=filters,
-        scale=_scaled(_scale(steps, source), stride),
+        **_follow(section, index, steps, filters, stride),
         in_channels=in_channels,
         kernel=kernel,
         stride=stride,
         padding=padding * dilation,
         dilation=dilation,
         groups=groups,
-        batch_normalize=section.int("batch_normalize", 0) != 0,
+        # cbn=1 gathers the statistics of a training over several batches; what is stored and computed is batch norm.
+        batch_normalize=section.int("batch_normalize", 0) != 0 or section.int("cbn", 0) != 0,
         activation=_activation(section, "logistic"),
         blur=_blur(section),
     )
 
 
 def _pool(section, index, steps):
-    source = _before(section, index, steps)
     average = section.name == "local_avgpool"
     if not average and section.int("maxpool_depth", 0):
-        channels, out = _channels(steps, source), section.int("out_channels", 1, low=1)
-        if channels % out:
-            raise section.error(
-                f"out_channels={out} does not divide the {channels} channels that come in", "out_channels"
-            )
-        return DepthPool(section=section, index=index, sources=(source,), channels=out, scale=_scale(steps, source))
+        channels = _channels(steps, _before(section, index, steps))
+        return DepthPool(**_follow(section, index, steps, section.int("out_channels", 1, low=1, high=channels)))
     kernel = section.int("size", section.int("stride", 1), low=1, high=MAX_KERNEL)
     stride = _stride(section)
     return Pool(
-        section=section,
-        index=index,
-        sources=(source,),
-        channels=_channels(steps, source),
-        scale=_scaled(_scale(steps, source), stride),
+        **_follow(section, index, steps, by=stride),
         kernel=kernel,
         stride=stride,
         # Beyond twice the window there would be outputs that see nothing but padding.
@@ -179,25 +191,17 @@ def _pool(section, index, steps):
 
 
 def _avgpool(section, index, steps):
-    source = _before(section, index, steps)
-    return GlobalAverage(
-        section=section,
-        index=index,
-        sources=(source,),
-        channels=_channels(steps, source),
-        scale=(Fraction(0), Fraction(0)),
-    )
+    return GlobalAverage(**_follow(section, index, steps, by=(0, 0)))
 
 
 def _route(section, index, steps):
-    sources = tuple(_named(section, "layers", index, steps, value) for value in section.ints("layers"))
+    sources = _all_named(section, "layers", index, steps)
     groups = section.int("groups", 1, low=1)
     group = section.int("group_id", 0, low=0, high=groups - 1)
     channels = [_channels(steps, source) for source in sources]
-    if any(c % groups for c in channels):
-        raise section.error(
-            f"groups={groups} does not divide the {'+'.join(map(str, channels))} channels that come in", "groups"
-        )
+    odd = next((c for c in channels if c % groups), None)
+    if odd is not None:
+        raise section.error(f"groups={groups} does not divide {odd} of the channels that come in", "groups")
     if sum(channels) // groups > MAX_CHANNELS:
         raise section.error(f"this joins {sum(channels)} channels; at most {MAX_CHANNELS} are supported", "layers")
     return Route(
@@ -213,7 +217,7 @@ def _route(section, index, steps):
 
 def _shortcut(section, index, steps):
     before = _before(section, index, steps)
-    others = tuple(_named(section, "from", index, steps, value) for value in section.ints("from"))
+    others = _all_named(section, "from", index, steps)
     channels = _channels(steps, before)
     kind = section.str("weights_type", "none", ("none", "per_feature", "per_layer", "per_channel"))
     normalization = section.str("weights_normalization", "none", ("none", "relu", "avg_relu", "softmax"))
@@ -230,29 +234,16 @@ def _shortcut(section, index, steps):
 
 
 def _upsample(section, index, steps):
-    source = _before(section, index, steps)
     factor = section.int("stride", 2, low=1, high=64)
     return Upsample(
-        section=section,
-        index=index,
-        sources=(source,),
-        channels=_channels(steps, source),
-        scale=_scaled(_scale(steps, source), (Fraction(1, factor),) * 2),
+        **_follow(section, index, steps, by=(Fraction(1, factor),) * 2),
         factor=factor,
         gain=section.float("scale", 1.0),
     )
 
 
 def _dropout(section, index, steps):
-    source = _before(section, index, steps)
-    return Dropout(
-        section=section,
-        index=index,
-        sources=(source,),
-        channels=_channels(steps, source),
-        scale=_scale(steps, source),
-        probability=section.float("probability", 0.2, low=0.0, high=1.0),
-    )
+    return Dropout(**_follow(section, index, steps), probability=section.float("probability", 0.2, low=0.0, high=1.0))
 
 
 def _product(section, index, steps):
@@ -279,8 +270,7 @@ def _product(section, index, steps):
 def _reorg(section, index, steps):
     if section.int("reverse", 0):
         raise section.error(f"reverse=1 in a [{section.name}] is not supported", "reverse")
-    source = _before(section, index, steps)
-    channels = _channels(steps, source)
+    channels = _channels(steps, _before(section, index, steps))
     factor = section.int("stride", 1, low=1, high=64)
     scrambled = section.name == "reorg"
     if scrambled and channels % factor**2:
@@ -290,13 +280,7 @@ def _reorg(section, index, steps):
             f"this makes {channels * factor**2} channels; at most {MAX_CHANNELS} are supported", "stride"
         )
     return Reorg(
-        section=section,
-        index=index,
-        sources=(source,),
-        channels=channels * factor**2,
-        scale=_scaled(_scale(steps, source), (factor, factor)),
-        factor=factor,
-        scrambled=scrambled,
+        **_follow(section, index, steps, channels * factor**2, (factor, factor)), factor=factor, scrambled=scrambled
     )
 
 
@@ -312,9 +296,7 @@ def _yolo(section, index, steps):
             f"classes={spec.classes} want {len(spec.anchors)} x (5 + {spec.classes}) = {expected}",
             "filters",
         )
-    return Head(
-        section=section, index=index, sources=(source,), channels=channels, scale=_scale(steps, source), spec=spec
-    )
+    return Head(**_follow(section, index, steps), spec=spec)
 
 
 _READERS = {

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from detect_prune.darknet.cfg import Section
+from detect_prune.darknet.section import Section
 from detect_prune.structures import HeadSpec
 
 Size = tuple[int, int]  # (width, height) in pixels of a feature map
 PICTURE = -1  # what a step's `sources` call the network's input
 MAX_MAP_SIDE = 32_768  # four times the largest input
+MAX_MAP_FLOATS = 2**30  # of one layer and picture: 4 GiB; P7 at its own 1536 x 1536 has 94 million
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ class Pool(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class DepthPool(Step):
-    """[maxpool] with maxpool_depth=1: the maximum over every `channels`-th channel."""
+    """[maxpool] with maxpool_depth=1: output channel g is the maximum of the channels g, g + `channels`, and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +184,11 @@ def plan_sizes(steps: Sequence[Step], input_size: Size) -> list[Size]:
         size = step.size([input_size if source == PICTURE else sizes[source] for source in step.sources])
         if max(size) > MAX_MAP_SIDE:
             raise step.section.error(f"this makes a map of {size[0]}x{size[1]}; at most {MAX_MAP_SIDE} is supported")
+        if step.channels * size[0] * size[1] > MAX_MAP_FLOATS:
+            raise step.section.error(
+                f"this makes {step.channels} channels of {size[0]}x{size[1]}; at most {MAX_MAP_FLOATS:,} numbers are "
+                "supported"
+            )
         sizes.append(size)
     return sizes
 

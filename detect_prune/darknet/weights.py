@@ -1,5 +1,6 @@
 """Darknet's .weights files: four numbers of header, then float32 after float32, in the order of the sections."""
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
 
 _FLOAT = np.dtype("<f4")
+MAX_HEADER = 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class WeightsHeader:
     @property
     def _format(self) -> str:
         return "<iiiQ" if 10 * self.major + self.minor >= 2 else "<iiiI"
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return struct.calcsize(self._format)
 
     def pack(self) -> bytes:
         return struct.pack(self._format, self.major, self.minor, self.revision, self.seen)
@@ -47,12 +54,12 @@ class WeightsHeader:
                 "this does not begin like Darknet weights (three small version numbers); expected a .weights file",
                 file=file,
             )
-        form = cls(*versions)._format
-        if len(data) < struct.calcsize(form):
+        form = cls(*versions)
+        if len(data) < form.size:
             raise DetectPruneError(
                 f"the file ends inside its header, after {len(data)} bytes; expected Darknet weights", file=file
             )
-        return cls(*struct.unpack_from(form, data))
+        return cls(*struct.unpack_from(form._format, data))
 
 
 def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> WeightsHeader:
@@ -65,27 +72,10 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
         DetectPruneError: there is no such file, it is no weights file, or of another network; `net` is unchanged.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DetectPruneError("no such file; Darknet weights were expected here", file=path) from None
-    except IsADirectoryError:
-        raise DetectPruneError("this is a folder; Darknet weights were expected here", file=path) from None
-    except OSError as error:
-        raise DetectPruneError(f"can't be read as Darknet weights: {error.strerror}", file=path) from None
-    header = WeightsHeader.unpack(data, path)
-    body = memoryview(data)[len(header.pack()) :]
-    if len(body) % 4:
-        raise DetectPruneError(
-            f"the file ends with {len(body) % 4} bytes of a float; it is cut off or not Darknet weights", file=path
-        )
-    values = np.frombuffer(body, _FLOAT)
-    steps = _sections_in(net, len(values), partial, path)
+    header, values, steps = _read_floats(net, path, partial)
     tensors = [(step, name, tensor) for step in steps for name, tensor in _tensors(net, step)]
-    pieces, start = [], 0
-    for step, name, tensor in tensors:
-        piece = values[start : start + tensor.numel()]
-        start += tensor.numel()
+    pieces = np.split(values, np.cumsum([tensor.numel() for _, _, tensor in tensors[:-1]]))
+    for (step, name, _), piece in zip(tensors, pieces):
         # Of the right length, but of another network: variances give it away. Real files have some of -7e-44.
         if not np.isfinite(piece).all() or (name == "variance" and (piece <= -BATCH_NORM_EPS).any()):
             raise DetectPruneError(
@@ -93,11 +83,35 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
                 "below zero; the weights are damaged or of another network",
                 file=path,
             )
-        pieces.append(piece)
     with torch.no_grad():
         for (_, _, tensor), piece in zip(tensors, pieces):
-            tensor.copy_(torch.from_numpy(piece.astype(np.float32)).view(tensor.shape))
+            tensor.copy_(torch.from_numpy(piece).view(tensor.shape))
     return header
+
+
+def _read_floats(net: Darknet, path: Path, partial: bool) -> tuple[WeightsHeader, np.ndarray, list[Step]]:
+    """The header, all float32 after it, and the sections that they fill. Nothing is read of a file of a wrong size."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(MAX_HEADER)
+            header = WeightsHeader.unpack(begin, path)
+            size = os.fstat(file.fileno()).st_size - header.size
+            if size % 4:
+                raise DetectPruneError(
+                    f"the file ends with {size % 4} bytes of a float; it is cut off or not Darknet weights", file=path
+                )
+            steps = _sections_in(net, size // 4, partial, path)
+            file.seek(header.size)
+            values = np.fromfile(file, _FLOAT).astype(np.float32, copy=False)
+    except FileNotFoundError:
+        raise DetectPruneError("no such file; Darknet weights were expected here", file=path) from None
+    except IsADirectoryError:
+        raise DetectPruneError("this is a folder; Darknet weights were expected here", file=path) from None
+    except OSError as error:
+        raise DetectPruneError(f"can't be read as Darknet weights: {error.strerror}", file=path) from None
+    if len(values) != size // 4:
+        raise DetectPruneError("the file has changed while it was read", file=path)
+    return header, values, steps
 
 
 def write_weights(net: Darknet, path: str | Path, header: WeightsHeader | None = None) -> None:
@@ -138,7 +152,7 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
     of = f"{net.cfg.path or 'the cfg'} has {expected:,} weights"
     if found > expected:
         raise DetectPruneError(
-            f"{found - expected:,} floats too many: the file has {found:,}, {of}, the last in the {steps[-1].title}; "
+            f"{_floats(found - expected)} too many: the file has {found:,}, {of}, the last in the {steps[-1].title}; "
             "are these weights of another network?",
             file=path,
         )
@@ -149,10 +163,14 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
         end += step.floats
         if end > found:
             raise DetectPruneError(
-                f"{expected - found:,} floats too few: the file has {found:,}, {of}; "
-                f"it ends {found - end + step.floats:,} floats into the {step.title}, which has {step.floats:,}; "
+                f"{_floats(expected - found)} too few: the file has {found:,}, {of}; "
+                f"it ends {_floats(found - end + step.floats)} into the {step.title}, which has {step.floats:,}; "
                 "is it cut off, of another network"
-                + ("?" if partial else ", or a backbone's (read with partial=True)?"),
+                + ("?" if partial else ", or a backbone's?"),
                 file=path,
             )
     return steps
+
+
+def _floats(count: int) -> str:
+    return f"{count:,} float{'' if count == 1 else 's'}"

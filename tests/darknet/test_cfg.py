@@ -87,7 +87,7 @@ def test_unknown_keys_are_kept_written_back_and_warned_of_once():
 
 
 def test_a_second_net_option_does_not_count_but_is_kept():
-    with pytest.warns(CfgWarning, match="line 3: batch stands twice, line 2 counts"):
+    with pytest.warns(CfgWarning, match="line 3: 'batch' stands twice, line 2 counts"):
         cfg = parse_cfg("[net]\nbatch=1\nbatch=64\n")
     assert cfg.net.int("batch") == 1
     assert "batch=64" in cfg.text()

@@ -149,9 +149,13 @@ def test_antialiased_pooling(small_cfg, all_maps):
     np.testing.assert_allclose(maps[1], naive_blur(naive_pool(maps[0], 2, (1, 1), 1), 3, (2, 2)), atol=1e-12)
 
 
-def test_depth_pooling(small_cfg, all_maps):
-    _, maps = run(small_cfg, all_maps, CONVOLUTION.format("linear") + "[maxpool]\nmaxpool_depth=1\nout_channels=2\n")
-    want = np.stack([np.maximum(maps[0][:, 0], maps[0][:, 2]), np.maximum(maps[0][:, 1], maps[0][:, 3])], 1)
+@pytest.mark.parametrize("out", [1, 2, 3, 4])
+def test_depth_pooling(out, small_cfg, all_maps):
+    _, maps = run(
+        small_cfg, all_maps, CONVOLUTION.format("linear") + f"[maxpool]\nmaxpool_depth=1\nout_channels={out}\n"
+    )
+    # maxpool_layer.c: for (k = g; k < l.c; k += l.out_c)
+    want = np.stack([np.max([maps[0][:, k] for k in range(g, 4, out)], 0) for g in range(out)], 1)
     np.testing.assert_array_equal(maps[1], want)
 
 
@@ -251,6 +255,7 @@ def sigmoid(x):
 FORMULAS = {
     "linear": lambda x: x,
     "leaky": lambda x: x if x > 0 else 0.1 * x,
+    "revleaky": lambda x: x if x > 0 else 0.1 * x,
     "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
     "swish": lambda x: x * sigmoid(x),
     "logistic": sigmoid,
@@ -267,11 +272,30 @@ FORMULAS = {
     "hardtan": lambda x: min(max(x, -1), 1),
     "lhtan": lambda x: 0.001 * x if x < 0 else 0.001 * (x - 1) + 1 if x > 1 else x,
     "plse": lambda x: 0.01 * (x + 4) if x < -4 else 0.01 * (x - 4) + 1 if x > 4 else 0.125 * x + 0.5,
+    "stair": lambda x: math.floor(x / 2) + (x - math.floor(x) if math.floor(x) % 2 else 0),
+}
+
+# Over the channels of one place: values -> values.
+CHANNEL_FORMULAS = {
+    "normalize_channels": lambda v: [max(x, 0) / (1e-4 + sum(max(y, 0) for y in v)) for x in v],
+    "normalize_channels_softmax": lambda v: [math.exp(x) / (1e-4 + sum(map(math.exp, v))) for x in v],
+    "normalize_channels_softmax_maxval": lambda v: [
+        math.exp(x - max(v)) / (1e-4 + sum(math.exp(y - max(v)) for y in v)) for x in v
+    ],
 }
 
 
 def test_every_activation_has_a_formula():
-    assert set(FORMULAS) == set(ACTIVATIONS)
+    assert FORMULAS.keys() | CHANNEL_FORMULAS.keys() == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("name", CHANNEL_FORMULAS)
+def test_activation_over_channels(name):
+    x = 3 * torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    got = ACTIVATIONS[name](x)
+    for b, i, j in np.ndindex(2, 4, 3):
+        want = CHANNEL_FORMULAS[name](x[b, :, i, j].tolist())
+        np.testing.assert_allclose(got[b, :, i, j].numpy(), want, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", FORMULAS)

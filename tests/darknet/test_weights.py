@@ -87,10 +87,10 @@ def test_random_network_survives_the_file(net, calibrate, small_cfg, tmp_path):
 @pytest.mark.parametrize(
     "floats, what",
     [
-        (SECTION_ENDS[-1] - 1, r"1 floats too few.* 17 floats into the \[convolutional\] at line 22 \(layer 4\)"),
-        (SECTION_ENDS[-1] + 1, r"1 floats too many.* the \[convolutional\] at line 22 \(layer 4\)"),
-        (SECTION_ENDS[0], r"26 floats too few.* 0 floats into the \[shortcut\] at line 14 \(layer 2\).*partial"),
-        (SECTION_ENDS[0] + 1, r"25 floats too few.* 1 floats into the \[shortcut\]"),
+        (SECTION_ENDS[-1] - 1, r"1 float too few.* 17 floats into the \[convolutional\] at line 22 \(layer 4\)"),
+        (SECTION_ENDS[-1] + 1, r"1 float too many.* the \[convolutional\] at line 22 \(layer 4\)"),
+        (SECTION_ENDS[0], r"26 floats too few.* 0 floats into the \[shortcut\] at line 14 \(layer 2\).*backbone"),
+        (SECTION_ENDS[0] + 1, r"25 floats too few.* 1 float into the \[shortcut\]"),
         (0, r"150 floats too few.* 0 floats into the \[convolutional\] at line 5 \(layer 0\)"),
     ],
 )
