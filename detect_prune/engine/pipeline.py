@@ -1,11 +1,12 @@
 """The whole story on one page: dense -> ADMM -> cut -> masked retraining -> score -> files.
 
-Lee, Hwangbo, Yang, Lee: "Global weight pruning by ADMM" (2023), doi 10.1007/s44196-023-00202-z.
+Lee, Hwangbo, Yang, Lee: "Global weight pruning by ADMM" (2023), doi 10.1007/s44196-023-00202-z. Its rivals go the same
+way with the same epochs.
 """
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from detect_prune.engine.batchnorm import reestimate
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.run import Run
-from detect_prune.engine.task import Metrics, Recipe, Task
+from detect_prune.engine.scoring import DENSE, PRUNED, TRAINED, score, score_files
+from detect_prune.engine.task import Phase, Recipe, Task
 from detect_prune.errors import DetectPruneError
-from detect_prune.export.sizes import zip_size
-from detect_prune.pruning import Diverged, GlobalADMM, Masks, count_macs, prunable_weights
-from detect_prune.pruning.constraints import global_ratio
-from detect_prune.pruning.importance import make_importance
-from detect_prune.report.summary import Stage
-
-DENSE, PRUNED, TRAINED = "dense", "pruned", "trained"
-"""Stems of the files that a run leaves."""
+from detect_prune.pruning import (
+    Constraint,
+    Diverged,
+    Masks,
+    Method,
+    find_method,
+    magnitude_masks,
+    make_constraint,
+    make_pruner,
+)
 
 
 @dataclass
@@ -46,15 +50,20 @@ class Result:
 def prune(
     model: nn.Module,
     *,
-    ratio: float,
+    ratio: float | Mapping[str, float] | None = None,
     task: Task,
     folder: str | Path,
-    recipe: Recipe | None = None,
-    train_dense: bool = False,
-    importance: str = "lamp",
+    method: str = "admm",
+    budget: str = "ratio",
+    pattern: str | None = None,
+    bits: Mapping[str, float] | None = None,
+    gradual: bool = False,
+    importance: str | None = None,
     floor: float = 0.05,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    recipe: Recipe | None = None,
+    train_dense: bool = False,
     resume: bool = False,
     save_every: float = 180.0,
     seed: int = 0,
@@ -65,14 +74,21 @@ def prune(
 
     Args:
         model: the network, on the task's device; usually `task.model`. It is changed in place.
-        ratio: the share of weights to remove, in (0, 1), read as a decimal.
+        ratio: the share to remove, in (0, 1), read as a decimal; name -> share for admm-layerwise; None for a pattern
+            N:M, which removes its own share, and for a method that removes nothing.
         task: the data, the loss and the score.
         folder: where checkpoints, events, tables and the pruned network go.
-        recipe: lengths and rates of the phases; the task's own unless given.
-        train_dense: train the network first, since it has no weights that would be worth pruning.
-        importance: how a weight's worth is compared across layers, see `detect_prune.pruning.importance`.
+        method: one of `detect_prune.pruning.METHODS`; all get the same epochs.
+        budget: of what `ratio` is a share: `ratio` (number of weights), `macs` or `bytes`.
+        pattern: how the zeros lie: anywhere (None), `N:M` or blocks `1xN`.
+        bits: for the budget of bytes, pattern of layers -> stored bits a weight.
+        gradual: let ADMM's removal grow over its updates.
+        importance: how a weight's worth is compared across layers, see `detect_prune.pruning.importance`; the method's
+            own unless given.
         floor: no layer keeps less than this share of what an even cut would leave it.
         include, exclude: glob patterns of weight names that are (not) pruned.
+        recipe: lengths and rates of the phases; the task's own unless given.
+        train_dense: train the network first, since it has no weights that would be worth pruning.
         resume: go on with the run in `folder`.
         save_every: seconds between checkpoints while training.
         seed: of everything random.
@@ -80,18 +96,18 @@ def prune(
         command: the command line, for the record in metrics.json.
 
     Raises:
-        DetectPruneError: a ratio, an importance, a floor or a pattern that can't be used with this network (said before
-            anything is written), settings other than those of the run that is resumed, or no picture can be read.
+        DetectPruneError: settings that can't be used together or with this network (said before anything is written),
+            settings other than those of the run that is resumed, or no picture can be read.
         Stopped: Ctrl-C or a kill; the run has saved itself.
         NotFinite: the loss became NaN, or ADMM diverged.
     """
-    if not 0 < ratio < 1:
-        raise DetectPruneError(f"the removal ratio is {ratio}; a number above 0 and below 1 was expected")
-    recipe = recipe or task.recipe
+    recipe = (recipe or task.recipe).for_set(task.steps_per_epoch)
     task.model = model
-    chosen = {"importance": importance, "floor": floor, "include": list(include), "exclude": list(exclude)}
-    _require_feasible(model, ratio, **chosen)
-    identity = {"ratio": ratio, "train_dense": train_dense, "seed": seed, **chosen, "data": task.settings()}
+    target = {"budget": budget, "pattern": pattern, "bits": dict(bits or {}), "floor": floor}
+    layers = {"include": list(include), "exclude": list(exclude)}
+    chosen, importance, constraint = _choose(method, importance, gradual, task, ratio, target, layers)
+    identity = {"ratio": ratio, "method": method, "importance": importance, "gradual": gradual, **target, **layers}
+    identity |= {"train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
         Path(folder),
@@ -105,23 +121,33 @@ def prune(
         exclude=exclude,
         command=command,
     )
+    phases = _phases(chosen, recipe, train_dense)
     with run:
-        phases = {"dense": recipe.dense} if train_dense else {}
-        run.plan(phases | {"admm": recipe.admm, "retrain": recipe.retrain})
+        run.plan(phases)
 
         if train_dense:
-            run.once("dense", lambda: run.train("dense", recipe.dense))
-        run.once("score dense", lambda: _score(run, "dense", keep_as=DENSE if train_dense else None))
+            run.once("dense", lambda: run.train("dense", phases["dense"]))
+        if method != "dense":
+            run.once("score dense", lambda: score(run, "dense", keep_as=DENSE if train_dense else None))
 
-        run.once("cut", lambda: _admm_and_cut(run, ratio, chosen))
-        run.once("score cut", lambda: _score(run, "cut"))
-        run.once("batch norm", lambda: reestimate(model, task.inputs()))
-        run.once("score batch norm", lambda: _score(run, "cut + batch norm re-estimated"))
+        if chosen.prunes == "while training":
+            pruner = {"updates": _updates(task, recipe), "importance": importance, "gradual": gradual, **layers}
+            run.once("cut", lambda: _train_and_cut(run, phases[method], chosen, constraint, pruner))
+        elif chosen.prunes == "at once":
+            run.once(
+                "cut", lambda: _cut(run, magnitude_masks(model, constraint=constraint, importance=importance, **layers))
+            )
+        if chosen.prunes != "never":
+            run.once("score cut", lambda: score(run, "cut"))
+            run.once("batch norm", lambda: reestimate(model, task.inputs()))
+            run.once("score batch norm", lambda: score(run, "cut + batch norm re-estimated"))
 
-        run.once("retrain", lambda: run.train("retrain", recipe.retrain, keep_best=True))
-        run.once("score retrained", lambda: _score_files(run, "retrained", PRUNED))
+        if "retrain" in phases:
+            run.once("retrain", lambda: run.train("retrain", phases["retrain"], keep_best=True))
+        name, stem = _delivers(chosen)
+        run.once("score retrained", lambda: score_files(run, name, stem))
         text = publish(run, identity)
-    return Result(run.folder, task.load(run.folder, PRUNED), run.stages, text)
+    return Result(run.folder, task.load(run.folder, stem), run.stages, text)
 
 
 def train(
@@ -156,85 +182,75 @@ def train(
     with run:
         run.plan({"dense": recipe.dense})
         run.once("dense", lambda: run.train("dense", recipe.dense, keep_best=True))
-        run.once("score trained", lambda: _score_files(run, "trained", TRAINED))
+        run.once("score trained", lambda: score_files(run, "trained", TRAINED))
         text = publish(run, identity)
     return Result(run.folder, task.load(run.folder, TRAINED), run.stages, text)
 
 
-def _require_feasible(
-    model: nn.Module, ratio: float, importance: str, floor: float, include: Sequence[str], exclude: Sequence[str]
-) -> None:
-    """Says before the first step what ADMM would only say after the whole dense training."""
+def _choose(
+    name: str,
+    importance: str | None,
+    gradual: bool,
+    task: Task,
+    ratio: float | str | Decimal | Mapping[str, float] | None,
+    target: Mapping[str, Any],
+    layers: Mapping[str, Any],
+) -> tuple[Method, str | None, Constraint | None]:
+    """Says before the first step what would only turn out after the whole dense training."""
     try:
-        make_importance(importance)
-        sizes = {name: weight.numel() for name, weight in prunable_weights(model, include, exclude).items()}
-        global_ratio(list(sizes.values()), ratio, floor).floors(sizes)
+        method = find_method(name)
+        if gradual and not method.uses_admm:
+            raise ValueError(f"a ratio that grows is a choice of ADMM's; {name} has none")
+        importance = method.choose_importance(importance)
+        if method.prunes == "never":
+            return method, importance, None
+        example = next(iter(task.inputs()))[:1] if target["budget"] == "macs" else None
+        constraint = make_constraint(
+            task.model, ratio, layerwise=method.layerwise, example_input=example, **target, **layers
+        )
     except ValueError as error:
         raise DetectPruneError(str(error)) from None
+    return method, importance, constraint
 
 
-def _admm_and_cut(run: Run, ratio: float, chosen: dict[str, Any]) -> None:
+def _phases(method: Method, recipe: Recipe, train_dense: bool) -> dict[str, Phase]:
+    """What is trained, by name. Whoever does not prune while training has those epochs for retraining."""
+    phases = {"dense": recipe.dense} if train_dense else {}
+    if method.prunes == "while training":
+        return phases | {method.name: recipe.admm, "retrain": recipe.retrain}
+    if method.name == "dense":
+        return phases
+    return phases | {"retrain": replace(recipe.retrain, epochs=recipe.epochs_after_dense)}
+
+
+def _delivers(method: Method) -> tuple[str, str]:
+    """The name of the last row, and the stem of the files."""
+    if method.prunes != "never":
+        return "retrained", PRUNED
+    return "dense" if method.name == "dense" else "dense, trained longer", TRAINED
+
+
+def _updates(task: Task, recipe: Recipe) -> int:
+    # The schedules of rho and of the ratio end with the last update, so they have to know how many there will be.
+    return min(recipe.updates, recipe.admm.epochs * task.steps_per_epoch)
+
+
+def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constraint, options: Mapping[str, Any]) -> None:
     """One stage, since Z, U and the worths are of no use, and are not kept, once the cut is made."""
-    phase = run.recipe.admm
-    # The schedule of rho ends with the last update, so it has to know how many there will really be.
-    updates = min(run.recipe.updates, phase.epochs * run.task.steps_per_epoch)
     try:
-        admm = GlobalADMM(run.model, ratio, updates=updates, **chosen)
+        pruner = make_pruner(method, run.model, constraint, **options)
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
-    run.train("admm", phase, admm=admm)
-    if admm.residuals is not None:  # not where the run was stopped after the last update
-        print(f"before the cut: {admm.residuals}", flush=True)
-    run.masks = admm.cut()
-    total = run.masks.n_total
+    last = run.train(method.name, phase, pruner=pruner)
+    if last is not None:  # it is where the run was stopped after the last update
+        print(f"before the cut: {last}", flush=True)
+    _cut(run, pruner.cut())
+
+
+def _cut(run: Run, masks: Masks) -> None:
+    masks.apply()
+    run.masks = masks
+    total = masks.n_total
     print(
-        f"cut: {run.masks.n_kept:,} of {total:,} weights stay, {total - run.masks.n_kept:,} are zero from here on",
-        flush=True,
-    )
-
-
-def _score(run: Run, stage: str, keep_as: str | None = None) -> Metrics:
-    """Evaluates the model as it stands and measures the files that it would be stored in."""
-    metrics = run.task.evaluate(run.model)
-    with tempfile.TemporaryDirectory(dir=run.folder) as scratch:
-        folder = run.folder if keep_as else Path(scratch)
-        weights_file = run.task.save(run.model, folder, keep_as or PRUNED)[-1]
-        stored, zipped = weights_file.stat().st_size, zip_size(weights_file)
-    run.add_stage(_row(run, run.model, stage, metrics, stored, zipped), metrics)
-    print(f"{stage}: {metrics}", flush=True)
-    return metrics
-
-
-def _score_files(run: Run, stage: str, stem: str) -> None:
-    """The last weights, written, read back, and only then evaluated: the figure belongs to the file."""
-    weights_file = run.task.save(run.model, run.folder, stem)[-1]
-    run.delivered = weights_file.name
-    delivered = run.task.load(run.folder, stem)
-    if run.masks is not None:
-        _require_support(run.masks, run.weights(delivered))
-    metrics = run.task.evaluate(delivered)
-    run.keep_if_best(metrics)
-    run.add_stage(_row(run, delivered, stage, metrics, weights_file.stat().st_size, zip_size(weights_file)), metrics)
-    print(f"{stage}: {metrics}", flush=True)
-
-
-def _require_support(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
-    """A promise, checked on the file itself: no weight outside the mask is anything but zero."""
-    for name, weight in weights.items():
-        if name in masks and bool(weight.detach()[~masks[name]].any()):
-            raise AssertionError(f"{name} has non-zero weights outside its mask: a bug in the retraining")
-
-
-def _row(run: Run, model: nn.Module, stage: str, metrics: Metrics, stored: int, zipped: int) -> Stage:
-    weights = run.weights(model)
-    macs = count_macs(model, next(iter(run.task.inputs()))[:1]).values()
-    return Stage(
-        stage,
-        metrics.values,
-        kept=sum(int(weight.count_nonzero()) for weight in weights.values()),
-        total=sum(weight.numel() for weight in weights.values()),
-        macs_dense=sum(layer.dense for layer in macs),
-        macs_nonzero=sum(layer.nonzero for layer in macs),
-        bytes_stored=stored,
-        bytes_zip=zipped,
+        f"cut: {masks.n_kept:,} of {total:,} weights stay, {total - masks.n_kept:,} are zero from here on", flush=True
     )

@@ -18,7 +18,7 @@ from detect_prune.engine.task import Metrics, Phase, Recipe, Task
 from detect_prune.engine.trainer import StepReport, Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import require_disk_space
-from detect_prune.pruning import GlobalADMM, Masks, prunable_weights
+from detect_prune.pruning import Masks, Pruner, Update, prunable_weights
 from detect_prune.report.figures import save_picture
 from detect_prune.report.progress import Phase as PlannedPhase
 from detect_prune.report.progress import Progress, Timeline
@@ -167,37 +167,42 @@ class Run:
         """The weights of `model` that this run prunes, by name."""
         return prunable_weights(model, self.include, self.exclude)
 
-    def train(self, name: str, phase: Phase, *, admm: GlobalADMM | None = None, keep_best: bool = False) -> None:
+    def train(self, name: str, phase: Phase, *, pruner: Pruner | None = None, keep_best: bool = False) -> Update | None:
         """Trains the model for one phase, holding the masks if there are any.
+
+        Returns:
+            The pruner's last update, where one was made since the run was started or resumed.
 
         Raises:
             Stopped: a stop was asked for; the run has saved itself in the middle of the phase.
         """
-        trainer = Trainer(self.task, self.model, phase, self.precision, admm=admm, masks=self.masks)
+        trainer = Trainer(self.task, self.model, phase, self.precision, pruner=pruner, masks=self.masks)
         if self._unfinished is not None:
             trainer.load_state_dict(self._unfinished["trainer"])
-            if admm is not None:
-                admm.load_state_dict(self._unfinished["admm"])
+            if pruner is not None:
+                pruner.load_state_dict(self._unfinished["pruner"])
             self._unfinished = None
+        last: Update | None = None
         evaluate_every = math.ceil(phase.epochs / EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
         record_every = max(1, trainer.total // RECORDS_PER_PHASE)
         self.timeline.begin(name, trainer.step)
         with self.stop.guard(), Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress:
             for report in trainer.steps():
                 self.global_step += 1
-                self._log(name, report, admm, record=report.step % record_every == 0)
-                progress.step(**self._live(report, admm))
+                last = report.update or last
+                self._log(name, report, record=report.step % record_every == 0)
+                progress.step(**self._live(report, last))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
                     progress.write(
                         f"{name}, epoch {report.epoch + 1}: {self._evaluate_on_the_way(name, trainer, keep_best)}"
                     )
                 if self.stop.requested or time.monotonic() - self._saved > self.save_every:
-                    self.save(
-                        {"trainer": trainer.state_dict(), "admm": admm.state_dict() if admm is not None else None}
-                    )
+                    state = pruner.state_dict() if pruner is not None else None
+                    self.save({"trainer": trainer.state_dict(), "pruner": state})
                 if self.stop.requested:
                     raise Stopped(self.folder)
         trainer.finish()
+        return last
 
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:
         """Adds a row to the closing table, and draws what the network finds at this stage."""
@@ -221,24 +226,17 @@ class Run:
 
     # ---- the log ------------------------------------------------------------------------------------------------
 
-    def _log(self, name: str, report: StepReport, admm: GlobalADMM | None, record: bool) -> None:
+    def _log(self, name: str, report: StepReport, record: bool) -> None:
         parts = {f"loss {part}": value for part, value in report.parts.items()}
         values = {"loss": report.loss, **parts, "lr": report.lr}
         per_layer: dict[str, float] = {}
-        if admm is not None and report.residuals is not None:
-            residuals = report.residuals
-            primal, dual = residuals.overall
-            values |= {
-                "rho": residuals.rho,
-                "primal residual": primal,
-                "worst primal residual": residuals.worst,
-                "dual residual": dual,
-            }
-            per_layer |= {f"kept/{layer}": int(z.count_nonzero()) / z.numel() for layer, z in admm.z.items()}
-            per_layer |= {f"primal residual/{layer}": value for layer, value in residuals.primal.items()}
+        if report.update is not None:
+            values |= report.update.scalars()
+            for figure, layers in report.update.per_layer().items():
+                per_layer |= {f"{figure}/{layer}": value for layer, value in layers.items()}
         values = {key: value for key, value in values.items() if math.isfinite(value)}
         self.writer.scalars({f"train/{key}": value for key, value in values.items()} | per_layer, self.global_step)
-        if record or report.residuals is not None:
+        if record or report.update is not None:
             self.history.append({"step": self.global_step, "phase": name, **values})
 
     def _log_metrics(self, phase: str, metrics: Metrics) -> None:
@@ -246,11 +244,8 @@ class Run:
         self.history.append({"step": self.global_step, "phase": phase, **metrics.values})
 
     @staticmethod
-    def _live(report: StepReport, admm: GlobalADMM | None) -> dict[str, float]:
-        live = {"loss": report.loss, "lr": report.lr}
-        if admm is not None and admm.residuals is not None:
-            live["residual"] = admm.residuals.overall[0]
-        return live
+    def _live(report: StepReport, last: Update | None) -> dict[str, float]:
+        return {"loss": report.loss, "lr": report.lr, **(last.headline() if last is not None else {})}
 
     def _evaluate_on_the_way(self, name: str, trainer: Trainer, keep_best: bool) -> Metrics:
         """Scores what the phase would hand over if it ended now; training then goes on as if nothing had been."""

@@ -59,15 +59,30 @@ class Phase:
     """Largest norm of the whole gradient (the penalty is added after it); 0 for none."""
 
 
+LEAST_UPDATES = 30
+"""With fewer, W and Z have not met at the cut."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The three stretches of training around one cut."""
 
     dense: Phase
     admm: Phase
+    """In which ADMM, or the rival that stands in for it, prunes. Its weight decay acts on what ADMM does not hold."""
     retrain: Phase
     updates: int = 40
     """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
+
+    def for_set(self, steps_per_epoch: int) -> "Recipe":
+        """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is."""
+        needed = -(-min(self.updates, LEAST_UPDATES) // steps_per_epoch)
+        return self if self.admm.epochs >= needed else replace(self, admm=replace(self.admm, epochs=needed))
+
+    @property
+    def epochs_after_dense(self) -> int:
+        """What every method is given, whether it prunes during them or before."""
+        return self.admm.epochs + self.retrain.epochs
 
     def with_options(self, **options: dict[str, Any]) -> "Recipe":
         """A copy with fields of the phases replaced: `with_options(dense={"epochs": 3})`."""

@@ -16,7 +16,7 @@ from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit
 from detect_prune.errors import DetectPruneError
-from detect_prune.pruning import Diverged, GlobalADMM, Masks, Residuals, parameter_groups
+from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, parameter_groups
 
 
 @dataclass
@@ -29,8 +29,8 @@ class StepReport:
     loss: float
     parts: dict[str, float]
     lr: float
-    residuals: Residuals | None = None
-    """Set where this step ended with a Z and U update."""
+    update: Update | None = None
+    """Set where this step ended with an update of what prunes: of Z and U, or of masks that are tightened."""
 
 
 def learning_rate(phase: Phase, step: int, total: int) -> float:
@@ -42,9 +42,9 @@ def learning_rate(phase: Phase, step: int, total: int) -> float:
     return phase.lr * (phase.final_lr + (1 - phase.final_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
-def build_optimizer(model: nn.Module, phase: Phase, admm: GlobalADMM | None = None) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, phase: Phase, pruner: Pruner | None = None) -> torch.optim.Optimizer:
     """SGD or AdamW; weight decay is for weights only, and not for those that ADMM holds."""
-    groups = parameter_groups(model, phase.weight_decay, admm)
+    groups = parameter_groups(model, phase.weight_decay, pruner if isinstance(pruner, GlobalADMM) else None)
     if phase.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=phase.lr, momentum=phase.momentum, nesterov=phase.momentum > 0)
     if phase.optimizer == "adamw":
@@ -55,8 +55,8 @@ def build_optimizer(model: nn.Module, phase: Phase, admm: GlobalADMM | None = No
 class Trainer:
     """Trains `model` for one phase.
 
-    With `admm`, its penalty joins every step and its Z and U updates, which are not more than the phase has steps, come
-    at equal distances, the last one after the last step. With `masks`, the support is held through every step.
+    A `pruner` joins every step, and its updates, which are not more than the phase has steps, come at equal distances,
+    the last one after the last step. With `masks`, the support is held through every step.
 
     Args:
         task: gives the batches and the loss.
@@ -72,16 +72,16 @@ class Trainer:
         phase: Phase,
         precision: Precision,
         *,
-        admm: GlobalADMM | None = None,
+        pruner: Pruner | None = None,
         masks: Masks | None = None,
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
-        self.admm = admm
+        self.pruner = pruner
         self.total = phase.epochs * task.steps_per_epoch
         self.step = 0
-        self.optimizer = build_optimizer(model, phase, admm)
-        if admm is not None:
-            admm.attach(self.optimizer)
+        self.optimizer = build_optimizer(model, phase, pruner)
+        if pruner is not None:
+            pruner.attach(self.optimizer)
         if masks is not None:
             masks.apply()
             masks.attach(self.optimizer)
@@ -113,13 +113,13 @@ class Trainer:
         if batch is not None:
             loss, parts = self._descend(batch, rate, epoch)
         self.step += 1
-        residuals = None
-        if self.admm is not None and self._update_is_due():
+        update = None
+        if self.pruner is not None and self._update_is_due():
             try:
-                residuals = self.admm.update()
+                update = self.pruner.update()
             except Diverged as error:
                 raise self._not_finite(str(error), rate, epoch, self.step) from None
-        return StepReport(self.step, epoch, loss, parts, rate, residuals)
+        return StepReport(self.step, epoch, loss, parts, rate, update)
 
     def _descend(self, batch: Any, rate: float, epoch: int) -> tuple[float, dict[str, float]]:
         self.model.train()
@@ -151,7 +151,7 @@ class Trainer:
         )
 
     def _update_is_due(self) -> bool:
-        updates = self.admm.updates
+        updates = self.pruner.updates
         return self.step * updates // self.total > (self.step - 1) * updates // self.total
 
     def finish(self) -> None:

@@ -1,31 +1,72 @@
-"""Global pruning by ADMM, for any torch network. Imports torch and nothing else of this package."""
+"""Global pruning by ADMM, and its rivals, for any torch network. Imports torch and nothing else of this package."""
 
-from detect_prune.pruning.admm import GlobalADMM, Residuals, parameter_groups
+from detect_prune.pruning.admm import GlobalADMM
+from detect_prune.pruning.budgets import (
+    BUDGETS,
+    bytes_budget,
+    bytes_per_weight,
+    macs_budget,
+    macs_per_weight,
+    make_constraint,
+    ratio_budget,
+)
 from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio
 from detect_prune.pruning.counts import Macs, as_ratio, count_macs, keep_count, prunable_weights
-from detect_prune.pruning.importance import Diverged, Fisher, Importance, Lamp, Normalised, Raw
+from detect_prune.pruning.decay import parameter_groups
+from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw
 from detect_prune.pruning.masks import Masks, magnitude_masks
-from detect_prune.pruning.schedule import RhoSchedule
+from detect_prune.pruning.methods import (
+    METHODS,
+    GradualMagnitude,
+    Method,
+    Pruner,
+    Tightened,
+    Update,
+    find_method,
+    make_pruner,
+)
+from detect_prune.pruning.patterns import BlockBudget, NOfM
+from detect_prune.pruning.residuals import Residuals
+from detect_prune.pruning.schedule import RhoSchedule, cubic
+from detect_prune.pruning.selection import Diverged
 
 __all__ = [
+    "BUDGETS",
+    "METHODS",
+    "BlockBudget",
     "Constraint",
     "Diverged",
     "Fisher",
     "GlobalADMM",
     "GlobalBudget",
+    "GradualMagnitude",
     "Importance",
     "Lamp",
     "LayerwiseRatio",
     "Macs",
     "Masks",
+    "Method",
+    "NOfM",
     "Normalised",
+    "Pruner",
     "Raw",
     "Residuals",
     "RhoSchedule",
+    "Tightened",
+    "Update",
     "as_ratio",
+    "bytes_budget",
+    "bytes_per_weight",
     "count_macs",
+    "cubic",
+    "find_method",
     "keep_count",
+    "macs_budget",
+    "macs_per_weight",
     "magnitude_masks",
+    "make_constraint",
+    "make_pruner",
     "parameter_groups",
     "prunable_weights",
+    "ratio_budget",
 ]

@@ -26,7 +26,6 @@ parameter_groups leaves it out for prunable weights during ADMM.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -34,45 +33,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detect_prune.pruning.constraints import Constraint, global_ratio
+from detect_prune.pruning.budgets import ratio_budget
+from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.importance import Diverged, Importance, make_importance, scaled_worths
+from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
-from detect_prune.pruning.schedule import RhoSchedule
+from detect_prune.pruning.residuals import Residuals, residuals_of
+from detect_prune.pruning.schedule import RhoSchedule, cubic
+from detect_prune.pruning.selection import Diverged, chunks
 
 _MEASURED_STEPS = 10
 """Steps without penalty at the very start, over which the loss gradient is measured."""
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """How far W and Z are apart after an update, relative to the length of W: per layer and for the whole network."""
-
-    primal: dict[str, float]
-    """||W - Z|| / ||W||."""
-    dual: dict[str, float]
-    """||Z - previous Z|| / ||W||: the dual residual rho q (Z - previous Z), on the scale of the weights."""
-    overall: tuple[float, float]
-    """(primal, dual) over all layers together."""
-    rho: float
-    update: int
-    """Number of this update, from 1."""
-    bound: tuple[str, ...]
-    """Layers that the floor kept from losing more."""
-
-    @property
-    def worst(self) -> float:
-        """The primal residual of the layer where it is largest."""
-        return max(self.primal.values())
-
-    def __str__(self) -> str:
-        name = max(self.primal, key=self.primal.__getitem__)
-        primal, dual = self.overall
-        floor = f", floor binds in {', '.join(self.bound)}" if self.bound else ""
-        return (
-            f"update {self.update}: rho {self.rho:.3g}, primal {primal:.2%} "
-            f"(worst {self.worst:.2%} in {name}), dual {dual:.2%}{floor}"
-        )
+_GROWING = 0.75
+"""A ratio that grows is complete after this share of the updates; the rest lets W meet Z."""
 
 
 class GlobalADMM:
@@ -87,6 +60,8 @@ class GlobalADMM:
             importance.py).
         floor: no layer keeps less than this share of what an even cut would leave it.
         rho: a constant, a RhoSchedule, or None for the default schedule.
+        gradual: let the removal grow over the updates, along a cubic, instead of asking for all of it from the start;
+            it is complete after three quarters of them.
         include, exclude: glob patterns of layers, see prunable_weights.
         constraint: another set than the global ratio's.
 
@@ -103,6 +78,7 @@ class GlobalADMM:
         importance: str | Importance = "lamp",
         floor: float = 0.05,
         rho: float | RhoSchedule | None = None,
+        gradual: bool = False,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         constraint: Constraint | None = None,
@@ -112,9 +88,9 @@ class GlobalADMM:
         if (ratio is None) == (constraint is None):
             raise ValueError("give either a removal ratio or a constraint")
         self.weights = prunable_weights(model, include, exclude)
-        sizes = [weight.numel() for weight in self.weights.values()]
-        self.constraint = constraint if constraint is not None else global_ratio(sizes, ratio, floor)
+        self.constraint = constraint if constraint is not None else ratio_budget(self.weights, ratio, floor)
         self.updates = updates
+        self.gradual = gradual
         self.importance = make_importance(importance)
         self.schedule = (
             rho if isinstance(rho, RhoSchedule) else RhoSchedule() if rho is None else RhoSchedule.constant(rho)
@@ -146,11 +122,19 @@ class GlobalADMM:
     def _start(self) -> None:
         """Z = P_S(W): a Z of zeros would pull all weights to zero until the first update."""
         self.q = self._worths()
-        self._project(self.weights)
+        values = {name: weight.detach() for name, weight in self.weights.items()}
+        masks = self.constraint.project(values, self.q, self._progress()).masks
+        for (name, value), mask in zip(values.items(), masks):
+            self.z[name].copy_(value).mul_(mask)
+
+    def _progress(self) -> float:
+        """The part of the removal that the next Z is asked for. The first Z is asked for some, or there would be
+        nothing for the penalty to do."""
+        return cubic((self.done + 1) / (_GROWING * self.updates)) if self.gradual else 1.0
 
     def _worths(self) -> dict[str, Tensor]:
-        keep = self.constraint.keep_share({name: weight.numel() for name, weight in self.weights.items()})
-        return scaled_worths(self.importance, self.weights, keep)
+        sizes = {name: weight.numel() for name, weight in self.weights.items()}
+        return scaled_worths(self.importance, self.weights, self.constraint.keep_share(sizes, self._progress()))
 
     # ---- the W-step's share
 
@@ -210,20 +194,34 @@ class GlobalADMM:
         if not self.q:
             self._start()
         if self.rho is None:
-            pull = math.sqrt(sum(float((self._force(n) * self.q[n]).square().sum()) for n in self.weights))
             push = math.sqrt(self._gradient_square / max(self._measured, 1))
             if not math.isfinite(push):
                 raise Diverged("the loss gradient is not finite: rho can't be set from it")
+            pull = self._full_pull()
             # A network that needs no pruning (pull 0) or has no gradient (push 0) still gets a rho that the schedule
             # can multiply.
             self.rho = self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
             self.rho = min(self.rho, self._stable_rho())
+
+    def _full_pull(self) -> float:
+        """The length of the penalty's gradient per rho, were the whole removal asked for now."""
+        values = {name: weight.detach() for name, weight in self.weights.items()}
+        masks = self.constraint.project(values, self.q).masks
+        return math.sqrt(
+            sum(
+                float((value * self.q[name]).masked_fill_(mask, 0).square_().sum())
+                for (name, value), mask in zip(values.items(), masks)
+            )
+        )
 
     def _stable_rho(self) -> float:
         """Above this, descent on the penalty alone would swing instead of settle."""
         if self._optimizer is None:
             return math.inf
         rate = max(float(group["lr"]) for group in self._optimizer.param_groups)
+        if self.done == 0:
+            # The first rho is set in the middle of a warm-up, and has to hold at its end.
+            rate = max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
         largest = max(float(q.max()) for q in self.q.values())
         return self.schedule.stable / (rate * largest) if rate > 0 else math.inf
 
@@ -260,39 +258,47 @@ class GlobalADMM:
                     "rho is set from the loss gradient: attach ADMM to an optimizer and take steps before the update"
                 )
             self._settle()
-        lengths = {name: float(weight.detach().square().sum()) for name, weight in self.weights.items()}
+        # From here to the U-step u holds W + U: the network is never copied.
+        lengths = {name: self._add_weights(name) for name in self.weights}
         for name, length in lengths.items():
             if not math.isfinite(length):
                 raise Diverged(f"the weights of {name} are not finite: training has diverged")
-        for name, weight in self.weights.items():
-            self.u[name].add_(weight.detach())
-        bound, moved = self._project(self.u)
-        squares = {}
-        for name, weight in self.weights.items():
-            # Where Z is not zero it equals W + U, so what is left of U there is exactly zero.
-            self.u[name].sub_(self.z[name])
-            apart = (weight.detach() - self.z[name]).square_().sum()
-            squares[name] = (float(apart), moved[name], lengths[name])
+        selection = self.constraint.project(self.u, self.q, self._progress())
+        names = list(self.weights)
+        moves = {name: self._split(name, mask) for name, mask in zip(names, selection.masks)}
         self.done += 1
-        self.residuals = _residuals(squares, self.rho, self.done, bound)
-        if self.done == 1:
-            self._first_residual = self.residuals.worst
+        kept = {name: int(mask.count_nonzero()) / mask.numel() for name, mask in zip(names, selection.masks)}
+        bound = tuple(names[i] for i in selection.bound)
+        self.residuals = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
+        if self.done == 1 or self.gradual:
+            self._first_residual = max(self._first_residual, self.residuals.worst)
         if self.schedule.ends_stage(self.done, self.updates):
             self._next_stage()
         return self.residuals
 
-    def _project(self, values: Mapping[str, Tensor]) -> tuple[tuple[str, ...], dict[str, float]]:
-        """Sets Z = P_S(values); returns the layers where a floor binds and the square of the way each layer's Z
-        went."""
-        values = {name: value.detach() for name, value in values.items()}
-        selection = self.constraint.project(values, self.q)
-        moved = {}
-        for (name, value), mask in zip(values.items(), selection.masks):
-            before = self.z[name]
-            self.z[name] = value.to(before.dtype) * mask
-            moved[name] = float(before.sub_(self.z[name]).square_().sum())
-        names = list(values)
-        return tuple(names[i] for i in selection.bound), moved
+    def _add_weights(self, name: str) -> float:
+        """U = U + W; returns the square of the length of W."""
+        square = self.u[name].new_zeros(())
+        for u, w in chunks(self.u[name], self.weights[name].detach()):
+            u.add_(w)
+            square += w.to(u.dtype).square().sum()
+        return float(square)
+
+    def _split(self, name: str, mask: Tensor) -> tuple[float, float]:
+        """Z = W + U where the mask is true and 0 elsewhere; what is left of W + U is the new U.
+
+        Returns:
+            The squares of the lengths of W - Z and of the way that Z went.
+        """
+        apart, way = self.u[name].new_zeros(()), self.u[name].new_zeros(())
+        for z, u, w, stays in chunks(self.z[name], self.u[name], self.weights[name].detach(), mask):
+            new = u * stays
+            way += z.sub_(new).square_().sum()
+            apart += z.copy_(w).sub_(new).square_().sum()
+            z.copy_(new)
+            # Where Z is not zero it equals W + U, so what is left of U there is exactly zero.
+            u.sub_(new)
+        return float(apart), float(way)
 
     def _next_stage(self) -> None:
         before, worth_before = self.rho, self.q
@@ -359,41 +365,3 @@ class GlobalADMM:
         self._gradient_square, self._measured = state["gradient_square"], state["measured"]
         self._steps = state["steps"]
         self.importance.load_state_dict(state["importance"])
-
-
-def _residuals(
-    squares: Mapping[str, tuple[float, float, float]], rho: float, update: int, bound: tuple[str, ...]
-) -> Residuals:
-    def relative(part: float, whole: float) -> float:
-        return math.sqrt(part / whole) if whole > 0 else 0.0
-
-    apart, moved, length = (sum(square[i] for square in squares.values()) for i in range(3))
-    return Residuals(
-        primal={name: relative(square[0], square[2]) for name, square in squares.items()},
-        dual={name: relative(square[1], square[2]) for name, square in squares.items()},
-        overall=(relative(apart, length), relative(moved, length)),
-        rho=rho,
-        update=update,
-        bound=bound,
-    )
-
-
-def parameter_groups(model: nn.Module, weight_decay: float, admm: GlobalADMM | None = None) -> list[dict[str, Any]]:
-    """Groups for an optimizer: weight decay for weights only, never for a bias, a scale or a shift.
-
-    Args:
-        admm: where given, the weights that it holds get no decay either: decay pulls the weights that stay away from Z
-            while the penalty pulls them back.
-
-    Returns:
-        Three groups: weights with decay, weights that ADMM holds, all one-dimensional parameters.
-    """
-    held = {id(weight) for weight in admm.weights.values()} if admm is not None else set()
-    decayed, free, vectors = [], [], []
-    for parameter in model.parameters():
-        (free if id(parameter) in held else decayed if parameter.dim() > 1 else vectors).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-        {"params": vectors, "weight_decay": 0.0},
-    ]

@@ -1,11 +1,12 @@
-"""The sets that the weights are projected onto. A set is one small class with one method: which weights does the
-projection keep?
+"""The sets that the weights are projected onto. A set is one small class with one projection: which weights stay?
 
-All of them answer for the norm sum q v^2 of the penalty, so the worth q is handed in with the values.
+All of them answer for the norm sum q v^2 of the penalty, so the worth q is handed in with the values. What `select`
+chooses among are items: here single weights, in patterns.py blocks of them, each with a value (the length of its
+weights) and a cost. A set of whole channels would have coupled channels for items and be no different otherwise.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -18,23 +19,29 @@ from detect_prune.pruning.selection import Items, Selection, select
 class Constraint(Protocol):
     """A set S of networks, such that the nearest point of S keeps some weights as they are and zeroes the others."""
 
-    def keep_share(self, sizes: Mapping[str, int]) -> float:
+    def keep_share(self, sizes: Mapping[str, int], progress: float = 1.0) -> float:
         """About which share of all weights stays, 0..1.
 
         Args:
             sizes: name -> number of weights.
+            progress: see `project`.
         """
         ...
 
-    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
+    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor], progress: float = 1.0) -> Selection:
         """Chooses the support of the nearest point of S.
 
         Args:
             values: name -> v, any shape; the same names in the same order at every call.
             worth: name -> q, 0-dimensional or of the shape of v.
+            progress: the part of the removal that is asked for already, 0..1; with less than 1 the set is larger.
 
         Returns:
             A mask for each name, in order. The projection is v where the mask is true and 0 elsewhere.
+
+        Raises:
+            Diverged: a value is not a number.
+            ValueError: the set does not fit the layers.
         """
         ...
 
@@ -56,9 +63,20 @@ class GlobalBudget:
         self.costs = dict(costs or {})
         self.floor = floor
 
-    def keep_share(self, sizes: Mapping[str, int]) -> float:
+    def cost(self, name: str) -> float:
+        """c of each weight of the layer."""
+        return self.costs.get(name, 1.0)
+
+    def _dense(self, sizes: Mapping[str, int]) -> float:
+        return sum(size * self.cost(name) for name, size in sizes.items())
+
+    def _allowed(self, sizes: Mapping[str, int], progress: float) -> float:
+        """The budget, or as much more as there is while not the whole removal is asked for."""
+        return self.budget + (1 - progress) * max(self._dense(sizes) - self.budget, 0.0)
+
+    def keep_share(self, sizes: Mapping[str, int], progress: float = 1.0) -> float:
         """See Constraint: the share of the dense cost that the budget pays for."""
-        return min(1.0, self.budget / sum(size * self.costs.get(name, 1.0) for name, size in sizes.items()))
+        return min(1.0, self._allowed(sizes, progress) / self._dense(sizes))
 
     def floors(self, sizes: Mapping[str, int]) -> list[int]:
         """How many weights each layer keeps at least.
@@ -66,21 +84,21 @@ class GlobalBudget:
         Raises:
             ValueError: the budget does not pay for them: there are more layers than weights that may stay, say.
         """
-        costs = [self.costs.get(name, 1.0) for name in sizes]
-        share = self.budget / sum(size * cost for size, cost in zip(sizes.values(), costs))
+        share = self.budget / self._dense(sizes)
         floors = [max(1, math.floor(self.floor * share * size)) for size in sizes.values()]
-        needed = sum(floor * cost for floor, cost in zip(floors, costs))
+        needed = sum(floor * self.cost(name) for name, floor in zip(sizes, floors))
         if needed > self.budget:
             raise ValueError(
                 f"each of the {len(floors)} layers keeps at least one weight, and with the floor of {self.floor:g} all "
-                f"together {needed:g}; the ratio leaves {self.budget:g}, so a smaller one is needed"
+                f"together cost {needed:g}; the ratio leaves {self.budget:g}, so a smaller one is needed"
             )
         return floors
 
-    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
-        """See Constraint. Raises ValueError as `floors` does."""
-        layers = [Items(value, worth[name], self.costs.get(name, 1.0)) for name, value in values.items()]
-        return select(layers, self.budget, self.floors({name: value.numel() for name, value in values.items()}))
+    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor], progress: float = 1.0) -> Selection:
+        """See Constraint. Raises ValueError as `floors` does, too."""
+        layers = [Items(value, worth[name], self.cost(name)) for name, value in values.items()]
+        sizes = {name: value.numel() for name, value in values.items()}
+        return select(layers, self._allowed(sizes, progress), self.floors(sizes))
 
 
 class LayerwiseRatio:
@@ -96,21 +114,21 @@ class LayerwiseRatio:
             {name: as_ratio(r) for name, r in ratio.items()} if isinstance(ratio, Mapping) else as_ratio(ratio)
         )
 
-    def keep_share(self, sizes: Mapping[str, int]) -> float:
+    def _keep(self, name: str, size: int, progress: float) -> int:
+        ratio = self.ratios[name] if isinstance(self.ratios, dict) else self.ratios
+        return size - math.floor(progress * (size - keep_count(size, ratio)))
+
+    def keep_share(self, sizes: Mapping[str, int], progress: float = 1.0) -> float:
         """See Constraint."""
         self._check(sizes)
-        kept = sum(keep_count(size, self._ratio(name)) for name, size in sizes.items())
-        return kept / sum(sizes.values())
+        return sum(self._keep(name, size, progress) for name, size in sizes.items()) / sum(sizes.values())
 
     def _check(self, layers: Mapping[str, Any]) -> None:
         if isinstance(self.ratios, dict) and self.ratios.keys() != layers.keys():
             wrong = sorted(self.ratios.keys() ^ layers.keys())
             raise ValueError(f"layer-wise ratios must name every pruned layer and no other; see {', '.join(wrong)}")
 
-    def _ratio(self, name: str) -> Decimal:
-        return self.ratios[name] if isinstance(self.ratios, dict) else self.ratios
-
-    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor]) -> Selection:
+    def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor], progress: float = 1.0) -> Selection:
         """See Constraint.
 
         Raises:
@@ -119,10 +137,5 @@ class LayerwiseRatio:
         self._check(values)
         masks = []
         for name, value in values.items():
-            masks += select([Items(value, worth[name])], keep_count(value.numel(), self._ratio(name))).masks
+            masks += select([Items(value, worth[name])], self._keep(name, value.numel(), progress)).masks
         return Selection(masks, [])
-
-
-def global_ratio(sizes: Sequence[int], ratio: float | str | Decimal, floor: float) -> GlobalBudget:
-    """The paper's constraint: exactly keep_count(sum(sizes), ratio) weights stay, over all layers at once."""
-    return GlobalBudget(keep_count(sum(sizes), ratio), floor=floor)

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a glob pattern means this weight: by its own name (`features.0.weight`) or its layer's (`features.0`)."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
+
+
 def prunable_weights(
     model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> dict[str, nn.Parameter]:
@@ -20,9 +25,8 @@ def prunable_weights(
 
     Args:
         model: any network. A parameter that several layers share counts once.
-        include: glob patterns; where given, only layers that match one are taken.
-        exclude: glob patterns of layers to leave alone. A pattern is compared with the layer's name (`features.0`)
-            and with its weight's (`features.0.weight`).
+        include: glob patterns as `matches` takes them; where given, only layers that match one are taken.
+        exclude: glob patterns of layers to leave alone.
 
     Raises:
         ValueError: nothing is left to prune, or a pattern matches no layer.
@@ -36,9 +40,6 @@ def prunable_weights(
             found[f"{prefix}.weight" if prefix else "weight"] = weight
     if not found:
         raise ValueError("this model has no convolution or linear layer: there is nothing to prune")
-
-    def matches(name: str, pattern: str) -> bool:
-        return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
 
     for pattern in (*include, *exclude):
         if not any(matches(name, pattern) for name in found):

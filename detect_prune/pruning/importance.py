@@ -12,11 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from detect_prune.pruning.selection import Items, flat, select
-
-
-class Diverged(ValueError):
-    """Weights or gradients are no longer finite numbers."""
+from detect_prune.pruning.selection import Diverged, Items, flat, select
 
 
 class Importance(Protocol):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detect_prune.pruning.constraints import Constraint, global_ratio
+from detect_prune.pruning.budgets import ratio_budget
+from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import make_importance, scaled_worths
 
@@ -24,7 +25,7 @@ class Masks:
     def __init__(self, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]):
         self._weights = dict(weights)
         self._masks: dict[str, Tensor] = {}
-        self._handles: dict[int, list[Any]] = {}
+        self._handles: dict[Optimizer, list[Any]] = {}
         self._set(masks)
 
     def _set(self, masks: Mapping[str, Tensor]) -> None:
@@ -80,15 +81,29 @@ class Masks:
         Attaching twice changes nothing.
         """
         self.apply()
+        self._clear_state(optimizer)
+        if optimizer not in self._handles:
+            self._handles[optimizer] = [
+                optimizer.register_step_pre_hook(lambda *_: self._drop_gradients()),
+                optimizer.register_step_post_hook(lambda *_: self.apply()),
+            ]
+
+    def _clear_state(self, optimizer: Optimizer) -> None:
         for name, weight in self._weights.items():
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
                     value.masked_fill_(~self._masks[name], 0)
-        if id(optimizer) not in self._handles:
-            self._handles[id(optimizer)] = [
-                optimizer.register_step_pre_hook(lambda *_: self._drop_gradients()),
-                optimizer.register_step_post_hook(lambda *_: self.apply()),
-            ]
+
+    def replace(self, masks: Mapping[str, Tensor]) -> None:
+        """Another support from now on: what it removes is zero at once, in the network and in attached optimizers.
+
+        Raises:
+            ValueError: the masks do not belong to this network.
+        """
+        self._set(masks)
+        self.apply()
+        for optimizer in self._handles:
+            self._clear_state(optimizer)
 
     def detach(self) -> None:
         """Lets go of all optimizers."""
@@ -183,7 +198,7 @@ def magnitude_masks(
     if (ratio is None) == (constraint is None):
         raise ValueError("give either a removal ratio or a constraint")
     if constraint is None:
-        constraint = global_ratio([weight.numel() for weight in weights.values()], ratio, floor)
+        constraint = ratio_budget(weights, ratio, floor)
     values = {name: weight.detach() for name, weight in weights.items()}
     keep = constraint.keep_share({name: value.numel() for name, value in values.items()})
     selection = constraint.project(values, scaled_worths(make_importance(importance), values, keep))

@@ -1,4 +1,4 @@
-"""How rho grows: the one knob of ADMM that would otherwise have to be tuned for every network."""
+"""How rho and the ratio grow over the updates."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,17 @@ _SETTLING = 0.9
 """After this share of the updates W is meant to have met Z; the rest lets both settle."""
 
 
+def cubic(time: float) -> float:
+    """The part of the removal that is asked for at `time`, 0..1: fast first, slow at the end (Zhu and Gupta 2017,
+    arXiv 1710.01878, equation 1)."""
+    return 1 - (1 - min(max(time, 0.0), 1.0)) ** 3
+
+
 @dataclass(frozen=True)
 class RhoSchedule:
-    """Starts rho relative to the loss gradient and lets it grow just fast enough for W to meet Z by the end.
+    """The one knob of ADMM that would otherwise have to be tuned for every network.
+
+    Starts rho relative to the loss gradient and lets it grow just fast enough for W to meet Z by the end.
 
     The updates are divided into stages. Within a stage rho and the worth q stay as they are, so that the dual variable
     means one thing. Between two stages the relative primal residual ||W - Z|| / ||W|| of the worst layer is compared

@@ -24,6 +24,10 @@ _SORTABLE = 1 << 19
 _SAMPLE = 1 << 16
 
 
+class Diverged(ValueError):
+    """Weights or gradients are no longer finite numbers."""
+
+
 def flat(tensor: Tensor) -> Tensor:
     """A dense tensor as (n,), a view in the order of its memory: channels_last weights are not copied."""
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
@@ -32,21 +36,36 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same stretches of several tensors of one shape, as views of at most _CHUNK values in the order of memory.
+
+    What is done to one stretch after the other stays in the processor's cache and needs no temporary of their size.
+    Tensors whose memory is ordered otherwise than the first one's are copied: write to none but those like the first.
+    """
+    first = tensors[0]
+    alike = (tensor if tensor.stride() == first.stride() else _as(tensor, first) for tensor in tensors)
+    return zip(*(flat(tensor).split(_CHUNK) for tensor in alike))
+
+
+def _as(tensor: Tensor, other: Tensor) -> Tensor:
+    """A copy in the order of memory of another tensor of its shape."""
+    return torch.empty_like(other, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
 @dataclass(frozen=True)
 class Items:
-    """One layer of weights to select from."""
+    """A layer's worth of items to select from: its weights, or blocks of them, each by the length of its weights."""
 
     values: Tensor
     """v, any shape, dense in memory."""
     worth: Tensor
     """q >= 0: 0-dimensional for the whole layer, or of the shape of `values`."""
     cost: float = 1.0
-    """c > 0 of each weight of the layer."""
+    """c > 0 of each item."""
 
     def __post_init__(self) -> None:
         if self.worth.dim() and self.worth.stride() != self.values.stride():
-            same_order = torch.empty_like(self.values, dtype=self.worth.dtype).copy_(self.worth)
-            object.__setattr__(self, "worth", same_order)
+            object.__setattr__(self, "worth", _as(self.worth, self.values))
 
     def scores(self) -> Iterator[Tensor]:
         """|v| sqrt(q / c), (<= _CHUNK,) at a time, in the order of the memory of `values`."""
@@ -92,7 +111,8 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
         floors: for each layer the number of its own best items that is taken whatever they are worth.
 
     Raises:
-        ValueError: the floors alone cost more than the budget, or a score is not a number.
+        Diverged: a score is not a number.
+        ValueError: the floors alone cost more than the budget.
     """
     floors = list(floors) or [0] * len(layers)
     floors = [min(floor, len(layer)) for floor, layer in zip(floors, layers)]
@@ -164,7 +184,7 @@ def _threshold(layers: Sequence[Items], budget: float) -> tuple[float, float]:
     costs = costs[order]
     first = int((cost_high + costs.cumsum(0) <= budget).count_nonzero())
     if first == len(scores):
-        raise ValueError("a score is not a number: there are weights or worths that are NaN or infinite")
+        raise Diverged("a score is not a number: there are weights or worths that are NaN or infinite")
     threshold = float(scores[first])
     return threshold, budget - cost_high - float(costs[scores > threshold].sum())
 

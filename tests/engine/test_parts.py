@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from itertools import pairwise
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
     rates = [learning_rate(phase, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.01) and rates[9] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(0.1) and rates[-1] == pytest.approx(0.002)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert learning_rate(phase, 0, 1) == pytest.approx(0.1)
 
 
@@ -89,12 +90,11 @@ def test_a_batch_that_could_not_be_read_is_a_step_without_a_change():
 
 
 def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once():
-    with StopSignal() as stop:
-        with stop.guard():
+    with StopSignal() as stop, stop.guard():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            assert stop.requested
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
     with StopSignal(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

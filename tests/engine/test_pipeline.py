@@ -18,7 +18,7 @@ from detect_prune.engine.run import Run, Stopped
 from detect_prune.engine.task import NotFinite, Phase
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
-from detect_prune.pruning import GlobalADMM, Masks, prunable_weights
+from detect_prune.pruning import Masks, make_pruner, prunable_weights
 
 FP32 = Precision()
 
@@ -99,7 +99,7 @@ def test_a_signal_after_the_last_step_stops_after_its_stage(tmp_path, whole, mon
 
     def late(trainer):
         finish(trainer)
-        if trainer.admm is not None and trainer.step == trainer.total:
+        if trainer.pruner is not None and trainer.step == trainer.total:
             current[0].stop.requested = True  # what a signal between the last look at it and here leaves
 
     current = []
@@ -120,7 +120,7 @@ def test_what_fisher_has_seen_survives_a_stop_at_the_end_of_admm(tmp_path, impor
     with pytest.raises(Stopped):
         run(tmp_path / "run", StopsItself(16 + 16), **options)
     unfinished = load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]
-    assert unfinished["trainer"]["step"] == 16 and unfinished["admm"]["importance"]["mean"]
+    assert unfinished["trainer"]["step"] == 16 and unfinished["pruner"]["importance"]["mean"]
     same_bits(straight, run(tmp_path / "run", resume=True, **options))
 
 
@@ -176,12 +176,21 @@ def test_training_with_masks_resumes_to_the_same_bits(tmp_path, whole):
     assert resumed.stages[-1]["kept"] == 128
 
 
-def test_a_phase_shorter_than_its_updates_ends_the_schedule_of_rho(tmp_path, monkeypatch):
+def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(pipeline, "GlobalADMM", lambda *a, **k: made.append(GlobalADMM(*a, **k)) or made[-1])
+    monkeypatch.setattr(pipeline, "make_pruner", lambda *a, **k: made.append(make_pruner(*a, **k)) or made[-1])
     recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 1}, retrain={"epochs": 1})
-    run(tmp_path / "run", recipe=recipe)
-    assert recipe.updates == 32 and made[0].updates == made[0].done == 8
+    result = run(tmp_path / "run", recipe=replace(recipe, updates=40))
+    # 8 batches an epoch: 4 epochs are the first that have 30 steps, and the schedules end with the last step.
+    assert made[0].updates == made[0].done == 32
+    assert json.loads((result.folder / "metrics.json").read_text())["recipe"]["admm"]["epochs"] == 4
+
+
+def test_a_recipe_that_has_enough_steps_stays_as_it_is():
+    recipe = replace(ToyTask.recipe, updates=40)
+    assert recipe.for_set(4) is recipe  # 8 epochs of 4 steps
+    assert recipe.for_set(1).admm.epochs == 30 and recipe.for_set(1).retrain == recipe.retrain
+    assert replace(recipe, updates=5).for_set(1).admm.epochs == 8
 
 
 @pytest.mark.parametrize(
@@ -204,7 +213,7 @@ def test_what_can_t_work_is_said_before_anything_is_written(tmp_path, options, m
 def test_weights_that_diverge_in_admm_are_not_finite(tmp_path, monkeypatch):
     def step(trainer, batch, rate, epoch):
         value = descend(trainer, batch, rate, epoch)
-        if trainer.admm is not None and trainer.step == 11:
+        if trainer.pruner is not None and trainer.step == 11:
             trainer.model[0].weight.data[0] = float("nan")
         return value
 

@@ -1,0 +1,186 @@
+"""From one number to the set that is meant: a share of the weights, of the multiplications or of the bytes."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from torch import Tensor, nn
+
+from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio
+from detect_prune.pruning.counts import as_ratio, count_macs, keep_count, matches, prunable_weights
+from detect_prune.pruning.patterns import BlockBudget, NOfM
+
+BUDGETS = ("ratio", "macs", "bytes")
+"""What a removal ratio can be a share of: the number of weights, multiply-accumulates, stored bytes."""
+
+
+def ratio_budget(weights: Mapping[str, Tensor], ratio: float | str | Decimal, floor: float = 0.0) -> GlobalBudget:
+    """The paper's constraint: exactly keep_count(all weights, ratio) stay, over all layers at once.
+
+    Args:
+        weights: name -> weight of each prunable layer, as `prunable_weights` gives them.
+        ratio: removal ratio, read as a decimal.
+        floor: see GlobalBudget.
+    """
+    return GlobalBudget(keep_count(sum(weight.numel() for weight in weights.values()), ratio), floor=floor)
+
+
+def macs_budget(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    ratio: float | str | Decimal,
+    example_input: Tensor,
+    floor: float = 0.0,
+) -> GlobalBudget:
+    """Multiply-accumulates instead of weights: `ratio` of those of the given layers go.
+
+    Args:
+        model, example_input: see `count_macs`.
+        weights, ratio, floor: see `ratio_budget`.
+
+    Raises:
+        ValueError: the network does not use one of the layers for this input.
+    """
+    costs = macs_per_weight(model, weights, example_input)
+    dense = sum(weight.numel() * costs[name] for name, weight in weights.items())
+    return GlobalBudget(keep_count(dense, ratio), costs, floor)
+
+
+def macs_per_weight(model: nn.Module, weights: Mapping[str, Tensor], example_input: Tensor) -> dict[str, int]:
+    """Name -> how often each weight of the layer is used for one picture: its number of output positions.
+
+    A weight that several layers share works in all of them.
+
+    Raises:
+        ValueError: the network does not use one of the layers for this input.
+    """
+    counts = count_macs(model, example_input)
+    used = dict.fromkeys(weights, 0)
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        for known, other in weights.items():
+            if weight is other and name in counts:
+                used[known] += counts[name].dense // weight.numel()
+    idle = [name for name, times in used.items() if times == 0]
+    if idle:
+        raise ValueError(
+            f"the network does no multiplications with {', '.join(idle)}; exclude such layers from pruning"
+        )
+    return used
+
+
+def bytes_budget(
+    weights: Mapping[str, Tensor],
+    ratio: float | str | Decimal,
+    bits: Mapping[str, float] | None = None,
+    floor: float = 0.0,
+) -> GlobalBudget:
+    """Stored bytes instead of weights: `ratio` of what the weights take goes. What says where they lie is not counted.
+
+    For an absolute number of bytes: `GlobalBudget(number, bytes_per_weight(weights, bits))`.
+
+    Args:
+        weights, ratio, floor: see `ratio_budget`.
+        bits: see `bytes_per_weight`.
+    """
+    costs = bytes_per_weight(weights, bits)
+    dense = sum(Decimal(costs[name]) * weight.numel() for name, weight in weights.items())
+    return GlobalBudget(float(dense - as_ratio(ratio) * dense), costs, floor)
+
+
+def bytes_per_weight(weights: Mapping[str, Tensor], bits: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Name -> bytes that each weight of the layer is stored in.
+
+    Args:
+        bits: glob pattern of layers, as in `prunable_weights` -> bits a weight; the first that matches counts, and
+            a layer that none matches is stored as it is in memory.
+
+    Raises:
+        ValueError: a pattern matches no layer, or bits are not positive.
+    """
+    bits = dict(bits or {})
+    for pattern, number in bits.items():
+        if not any(matches(name, pattern) for name in weights):
+            raise ValueError(f"the pattern {pattern!r} matches no layer that is pruned; there are {', '.join(weights)}")
+        if not 0 < number < math.inf:
+            raise ValueError(f"a weight is stored in more than 0 bits, not {number} as for {pattern!r}")
+    costs = {}
+    for name, weight in weights.items():
+        found = (number for pattern, number in bits.items() if matches(name, pattern))
+        costs[name] = next(found, 8 * weight.element_size()) / 8
+    return costs
+
+
+def make_constraint(
+    model: nn.Module,
+    ratio: float | str | Decimal | Mapping[str, float | str | Decimal] | None,
+    *,
+    budget: str = "ratio",
+    pattern: str | None = None,
+    layerwise: bool = False,
+    floor: float = 0.05,
+    bits: Mapping[str, float] | None = None,
+    example_input: Tensor | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Constraint:
+    """The set that plain values describe: what a command line says, and what a checkpoint can hold.
+
+    Args:
+        model: any network.
+        ratio: the share to remove; with `layerwise` also name -> ratio; None for a pattern that removes its own share.
+        budget: of what `ratio` is a share: `ratio` (number of weights), `macs`, `bytes`.
+        pattern: None for single weights, `N:M`, or `1xN` (blocks of outputs).
+        layerwise: the same ratio in every layer instead of one budget for all.
+        floor: of a global budget, see GlobalBudget.
+        bits: for `bytes`, see `bytes_per_weight`.
+        example_input: for `macs`, see `count_macs`.
+        include, exclude: see `prunable_weights`.
+
+    Raises:
+        ValueError: these values do not go together, or not with this network.
+    """
+    weights = prunable_weights(model, include, exclude)
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    block, kept = _parse_pattern(pattern)
+    if budget not in BUDGETS:
+        raise ValueError(f"there is no budget of {budget!r}; there are {', '.join(BUDGETS)}")
+    if bits and budget != "bytes":
+        raise ValueError(f"bits a weight matter for the budget of bytes, not for that of {budget}")
+    if (kept is not None or layerwise) and budget != "ratio":
+        raise ValueError(f"a budget of {budget} is shared by all layers; it can't go with a rule for each of them")
+    if kept is not None:
+        if ratio is not None or layerwise:
+            raise ValueError(f"{pattern} says itself which share of each layer goes: no ratio can be given with it")
+        return NOfM(*kept)
+    if ratio is None:
+        raise ValueError("the removal ratio is missing")
+    if layerwise:
+        if block != 1:
+            raise ValueError("ratios layer by layer are for single weights, not for blocks")
+        by_layer = LayerwiseRatio(ratio)
+        by_layer.keep_share(sizes)
+        return by_layer
+    if isinstance(ratio, Mapping):
+        raise ValueError("a removal ratio for each layer is for the layer-wise method; a global one takes one number")
+    if budget == "macs":
+        if example_input is None:
+            raise ValueError("multiplications are counted with an example input, which is missing")
+        found = macs_budget(model, weights, ratio, example_input, floor)
+    elif budget == "bytes":
+        found = bytes_budget(weights, ratio, bits, floor)
+    else:
+        found = ratio_budget(weights, ratio, floor)
+    found.floors(sizes)
+    return found if block == 1 else BlockBudget(found.budget, block, costs=found.costs, floor=floor)
+
+
+def _parse_pattern(pattern: str | None) -> tuple[int, tuple[int, int] | None]:
+    """The length of a block (1 for single weights), and N and M where that is the pattern."""
+    if pattern is None:
+        return 1, None
+    if found := re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern):
+        return 1, (int(found[1]), int(found[2]))
+    if (found := re.fullmatch(r"1x(\d{1,4})", pattern)) and int(found[1]) > 0:
+        return int(found[1]), None
+    raise ValueError(f"{pattern!r} is no pattern of zeros; N:M such as 2:4, or 1xN such as 1x4 was expected")

@@ -1,0 +1,254 @@
+"""ADMM and its rivals behind one small protocol, so that a comparison changes one word and nothing else.
+
+A method that prunes while it trains (a Pruner) stands beside the optimizer for one phase and then makes the cut. A
+one-shot method makes the cut before that phase, whose epochs then go to retraining. Every method thus gets the same
+number of epochs from the same dense network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from detect_prune.pruning.admm import GlobalADMM
+from detect_prune.pruning.constraints import Constraint
+from detect_prune.pruning.counts import prunable_weights
+from detect_prune.pruning.importance import make_importance, scaled_worths
+from detect_prune.pruning.masks import Masks
+from detect_prune.pruning.schedule import cubic
+
+
+class Update(Protocol):
+    """What an update of a Pruner did; its text is one line for a person."""
+
+    def scalars(self) -> dict[str, float]:
+        """What a log should show of the whole network, by name."""
+        ...
+
+    def headline(self) -> dict[str, float]:
+        """The one figure to watch, by a short name."""
+        ...
+
+    def per_layer(self) -> dict[str, dict[str, float]]:
+        """What a log should show of each layer: name of the figure -> layer -> value."""
+        ...
+
+
+class Pruner(Protocol):
+    """Prunes while a network is trained: GlobalADMM and GradualMagnitude."""
+
+    weights: dict[str, nn.Parameter]
+    updates: int
+    """How often `update` will be called, at equal distances, the last time after the last step."""
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Joins every step of this optimizer."""
+        ...
+
+    def update(self) -> Update: ...
+
+    def cut(self, optimizer: Optimizer | None = None) -> Masks:
+        """Makes and applies the masks; with an optimizer given they are held through its further steps."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Tightened:
+    """What an update of GradualMagnitude did."""
+
+    update: int
+    """From 1."""
+    kept: dict[str, float]
+    """Share of each layer's weights that is left."""
+    overall: float
+    """Share of all weights that is left."""
+    bound: tuple[str, ...]
+    """Layers that the floor kept from losing more."""
+
+    def scalars(self) -> dict[str, float]:
+        return {"kept": self.overall}
+
+    def headline(self) -> dict[str, float]:
+        return self.scalars()
+
+    def per_layer(self) -> dict[str, dict[str, float]]:
+        return {"kept": self.kept}
+
+    def __str__(self) -> str:
+        floor = f", floor binds in {', '.join(self.bound)}" if self.bound else ""
+        return f"update {self.update}: {self.overall:.2%} of the weights are left{floor}"
+
+
+class GradualMagnitude:
+    """Masks that are tightened while the network trains (Zhu and Gupta 2017, arXiv 1710.01878): at each update the
+    weights that rank lowest now go for good, along the cubic of their equation 1, from none to the whole removal.
+
+    Args:
+        model: any network, on the device and in the memory format where it will be trained.
+        constraint: what is left at the end.
+        updates: how often the masks are tightened.
+        importance: what a weight is worth beside its square: raw, normalised, lamp, or an object (see importance.py).
+        include, exclude: glob patterns of layers, see prunable_weights.
+
+    Raises:
+        ValueError: a bad pattern or number of updates, or an importance that is measured from gradients.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        constraint: Constraint,
+        *,
+        updates: int = 40,
+        importance: str = "raw",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ):
+        if updates < 1:
+            raise ValueError(f"gradual pruning needs at least one update, not {updates}")
+        self.weights = prunable_weights(model, include, exclude)
+        self.constraint, self.updates, self.done = constraint, updates, 0
+        self.importance = make_importance(importance)
+        if self.importance.observes:
+            raise ValueError("gradual magnitude pruning ranks by the weights alone: raw, normalised or lamp")
+        self.masks = Masks(
+            self.weights, {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
+        )
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Holds what has been removed so far through every step of this optimizer, and lets go of any other."""
+        self.masks.detach()
+        self.masks.attach(optimizer)
+
+    @torch.no_grad()
+    def update(self) -> Tightened:
+        """Tightens the masks.
+
+        Raises:
+            Diverged: the weights are not finite.
+            ValueError: all planned updates are done.
+        """
+        if self.done >= self.updates:
+            raise ValueError(f"all {self.updates} planned updates are done; nothing more is to be removed")
+        self.done += 1
+        progress = cubic(self.done / self.updates)
+        values = {name: weight.detach() for name, weight in self.weights.items()}
+        keep = self.constraint.keep_share({name: value.numel() for name, value in values.items()}, progress)
+        selection = self.constraint.project(values, scaled_worths(self.importance, values, keep), progress)
+        names = list(values)
+        self.masks.replace(dict(zip(names, selection.masks)))
+        kept = {name: left / total for name, (left, total) in self.masks.kept().items()}
+        overall = self.masks.n_kept / self.masks.n_total
+        return Tightened(self.done, kept, overall, tuple(names[i] for i in selection.bound))
+
+    def cut(self, optimizer: Optimizer | None = None) -> Masks:
+        """The masks as the last update left them."""
+        self.masks.detach()
+        self.masks.apply()
+        if optimizer is not None:
+            self.masks.attach(optimizer)
+        return self.masks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values. Loaded with the weights of the same moment, all goes on to the bit."""
+        return {"masks": self.masks.state_dict(), "done": self.done, "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up where state_dict was called; the attached optimizer stays attached.
+
+        Raises:
+            ValueError: the state belongs to another network, or to another number of updates.
+        """
+        if state["updates"] != self.updates:
+            raise ValueError(f"this state is one of {state['updates']} updates in all, not of {self.updates}")
+        self.masks.load_state_dict(state["masks"])
+        self.done = state["done"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a comparison."""
+
+    name: str
+    prunes: str
+    """`never`, `at once` (before the pruning phase, whose epochs then belong to retraining) or `while training`."""
+    importance: str | None = None
+    """What a weight is worth unless the caller says otherwise; None where nothing is pruned."""
+    fixed_importance: bool = False
+    """Whether the importance is what the method's name says, and no other can be chosen."""
+    layerwise: bool = False
+    """Whether each layer has its own ratio instead of all sharing one."""
+
+    def choose_importance(self, wanted: str | None) -> str | None:
+        """The importance that is wanted, or the method's own.
+
+        Raises:
+            ValueError: there is none of that name, or it is not one for this method.
+        """
+        if wanted is None or wanted == self.importance:
+            return self.importance
+        if self.fixed_importance or self.prunes == "never":
+            raise ValueError(f"an importance can't be chosen for {self.name}: it has {self.importance or 'none'}")
+        if make_importance(wanted).observes and not self.uses_admm:
+            raise ValueError(f"{wanted} is measured from gradients during ADMM; {self.name} ranks by the weights alone")
+        return wanted
+
+    @property
+    def uses_admm(self) -> bool:
+        return self.name.startswith("admm")
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("admm", "while training", "lamp"),
+        Method("admm-layerwise", "while training", "raw", layerwise=True),
+        Method("gradual", "while training", "raw"),
+        Method("magnitude", "at once", "raw", fixed_importance=True),
+        Method("lamp", "at once", "lamp", fixed_importance=True),
+        Method("dense-longer", "never"),
+        Method("dense", "never"),
+    )
+}
+"""By name. `dense-longer` removes nothing and trains for as many epochs more; `dense` does not even do that."""
+
+
+def find_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def make_pruner(
+    method: Method,
+    model: nn.Module,
+    constraint: Constraint,
+    *,
+    updates: int,
+    importance: str,
+    gradual: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Pruner:
+    """What prunes while training, for a method that does.
+
+    Args:
+        gradual: let ADMM's removal grow over the updates, see GlobalADMM.
+        model, constraint, updates, importance, include, exclude: see GlobalADMM.
+    """
+    options = {"updates": updates, "importance": importance, "include": include, "exclude": exclude}
+    if method.uses_admm:
+        return GlobalADMM(model, constraint=constraint, gradual=gradual, **options)
+    return GradualMagnitude(model, constraint, **options)

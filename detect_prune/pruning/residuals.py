@@ -1,0 +1,82 @@
+"""How far W and Z are apart: what says whether ADMM has done its work when the cut comes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far W and Z are apart after an update, relative to the length of W: per layer and for the whole network."""
+
+    primal: dict[str, float]
+    """||W - Z|| / ||W||."""
+    dual: dict[str, float]
+    """||Z - previous Z|| / ||W||: the dual residual rho q (Z - previous Z), on the scale of the weights."""
+    overall: tuple[float, float]
+    """(primal, dual) over all layers together."""
+    rho: float
+    update: int
+    """Number of this update, from 1."""
+    kept: dict[str, float]
+    """Share of each layer's weights that Z keeps."""
+    bound: tuple[str, ...]
+    """Layers that the floor kept from losing more."""
+
+    def scalars(self) -> dict[str, float]:
+        """What a log should show of the whole network, by name."""
+        primal, dual = self.overall
+        return {
+            "rho": self.rho,
+            "primal residual": primal,
+            "worst primal residual": self.worst,
+            "dual residual": dual,
+        }
+
+    def headline(self) -> dict[str, float]:
+        """The one figure to watch."""
+        return {"residual": self.overall[0]}
+
+    def per_layer(self) -> dict[str, dict[str, float]]:
+        """What a log should show of each layer: name of the figure -> layer -> value."""
+        return {"kept": self.kept, "primal residual": self.primal, "dual residual": self.dual}
+
+    @property
+    def worst(self) -> float:
+        """The primal residual of the layer where it is largest."""
+        return max(self.primal.values())
+
+    def __str__(self) -> str:
+        name = max(self.primal, key=self.primal.__getitem__)
+        primal, dual = self.overall
+        floor = f", floor binds in {', '.join(self.bound)}" if self.bound else ""
+        return (
+            f"update {self.update}: rho {self.rho:.3g}, primal {primal:.2%} "
+            f"(worst {self.worst:.2%} in {name}), dual {dual:.2%}{floor}"
+        )
+
+
+def residuals_of(
+    moves: Mapping[str, tuple[float, float]],
+    lengths: Mapping[str, float],
+    rho: float,
+    update: int,
+    kept: dict[str, float],
+    bound: tuple[str, ...],
+) -> Residuals:
+    """From squares of lengths: of W - Z and of the way of Z in `moves`, and of W."""
+
+    def relative(part: float, whole: float) -> float:
+        return math.sqrt(part / whole) if whole > 0 else 0.0
+
+    apart, way = (sum(move[i] for move in moves.values()) for i in range(2))
+    length = sum(lengths.values())
+    return Residuals(
+        primal={name: relative(move[0], lengths[name]) for name, move in moves.items()},
+        dual={name: relative(move[1], lengths[name]) for name, move in moves.items()},
+        overall=(relative(apart, length), relative(way, length)),
+        rho=rho,
+        update=update,
+        kept=kept,
+        bound=bound,
+    )

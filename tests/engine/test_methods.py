@@ -1,0 +1,138 @@
+"""Every method and every kind of target: exact counts, the same epochs, and stopping changes nothing."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from toy import ToyTask
+
+from detect_prune.engine.checkpoint import load_checkpoint
+from detect_prune.engine.pipeline import prune
+from detect_prune.engine.precision import Precision
+from detect_prune.engine.run import Stopped
+from detect_prune.errors import DetectPruneError
+from detect_prune.pruning import METHODS, prunable_weights
+
+DENSE_STEPS, LATER_STEPS = 8, 32 + 16
+RECIPE = ToyTask.recipe.with_options(
+    dense={"epochs": 1}, admm={"epochs": 4, "weight_decay": 1e-4}, retrain={"epochs": 2, "ema": 0.9, "clip": 5.0}
+)
+
+
+class Counting(ToyTask):
+    """Counts steps, and sends itself a signal in step `stop_at`."""
+
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.stop_at = stop_at
+
+    def loss(self, model, batch):
+        if self.asked + 1 == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(model, batch)
+
+
+def run(folder, task=None, **options):
+    task = task or Counting()
+    defaults = {"ratio": 0.6, "train_dense": True, "precision": Precision(), "recipe": RECIPE}
+    return prune(task.model, task=task, folder=folder, **(defaults | options))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_has_the_same_epochs_and_stopping_changes_nothing(tmp_path, method):
+    task = Counting()
+    straight = run(tmp_path / "straight", task, method=method)
+    assert task.asked == DENSE_STEPS + (0 if method == "dense" else LATER_STEPS)
+    # Layer by layer it is 32 - 19, 256 - 153 and 32 - 19.
+    wanted = 320 if METHODS[method].prunes == "never" else 129 if method == "admm-layerwise" else 128
+    assert straight.stages[-1]["kept"] == wanted
+    assert load_checkpoint(straight.folder / "last.pt")["identity"]["method"] == method
+    stops = (5,) if method == "dense" else (DENSE_STEPS + 13, DENSE_STEPS + 32 + 5)
+    for stop in stops:
+        folder = tmp_path / str(stop)
+        with pytest.raises(Stopped):
+            run(folder, Counting(stop_at=stop), method=method)
+        resumed = run(folder, method=method, resume=True)
+        for name, value in straight.model.state_dict().items():
+            assert torch.equal(value, resumed.model.state_dict()[name]), name
+        assert [stage["metrics"] for stage in resumed.stages] == [stage["metrics"] for stage in straight.stages]
+
+
+def test_the_rows_tell_what_was_done(tmp_path):
+    names = {
+        method: [stage["name"] for stage in run(tmp_path / method, method=method).stages]
+        for method in ("magnitude", "dense-longer", "dense")
+    }
+    assert names["magnitude"] == ["dense", "cut", "cut + batch norm re-estimated", "retrained"]
+    assert names["dense-longer"] == ["dense", "dense, trained longer"]
+    assert names["dense"] == ["dense"]
+
+
+def test_gradual_pruning_tightens_along_the_cubic(tmp_path):
+    folder = run(tmp_path / "run", method="gradual").folder
+    kept = [record["kept"] for record in load_checkpoint(folder / "last.pt")["history"] if "kept" in record]
+    wanted = [1 - 0.6 * (1 - (1 - i / 32) ** 3) for i in range(1, 33)]
+    assert kept == pytest.approx(wanted, abs=1 / 320)
+
+
+def test_layerwise_ratios_may_differ(tmp_path):
+    ratio = {"0.weight": 0.5, "4.weight": 0.75, "8.weight": 0.25}
+    result = run(tmp_path / "run", method="admm-layerwise", ratio=ratio)
+    layers = json.loads((result.folder / "metrics.json").read_text())["layers"]
+    assert {layer["layer"]: layer["kept"] for layer in layers} == {"0.weight": 16, "4.weight": 64, "8.weight": 24}
+
+
+def test_a_budget_of_multiplications_is_kept(tmp_path):
+    result = run(tmp_path / "run", budget="macs", method="magnitude")
+    assert result.stages[-1]["macs_nonzero"] == 128  # one position a picture: as many as weights
+
+
+def test_a_budget_of_bytes_counts_what_a_weight_is_stored_in(tmp_path):
+    result = run(tmp_path / "run", budget="bytes", bits={"4": 8, "*": 16}, method="magnitude", ratio=0.5)
+    weights = prunable_weights(result.model)
+    spent = sum(int(w.count_nonzero()) * (1 if name == "4.weight" else 2) for name, w in weights.items())
+    assert 192 - 2 < spent <= 192  # half of 256 + 2 (32 + 32)
+
+
+def test_a_pattern_holds_to_the_end(tmp_path):
+    result = run(tmp_path / "run", pattern="2:4", ratio=None)
+    for name, weight in prunable_weights(result.model).items():
+        inputs = weight.shape[1]
+        groups = (weight.detach().flatten(1) != 0).view(-1, min(inputs, 4)).sum(1)
+        assert (groups == 2).all(), name
+    blocks = run(tmp_path / "blocks", pattern="1x4").model[4].weight.detach().view(4, 4, 16) != 0
+    assert (blocks.all(1) | ~blocks.any(1)).all()
+
+
+def test_admm_s_ratio_may_grow(tmp_path):
+    result = run(tmp_path / "run", gradual=True, recipe=replace(RECIPE, updates=32))
+    assert result.stages[-1]["kept"] == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "magic"}, "no method is called 'magic'; there are admm"),
+        ({"method": "lamp", "importance": "raw"}, "can't be chosen for lamp"),
+        ({"method": "gradual", "importance": "fisher"}, "measured from gradients"),
+        ({"method": "gradual", "gradual": True}, "choice of ADMM's"),
+        ({"ratio": None}, "ratio is missing"),
+        ({"ratio": {"0.weight": 0.5}}, "for the layer-wise method"),
+        ({"method": "admm-layerwise", "ratio": {"0.weight": 0.5}}, "name every pruned layer"),
+        ({"pattern": "2:4"}, "no ratio can be given"),
+        ({"pattern": "4:2", "ratio": None}, "0 < n < m"),
+        ({"pattern": "2x4"}, "no pattern of zeros"),
+        ({"budget": "dollars"}, "no budget of 'dollars'"),
+        ({"budget": "macs", "method": "admm-layerwise"}, "shared by all layers"),
+        ({"bits": {"4": 8}}, "bits a weight matter"),
+        ({"budget": "bytes", "bits": {"nosuch": 8}}, "'nosuch' matches no"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_written(tmp_path, options, match):
+    task = Counting()
+    with pytest.raises(DetectPruneError, match=match):
+        run(tmp_path / "run", task, **options)
+    assert not (tmp_path / "run").exists() and task.asked == 0
