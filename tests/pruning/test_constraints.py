@@ -1,17 +1,29 @@
 """Properties of a projection, whatever the set."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-from detect_prune.pruning import GlobalBudget, LayerwiseRatio, magnitude_masks
+from detect_prune.classification import LeNet5
+from detect_prune.pruning import (
+    BlockBudget,
+    GlobalBudget,
+    LayerwiseRatio,
+    NOfM,
+    keep_count,
+    magnitude_masks,
+    prunable_weights,
+    ratio_budget,
+)
 
 
 def problem(seed):
     generator = torch.Generator().manual_seed(seed)
     values = {
-        name: torch.randn(30, generator=generator) * scale for name, scale in (("a", 1.0), ("b", 0.1), ("c", 3.0))
+        name: torch.randn(6, 5, generator=generator) * scale for name, scale in (("a", 1.0), ("b", 0.1), ("c", 3.0))
     }
-    worth = {name: torch.rand(30, generator=generator) + 0.01 for name in values}
+    worth = {name: torch.rand(6, 5, generator=generator) + 0.01 for name in values}
     return values, worth, generator
 
 
@@ -19,7 +31,17 @@ def apply(values, chosen):
     return {name: value * mask for (name, value), mask in zip(values.items(), chosen.masks)}
 
 
-@pytest.mark.parametrize("constraint", [GlobalBudget(18), GlobalBudget(18, floor=0.5), LayerwiseRatio(0.8)])
+SETS = [
+    GlobalBudget(18),
+    GlobalBudget(18, floor=0.5),
+    LayerwiseRatio(0.8),
+    NOfM(1, 5),
+    BlockBudget(18, 3),
+    BlockBudget(18, 1, dim=1),
+]
+
+
+@pytest.mark.parametrize("constraint", SETS, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("seed", range(5))
 def test_idempotent_and_never_farther_than_a_random_feasible_point(constraint, seed):
     values, worth, generator = problem(seed)
@@ -33,7 +55,7 @@ def test_idempotent_and_never_farther_than_a_random_feasible_point(constraint, s
     assert sum(int((part != 0).sum()) for part in z.values()) == 18
     for _ in range(200):
         # A random point of S: the best values on a random support that the set allows.
-        noise = {name: torch.rand(30, generator=generator) for name in values}
+        noise = {name: torch.rand(6, 5, generator=generator) for name in values}
         support = constraint.project(noise, {name: torch.ones(()) for name in values})
         assert distance(z) <= distance(apply(values, support)) + 1e-6
 
@@ -76,3 +98,33 @@ def test_magnitude_masks_are_the_global_largest():
     assert masks.n_kept == 750 - 427 and whole[kept].min() > whole[~kept].max()
     with pytest.raises(ValueError, match="either"):
         magnitude_masks(model)
+
+
+@pytest.mark.parametrize("ratio", [0.29, 0.57, 0.58, 0.992])
+@pytest.mark.parametrize("levels", [1, 3, 40])
+def test_k_is_exact_on_lenet_whatever_the_ties(ratio, levels):
+    weights = prunable_weights(LeNet5())
+    generator = torch.Generator().manual_seed(levels)
+    values = {
+        name: torch.randint(-levels, levels + 1, weight.shape, generator=generator).float() / levels
+        for name, weight in weights.items()
+    }
+    ones = {name: torch.ones(()) for name in values}
+    kept = sum(int(mask.sum()) for mask in ratio_budget(values, ratio).project(values, ones).masks)
+    assert kept == keep_count(430500, ratio) == 430500 - round(ratio * 1000) * 430500 // 1000
+
+
+@pytest.mark.parametrize("constraint", SETS, ids=lambda one: type(one).__name__)
+def test_with_little_progress_the_set_is_larger(constraint):
+    values, worth, _ = problem(3)
+    supports = [
+        torch.cat([mask.flatten() for mask in constraint.project(values, worth, progress).masks])
+        for progress in (0.0, 0.3, 0.7, 1.0)
+    ]
+    assert supports[0].all() and torch.equal(
+        supports[3], torch.cat([mask.flatten() for mask in constraint.project(values, worth).masks])
+    )
+    assert all((small <= large).all() and small.sum() < large.sum() for large, small in pairwise(supports))
+    sizes = {name: value.numel() for name, value in values.items()}
+    shares = [constraint.keep_share(sizes, progress) for progress in (0.0, 0.5, 1.0)]
+    assert shares[0] == 1 and shares[0] > shares[1] > shares[2] == pytest.approx(0.2)

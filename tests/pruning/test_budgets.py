@@ -1,0 +1,135 @@
+"""From one number to a set: what is counted, and that just so much of it is left."""
+
+import pytest
+import torch
+from torch import nn
+
+from detect_prune.classification import LeNet5
+from detect_prune.pruning import (
+    BlockBudget,
+    GlobalADMM,
+    GlobalBudget,
+    LayerwiseRatio,
+    NOfM,
+    bytes_budget,
+    bytes_per_weight,
+    count_macs,
+    keep_count,
+    macs_budget,
+    macs_per_weight,
+    magnitude_masks,
+    make_constraint,
+    prunable_weights,
+)
+
+PICTURE = torch.zeros(1, 1, 28, 28)
+DENSE_MACS = 24 * 24 * 500 + 8 * 8 * 25000 + 400000 + 5000
+
+
+def lenet():
+    torch.manual_seed(0)
+    return LeNet5()
+
+
+def test_a_weight_costs_its_output_positions():
+    model = lenet()
+    assert macs_per_weight(model, prunable_weights(model), PICTURE) == {
+        "conv1.weight": 24 * 24,
+        "conv2.weight": 8 * 8,
+        "fc1.weight": 1,
+        "fc2.weight": 1,
+    }
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.8, "0.95"])
+def test_macs_left_are_the_budget_to_within_one_weight(ratio):
+    model = lenet()
+    constraint = make_constraint(model, ratio, budget="macs", example_input=PICTURE)
+    assert constraint.budget == keep_count(DENSE_MACS, ratio)
+    magnitude_masks(model, constraint=constraint).apply()
+    spent = sum(layer.nonzero for layer in count_macs(model, PICTURE).values())
+    assert constraint.budget - 24 * 24 < spent <= constraint.budget
+
+
+def test_macs_are_those_of_the_chosen_layers():
+    model = lenet()
+    constraint = make_constraint(model, 0.5, budget="macs", example_input=PICTURE, exclude=["conv1"])
+    assert constraint.budget == (DENSE_MACS - 24 * 24 * 500) / 2
+
+
+def test_admm_takes_a_budget_of_macs_to_the_cut():
+    model = lenet()
+    constraint = make_constraint(model, 0.9, budget="macs", example_input=PICTURE)
+    admm = GlobalADMM(model, constraint=constraint, rho=1e-3, updates=2)
+    admm.attach(torch.optim.SGD(model.parameters(), 0.01))
+    admm.update()
+    admm.cut()
+    spent = sum(layer.nonzero for layer in count_macs(model, PICTURE).values())
+    assert constraint.budget - 24 * 24 < spent <= constraint.budget
+
+
+def test_a_shared_weight_works_in_both_layers_and_an_idle_one_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.idle = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.two.weight = self.one.weight
+
+        def forward(self, x):
+            return self.two(self.one(x))
+
+    model = Net()
+    x = torch.zeros(2, 4)
+    assert macs_per_weight(model, prunable_weights(model, include=["one"]), x) == {"one.weight": 2}
+    with pytest.raises(ValueError, match=r"with idle\.weight"):
+        macs_budget(model, prunable_weights(model), 0.5, x)
+
+
+def test_bytes():
+    weights = prunable_weights(lenet())
+    assert set(bytes_per_weight(weights).values()) == {4.0}
+    costs = bytes_per_weight(weights, {"conv*": 16, "fc2.weight": 4, "*": 8})
+    assert list(costs.values()) == [2.0, 2.0, 1.0, 0.5]
+    assert bytes_budget(weights, 0.29).budget == 4 * (430500 - 124845)
+    half = bytes_budget(weights, 0.5, {"conv*": 16, "fc2.weight": 4, "*": 8})
+    assert half.budget == (2 * 25500 + 400000 + 2500) / 2
+    for bits, match in (({"nosuch": 8}, "nosuch"), ({"fc1": 0}, "more than 0 bits"), ({"fc1": float("inf")}, "bits")):
+        with pytest.raises(ValueError, match=match):
+            bytes_per_weight(weights, bits)
+
+
+def test_equal_bytes_are_a_ratio():
+    model = lenet()
+    one = magnitude_masks(model, 0.8)
+    other = magnitude_masks(model, constraint=make_constraint(model, 0.8, budget="bytes", floor=0.0))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_plain_values_describe_each_set():
+    model = lenet()
+    assert isinstance(make_constraint(model, 0.8), GlobalBudget)
+    assert isinstance(make_constraint(model, 0.8, layerwise=True), LayerwiseRatio)
+    pattern = make_constraint(model, None, pattern="2:4")
+    assert isinstance(pattern, NOfM) and (pattern.n, pattern.m) == (2, 4)
+    blocks = make_constraint(model, 0.8, pattern="1x4", budget="macs", example_input=PICTURE)
+    assert isinstance(blocks, BlockBudget) and blocks.length == 4 and blocks.costs["conv1.weight"] == 576
+    masks = magnitude_masks(model, constraint=blocks)
+    spent = sum(kept * blocks.cost(name) for name, (kept, _) in masks.kept().items())
+    assert blocks.budget - 4 * 576 < spent <= blocks.budget
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"budget": "macs"}, "example input"),
+        ({"pattern": "1x0"}, "no pattern"),
+        ({"pattern": "1x4", "layerwise": True}, "single weights"),
+        ({"pattern": "2:4"}, "no ratio can be given"),
+        ({"ratio": None}, "ratio is missing"),
+        ({"floor": 2.0}, "floor"),
+        ({"ratio": 0.999995}, "at least one weight"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        make_constraint(lenet(), **({"ratio": 0.5} | options))

@@ -1,0 +1,122 @@
+"""The rivals do what their papers say, and stop and go on as ADMM does."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from detect_prune.pruning import (
+    METHODS,
+    GlobalADMM,
+    GradualMagnitude,
+    LayerwiseRatio,
+    find_method,
+    make_constraint,
+    make_pruner,
+)
+from detect_prune.pruning.importance import make_importance
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 40), nn.ReLU(), nn.Linear(40, 5))
+    with torch.no_grad():
+        model[2].weight.mul_(2)  # as large as the others: no floor binds
+    return model
+
+
+def train(model, optimizer, steps, start=0):
+    for i in range(start, start + steps):
+        generator = torch.Generator().manual_seed(i)
+        x = torch.randn(16, 10, generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), torch.randint(5, (16,), generator=generator)).backward()
+        optimizer.step()
+
+
+def build(updates=6):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
+    gradual = GradualMagnitude(model, make_constraint(model, 0.9), updates=updates)
+    gradual.attach(optimizer)
+    return model, optimizer, gradual
+
+
+def test_gradual_removes_the_smallest_along_the_cubic_and_never_gives_back():
+    model, optimizer, gradual = build()
+    before = None
+    for i in range(1, 7):
+        train(model, optimizer, 3, start=3 * i)
+        values = torch.cat([weight.detach().abs().flatten() for weight in gradual.weights.values()])
+        report = gradual.update()
+        support = torch.cat([gradual.masks[name].flatten() for name in gradual.masks])
+        removed = 600 * 0.9 * (1 - (1 - i / 6) ** 3)
+        assert abs(600 - int(support.sum()) - removed) < 1 and report.update == i
+        assert report.overall == pytest.approx(int(support.sum()) / 600)
+        assert values[support].min() >= values[~support].max()
+        assert before is None or not (support & ~before).any()
+        before = support
+        train(model, optimizer, 2, start=100 * i)
+        for name, weight in gradual.weights.items():
+            gone = ~gradual.masks[name]
+            assert not weight[gone].any() and not optimizer.state[weight]["momentum_buffer"][gone].any()
+    masks = gradual.cut(optimizer)
+    train(model, optimizer, 3)
+    assert masks.n_kept == 60 == sum(int(weight.count_nonzero()) for weight in gradual.weights.values())
+    with pytest.raises(ValueError, match="planned"):
+        gradual.update()
+
+
+def test_gradual_goes_on_to_the_bit():
+    def go(model, optimizer, gradual, start, end):
+        for i in range(start, end):
+            train(model, optimizer, 1, start=i)
+            if i % 4 == 3:
+                gradual.update()
+
+    whole, part, fresh = build(), build(), build()
+    go(*whole, 0, 24)
+    go(*part, 0, 14)
+    file = io.BytesIO()
+    torch.save([thing.state_dict() for thing in part], file)
+    file.seek(0)
+    for thing, state in zip(fresh, torch.load(file, weights_only=True)):
+        thing.load_state_dict(state)
+    go(*fresh, 14, 24)
+    assert all(torch.equal(one, other) for one, other in zip(whole[0].parameters(), fresh[0].parameters()))
+    with pytest.raises(ValueError, match="of 6 updates"):
+        build(updates=7)[2].load_state_dict(fresh[2].state_dict())
+
+
+def test_gradual_refuses_what_it_can_t_do():
+    model = network()
+    for options, match in (({"updates": 0}, "at least one"), ({"importance": "fisher"}, "weights alone")):
+        with pytest.raises(ValueError, match=match):
+            GradualMagnitude(model, make_constraint(model, 0.5), **options)
+
+
+def test_methods_by_name():
+    assert list(METHODS) == ["admm", "admm-layerwise", "gradual", "magnitude", "lamp", "dense-longer", "dense"]
+    with pytest.raises(ValueError, match="there are admm"):
+        find_method("magic")
+    assert find_method("admm").choose_importance("fisher") == "fisher"
+    assert find_method("gradual").choose_importance("lamp") == "lamp"
+    assert find_method("lamp").choose_importance(None) == "lamp"
+    for method, wanted in (("magnitude", "lamp"), ("dense", "raw"), ("gradual", "fisher"), ("admm", "magic")):
+        with pytest.raises(ValueError, match=r"chosen|measured|no importance"):
+            find_method(method).choose_importance(wanted)
+    for method in METHODS.values():
+        if method.importance is not None:
+            make_importance(method.importance)
+
+
+def test_pruners():
+    model = network()
+    options = {"updates": 30, "importance": "raw"}
+    assert isinstance(
+        make_pruner(find_method("gradual"), model, make_constraint(model, 0.5), **options), GradualMagnitude
+    )
+    admm = make_pruner(find_method("admm-layerwise"), model, LayerwiseRatio(0.5), **options, gradual=True)
+    assert isinstance(admm, GlobalADMM) and admm.gradual and admm.updates == 30
