@@ -63,6 +63,38 @@ def test_held_through_an_optimizer_with_a_past(kind, extra):
     assert any(torch.count_nonzero(weights[name][~masks[name]]) for name in masks)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_held_through_mixed_precision(dtype):
+    """fp16 with a loss scaler that meets an overflow, and bf16; with clipping, momentum, decay and an average."""
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    train(model, optimizer)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    masks = magnitude_masks(model, 0.8)
+    masks.attach(optimizer)
+    masks.apply(average.module)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, enabled=dtype == torch.float16)
+    start = {name: masks[name].clone() for name in masks}
+    scales = []
+    for seed in range(14):
+        x = torch.randn(8, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=dtype):
+            loss = F.cross_entropy(model(x), torch.arange(8) % 7)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+        average.update_parameters(model)
+        for network_of in (model, average.module):
+            weights = dict(network_of.named_parameters())
+            assert all(weights[name].isfinite().all() and not weights[name][~start[name]].any() for name in masks)
+    assert dtype == torch.bfloat16 or scales[-1] < 2.0**24  # steps were skipped, and steps were taken
+    assert scales[-1] == scales[-2]
+
+
 def test_held_against_momentum_that_comes_back():
     """A checkpoint of the optimizer from before the cut, loaded after it."""
     model = network()
@@ -105,6 +137,25 @@ def test_survives_saving():
     wrong = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(80, 8))
     with pytest.raises(ValueError, match=r"2\.weight"):
         Masks.from_state_dict(wrong, state)
+
+
+def test_another_support_is_taken_up_at_once():
+    model = network()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    masks = magnitude_masks(model, 0.5)
+    masks.attach(optimizer)
+    train(model, optimizer)
+    smaller = magnitude_masks(model, 0.8)
+    masks.replace({name: smaller[name] for name in smaller})
+    weights = dict(model.named_parameters())
+    for _ in range(2):
+        assert masks.n_kept == 130 == sum(int(weights[name].count_nonzero()) for name in masks)
+        for name in masks:
+            state = optimizer.state[weights[name]]
+            assert not any(state[key][~masks[name]].any() for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+        train(model, optimizer, steps=1)
+    with pytest.raises(ValueError, match="belong"):
+        masks.replace({"0.weight": masks["0.weight"]})
 
 
 def test_counts():
