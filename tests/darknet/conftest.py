@@ -1,12 +1,15 @@
 """Small networks for the tests of this room."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detect_prune.darknet import Cfg, Darknet, parse_cfg
+from detect_prune.darknet import Cfg, CfgWarning, Darknet, load_cfg, parse_cfg
+from detect_prune.darknet.layers import Shortcut
+from detect_prune.resources import packaged_folder
 
 TAIL = """
 [convolutional]
@@ -65,24 +68,53 @@ def pictures() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def calibrate(pictures) -> Callable[..., Darknet]:
-    """calibrate(net): random weights and batch norm with statistics of its own, so that the activations stay near 1."""
+    """calibrate(net): random weights and batch norm with statistics of its own, so that the activations stay near 1.
+
+    Batch norm's beta is positive, which keeps most units on the steep side of their activation. A random network is
+    then nearly linear and hands rounding errors on as they are; around zero it would be chaotic, and a hundred layers
+    would make a thousand times as much of the last bit.
+    """
 
     def run(net: Darknet, seed: int = 0, eps: float = 1e-5, count: int = 8) -> Darknet:
         generator = torch.Generator().manual_seed(seed)
         width, height = net.input_size
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                nn.init.normal_(module.weight, std=(2 / fan_in) ** 0.5, generator=generator)
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
                 if module.bias is not None:
                     nn.init.normal_(module.bias, std=0.5, generator=generator)
-            if isinstance(module, nn.BatchNorm2d):
+            elif isinstance(module, nn.BatchNorm2d):
                 module.eps = eps
                 module.momentum = None  # the plain average of what has been seen
-                nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-                nn.init.uniform_(module.bias, -0.5, 0.5, generator=generator)
+                nn.init.uniform_(module.weight, 0.5, 1, generator=generator)
+                nn.init.uniform_(module.bias, 0, 1.5, generator=generator)
+            elif isinstance(module, Shortcut) and module.weights is not None:
+                nn.init.uniform_(module.weights, 0.2, 1, generator=generator)
         with torch.no_grad():
             net.train()(pictures(count, width, height, seed))
         return net.eval()
 
     return run
+
+
+@pytest.fixture
+def unfilled(monkeypatch):
+    """Networks get no first weights: the test overwrites them, and the largest have 280 million."""
+    for name in ("kaiming_normal_", "normal_"):
+        draw = getattr(nn.init, name)
+        # Only the layers' own calls go without a generator.
+        monkeypatch.setattr(nn.init, name, lambda t, *a, _draw=draw, **k: _draw(t, *a, **k) if "generator" in k else t)
+
+
+@pytest.fixture
+def official_cfg(request) -> Callable[[str], Cfg]:
+    """official_cfg(name): from cfg/ where that has the network, else from the real data."""
+
+    def load(name: str) -> Cfg:
+        shipped = packaged_folder("cfg") / name
+        folder = shipped.parent if shipped.exists() else request.getfixturevalue("real_data") / "darknet/cfg"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CfgWarning)
+            return load_cfg(folder / name)
+
+    return load

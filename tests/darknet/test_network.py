@@ -3,11 +3,13 @@
 import gc
 import warnings
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
+from official import BUILT, REFUSED
 
-from detect_prune.darknet import CfgWarning, Darknet, load_cfg, read_weights
+from detect_prune.darknet import CfgWarning, Darknet, load_cfg, parse_cfg, read_weights
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head, max_stride, plan_sizes
 from detect_prune.errors import DetectPruneError
@@ -143,56 +145,46 @@ def test_traced_network_gives_the_same(tiny):
             torch.testing.assert_close(a, b)
 
 
-# Of the official detection networks these are not built, and say why.
-REFUSED = {
-    "Gaussian_yolov3_BDD.cfg": r"\[Gaussian_yolo\]",
-    "resnet152_trident.cfg": "share_index",
-    "yolov3-tiny_occlusion_track.cfg": r"\[crnn\]",
-    "yolov3-tiny_xnor.cfg": "xnor=1",
-    "yolov4-tiny_contrastive.cfg": r"\[contrastive\]",
-}
-
-
-# One of each family is built and run; the others are planned, which takes a hundredth of the time.
-RUN = (
-    "csresnext50-panet-spp-original-optimal.cfg",
-    "cspx-p7-mish.cfg",
-    "yolov3-spp.cfg",
-    "yolov3-tiny_3l.cfg",
-    "yolov4-csp-swish.cfg",
-    "yolov4-sam-mish-csp-reorg-bfm.cfg",
-    "yolov4_new.cfg",
-    "yolov7.cfg",
-)
-
-
 @pytest.mark.filterwarnings("ignore::detect_prune.darknet.CfgWarning")
 def test_official_networks_are_planned_or_say_why_not(real_data):
-    planned = 0
+    planned = []
     for path in sorted((real_data / "darknet/cfg").glob("*.cfg")):
         if path.name in REFUSED or "[region]" in path.read_text():
             with pytest.raises(DetectPruneError, match=f":[0-9]+: .*{REFUSED.get(path.name, 'region')}.*not supported"):
                 plan_network(load_cfg(path))
             continue
-        steps = plan_network(load_cfg(path))
-        side = max_stride(steps)
-        sizes = plan_sizes(steps, (2 * side, side))
-        for step in (step for step in steps if isinstance(step, Head)):
-            assert sizes[step.index] == (2 * side // step.spec.stride[0], side // step.spec.stride[1]), path.name
-        planned += 1
-    assert planned == 26
+        planned.append(path.name)
+    assert tuple(planned) == BUILT
 
 
 @pytest.mark.filterwarnings("ignore::detect_prune.darknet.CfgWarning")
-@pytest.mark.parametrize("name", RUN)
-def test_official_networks_run_as_planned(name, real_data, all_maps):
-    # Weightless: what is tested here is how the layers fit together, and p7 alone has 280 million weights.
-    with torch.device("meta"):
-        net = Darknet(load_cfg(real_data / "darknet/cfg" / name)).eval()
-    side = net.max_stride
-    maps = all_maps(net, torch.empty(1, 3, side, 2 * side, device="meta"))
-    for step, got, (width, height) in zip(net.steps, maps, plan_sizes(net.steps, (2 * side, side)), strict=True):
-        assert got.shape == (1, step.channels, height, width), step.title
+@pytest.mark.parametrize("name", BUILT)
+def test_official_networks_take_any_multiple_of_the_largest_stride(name, official_cfg):
+    cfg = official_cfg(name)
+    steps = plan_network(cfg)
+    side = max_stride(steps)
+    for columns, rows in ((1, 1), (2, 1), (3, 5)):
+        sizes = plan_sizes(steps, (columns * side, rows * side))
+        for step in (step for step in steps if isinstance(step, Head)):
+            x, y = step.spec.stride
+            assert sizes[step.index] == (columns * side // x, rows * side // y)
+    with pytest.raises(DetectPruneError, match="multiple of the largest stride"):
+        plan_sizes(steps, (2 * side, side + side // 2 - 2))
+
+
+@pytest.mark.filterwarnings("ignore::detect_prune.darknet.CfgWarning")
+@pytest.mark.parametrize("name", BUILT)
+def test_official_cfgs_survive_writing_and_renaming(name, official_cfg):
+    cfg = official_cfg(name)
+    again = parse_cfg(cfg.text(), "yolov2-tiny.cfg")
+    assert again == cfg
+    # Sections are compared by their text, and everything else of a step comes from them: the file's name does not.
+    assert [replace(step.spec, line=0) for step in plan_network(again) if isinstance(step, Head)] == [
+        replace(step.spec, line=0) for step in plan_network(cfg) if isinstance(step, Head)
+    ]
+    assert [(step.sources, step.channels, step.scale, step.floats) for step in plan_network(again)] == [
+        (step.sources, step.channels, step.scale, step.floats) for step in plan_network(cfg)
+    ]
 
 
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1/yolo-fastest-1.1", "yolov4-tiny/yolov4-tiny"])

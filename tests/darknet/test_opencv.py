@@ -3,48 +3,85 @@
 OpenCV 4 behaves as if batch norm's eps were 1e-6 (Darknet's is 1e-5), so the comparison is made at 1e-6.
 """
 
+import filecmp
+from dataclasses import replace
+
 import cv2
 import pytest
 import torch
+from official import BUILT
 
-from detect_prune.darknet import Darknet, load_cfg, write_weights
-from detect_prune.resources import packaged_folder
+from detect_prune.darknet import Cfg, Darknet, read_weights, write_weights
+from detect_prune.darknet.plan import plan_network
+from detect_prune.darknet.steps import max_stride
+from detect_prune.detection import decode
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(cv2.dnn, "readNetFromDarknet"), reason="this OpenCV has no Darknet importer (5.0 dropped it)"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(cv2.dnn, "readNetFromDarknet"), reason="this OpenCV has no Darknet importer (5.0 dropped it)"
+    ),
+    pytest.mark.filterwarnings("ignore::detect_prune.darknet.CfgWarning"),
+]
+
+# OpenCV does not know [reorg3d]; test_reference.py has this network.
+NOT_OPENCVS = "yolov4-sam-mish-csp-reorg-bfm.cfg"
 
 
-@pytest.mark.parametrize(
-    "name, width, height",
-    [
-        ("yolov4-tiny", 160, 96),
-        ("yolov3-tiny", 96, 160),
-        ("yolov4-csp", 96, 64),
-        ("yolov4", 96, 64),
-    ],
-)
-def test_raw_heads_are_opencvs(name, width, height, calibrate, pictures, tmp_path):
-    cfg = load_cfg(packaged_folder("cfg") / f"{name}.cfg").with_input_size(width, height)
-    net = calibrate(Darknet(cfg), eps=1e-6)
-    write_weights(net, tmp_path / "a.weights")
-    (tmp_path / "a.cfg").write_text(cfg.text())
-    theirs = cv2.dnn.readNetFromDarknet(str(tmp_path / "a.cfg"), str(tmp_path / "a.weights"))
-    x = pictures(1, width, height, seed=1)
-    theirs.setInput(x.numpy())
-    with torch.no_grad():
-        raws = net(x)
-        net.double()
-        exact, shaken = net(x.double()), net(x.double() * (1 + 1e-6))
-    for raw, head, clean, moved in zip(raws, net.heads, exact, shaken):
+def for_opencv(cfg: Cfg, net: Darknet) -> str:
+    """The cfg's text in a form that OpenCV reads: all anchors counted by num and separated by commas, no threshold."""
+    layers = list(cfg.layers)
+    for head in net.heads:
+        section = layers[head.layer].with_option(
+            "anchors", ",".join(f"{n:g}" for pair in head.all_anchors for n in pair)
+        )
+        layers[head.layer] = section.with_option("num", len(head.all_anchors)).with_option("thresh", "0.0000001")
+    return replace(cfg, layers=tuple(layers)).text()
+
+
+def opencv_heads(cfg: Cfg, net: Darknet, folder, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What OpenCV makes of one picture: (raw tensor, decoded rows) of each head."""
+    (folder / "opencv.cfg").write_text(for_opencv(cfg, net))
+    theirs = cv2.dnn.readNetFromDarknet(str(folder / "opencv.cfg"), str(folder / "a.weights"))
+    names = []
+    for head in net.heads:
         # OpenCV names a convolution by its own index, and an activation by the next one.
         activation = cfg.layers[head.layer - 1].str("activation")
-        layer = f"conv_{head.layer - 1}" if activation == "linear" else f"{activation}_{head.layer}"
-        other = torch.from_numpy(theirs.forward(layer))
-        assert raw.std() > (0.1 if activation == "logistic" else 0.5)  # there is something to compare
-        # A hundred random layers with batch norm blow up the last bits of float32. How much is measured, by
-        # what a few last bits of the picture change in float64: 1e-5 of the outputs in tiny, 9e-4 in yolov4.
-        noise = (clean - moved).abs().mean()
-        assert noise < 2e-3 * clean.abs().mean()
-        assert (raw - other).abs().mean() < 2 * noise
-        assert (raw - other).abs().max() < 1e-3 * raw.abs().max()
+        names += [f"conv_{head.layer - 1}" if activation == "linear" else f"{activation}_{head.layer}"]
+        names += [f"yolo_{head.layer}"]
+    theirs.setInput(x.numpy())
+    outputs = [torch.from_numpy(output) for output in theirs.forward(names)]
+    return list(zip(outputs[::2], outputs[1::2]))
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT if name != NOT_OPENCVS])
+def test_raw_heads_and_boxes_are_opencvs(name, official_cfg, unfilled, calibrate, pictures, tmp_path):
+    cfg = official_cfg(name)
+    side = max_stride(plan_network(cfg))
+    width, height = 2 * side, side
+    cfg = cfg.with_input_size(width, height)
+    net = calibrate(Darknet(cfg), eps=1e-6)
+    write_weights(net, tmp_path / "a.weights")
+    x = pictures(2, width, height, seed=1)
+    with torch.no_grad():
+        raws, alone = net(x), net(x[1:])
+    for raw, one, head, (theirs, rows) in zip(raws, alone, net.heads, opencv_heads(cfg, net, tmp_path, x[:1])):
+        scale = raw.abs().mean()
+        assert (raw[0] - raw[1]).abs().mean() > 0.02 * scale  # the head looks at the picture
+        torch.testing.assert_close(raw[1:], one, rtol=1e-4, atol=1e-4)  # a batch equals its pictures one by one
+        ours = raw[:1]
+        assert (ours - theirs).abs().mean() < 3e-5 * scale
+        assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
+        # OpenCV goes from place to place and there from anchor to anchor; decode from anchor to anchor first.
+        rows = rows.view(*ours.shape[2:], len(head.anchors), -1).permute(2, 0, 1, 3).flatten(0, 2)
+        boxes, objectness, classes = (part[0] for part in decode(ours, head, (width, height)))
+        corners = torch.cat([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2], 1)
+        size = torch.tensor([width, height] * 2)
+        # A corner is the centre less half the side: its error is measured against the side.
+        slack = (1 + rows[:, 2:4].amax(1, keepdim=True)) * size.max()
+        assert ((boxes - corners * size).abs() / slack).max() < 1e-4
+        torch.testing.assert_close(objectness, rows[:, 4], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(objectness[:, None] * classes, rows[:, 5:], rtol=1e-3, atol=1e-6)
+
+    again = Darknet(cfg)
+    write_weights(again, tmp_path / "b.weights", read_weights(again, tmp_path / "a.weights"))
+    assert filecmp.cmp(tmp_path / "a.weights", tmp_path / "b.weights", shallow=False)
