@@ -1,10 +1,13 @@
 """From options to a task: every choice that was made for the user is said aloud."""
 
 import argparse
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from detect_prune.cli.common import MODELS, choose_device, default_workers
+from detect_prune.cli.common import MODELS, choose_device, default_workers, fresh_folder, resume_plan, save_plan
 from detect_prune.datasets import data_available
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.engine.precision import Precision
@@ -39,7 +42,7 @@ def build_job(args: argparse.Namespace) -> Job:
             raise DetectPruneError(f"--{option} is for detectors; --model {args.model} has no use for it")
     if args.resume is None:
         _look_up(args)
-    task = _detector(args) if args.cfg is not None else _classifier(args)
+    task = _task(args)
     _override(task, args)
     shown = ", ".join(f"{name} {value}" for name, value in task.settings().items())
     start = f"weights {args.weights}" if args.weights is not None else "no weights to start from"
@@ -58,30 +61,17 @@ def _look_up(args: argparse.Namespace) -> None:
         args.weights = str(usual) if usual.is_file() else None
 
 
-def _detector(args: argparse.Namespace) -> Task:
-    return detection_task(
-        args.cfg,
-        args.weights,
-        data=args.data,
-        data_root=args.data_root,
-        imgsz=args.imgsz,
-        batch=args.batch or 8,
-        workers=default_workers() if args.workers is None else args.workers,
-        seed=args.seed,
-        device=choose_device(args.device),
-    )
-
-
-def _classifier(args: argparse.Namespace) -> Task:
-    return classification_task(
-        args.model,
-        args.weights,
-        data=args.data,
-        data_root=args.data_root,
-        batch=args.batch or 256,
-        seed=args.seed,
-        device=choose_device(args.device),
-    )
+def _task(args: argparse.Namespace) -> Task:
+    shared = {
+        "data": args.data,
+        "data_root": args.data_root,
+        "seed": args.seed,
+        "device": choose_device(args.device),
+    }
+    if args.cfg is None:
+        return classification_task(args.model, args.weights, batch=args.batch or 256, **shared)
+    workers = default_workers() if args.workers is None else args.workers
+    return detection_task(args.cfg, args.weights, imgsz=args.imgsz, batch=args.batch or 8, workers=workers, **shared)
 
 
 def _override(task: Task, args: argparse.Namespace) -> None:
@@ -93,9 +83,57 @@ def _override(task: Task, args: argparse.Namespace) -> None:
     task.recipe = task.recipe.with_options(**overrides)
 
 
-def chosen_precision(args: argparse.Namespace) -> Precision | None:
-    """What --precision says; None leaves it to the timed step."""
-    return {"fp32": Precision(), "bf16": Precision(bf16=True, channels_last=True)}.get(args.precision)
+@dataclass
+class Begun:
+    """A run of the engine that is about to start or to go on."""
+
+    job: Job
+    folder: Path
+    argv: list[str]
+    """The options that the run was begun with, as they were typed."""
+    arguments: dict[str, Any]
+    """What the engine's `prune` and `train` both take."""
+
+
+def begin(
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    made: argparse.ArgumentParser,
+    command: str,
+    project: Path,
+    name: Callable[[Task], str],
+) -> Begun:
+    """Builds the job of `args` and finds its folder: that of --resume, or a fresh one, where the plan is kept.
+
+    Args:
+        args: filled in with what was looked up, or with the options of the run that goes on.
+        argv: the options as they were typed.
+        made: the command's parser.
+        command: prune or train.
+        project: where runs are kept unless --project says otherwise.
+        name: of the run's folder, unless --name is given.
+
+    Raises:
+        DetectPruneError: as `build_job`, `resume_plan`; or the plan can't be written.
+    """
+    project = Path(args.project or project)
+    resuming = args.resume is not None
+    if resuming:
+        folder, argv = resume_plan(command, made, args, project)
+    job = build_job(args)
+    if not resuming:
+        folder = fresh_folder(project, args.name or name(job.task), job.sample)
+        save_plan(folder, command, args, argv)
+    arguments = {
+        "task": job.task,
+        "folder": folder,
+        "resume": resuming,
+        "save_every": 60 * (args.save_every or 3),
+        "seed": args.seed,
+        "precision": {"fp32": Precision(), "bf16": Precision(bf16=True, channels_last=True)}.get(args.precision),
+        "command": f"{made.prog} {shlex.join(argv)}",
+    }
+    return Begun(job, folder, argv, arguments)
 
 
 def detector_for_use(args: argparse.Namespace) -> Detector:

@@ -3,13 +3,13 @@
 import argparse
 import ctypes
 import json
+import math
 import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -69,64 +69,31 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def removal_ratio(text: str) -> float:
-    """An argparse type: a decimal above 0 and below 1."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a number; a removal ratio such as 0.8 was expected"
-        ) from None
-    if not value.is_finite() or not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"a removal ratio lies above 0 and below 1, and {text} does not")
-    return float(value)
-
-
-def positive(kind: type) -> Callable[[str], Any]:
-    """An argparse type: a positive int or float."""
+def number(kind: type, holds: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    """An argparse type: an int or a float that `holds`; `expected` says which ones do. NaN holds in no comparison."""
 
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"'{text}' is not {'a whole number' if kind is int else 'a number'}"
-            ) from None
-        if not value > 0 or value == float("inf"):
-            raise argparse.ArgumentTypeError(f"a number above 0 was expected, not {text}")
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"'{text}' is not {what}; {expected} was expected") from None
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{expected} was expected, not {text}")
         return value
 
     return parse
 
 
-def not_negative(text: str) -> int:
-    """An argparse type: 0 or a positive int."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"a number from 0 on was expected, not {text}")
-    return value
+def positive(kind: type) -> Callable[[str], Any]:
+    """An argparse type: a positive int or float."""
+    return number(kind, lambda value: 0 < value < math.inf, "a number above 0")
 
 
-def seed(text: str) -> int:
-    """An argparse type: a seed that numpy and torch both take."""
-    value = not_negative(text)
-    if value > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"a seed is at most 2**63 - 1, and {text} is larger")
-    return value
-
-
-def share(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"a number from 0 to 1 was expected, not {text}")
-    return value
+not_negative = number(int, lambda value: value >= 0, "a number from 0 on")
+share = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+removal_ratio = number(float, lambda value: 0 < value < 1, "a number above 0 and below 1, such as 0.8,")
+seed = number(int, lambda value: 0 <= value <= LARGEST_SEED, "a seed from 0 to 2**63 - 1")
 
 
 def folder_name(text: str) -> str:

@@ -32,9 +32,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made.add_argument(
         "--dense-epochs", type=common.positive(int), help="of dense training, where there are no weights to start from"
     )
-    made.add_argument(
-        "--importance", choices=IMPORTANCES, help="how weights are compared across layers (default lamp)"
-    )
+    made.add_argument("--importance", choices=IMPORTANCES, help="how weights are compared across layers (default lamp)")
     made.add_argument(
         "--floor", type=common.share, metavar="SHARE", help="share of an even cut that each layer keeps at least"
     )
@@ -56,21 +54,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
     # Imported here: --help and a typing error should answer at once.
-    from detect_prune.cli.build import build_job, chosen_precision
+    from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import prune
 
-    project = Path(args.project or PROJECT)
-    resuming = args.resume is not None
-    if resuming:
-        folder, argv = common.resume_plan("prune", made, args, project)
-    elif args.ratio is None:
+    if args.resume is None and args.ratio is None:
         raise DetectPruneError("--ratio is missing: the share of all weights to remove, such as 0.8")
-    job = build_job(args)
-    if not resuming:
-        name = args.name or f"{job.task.name}-{args.ratio}"
-        folder = common.fresh_folder(project, name, job.sample)
-        common.save_plan(folder, "prune", args, argv)
-    print(f"{job.says}\nremoval ratio {args.ratio}; everything is kept in {folder}", flush=True)
+    begun = begin(args, argv, made, "prune", PROJECT, lambda task: f"{task.name}-{args.ratio}")
+    job = begun.job
+    print(f"{job.says}\nremoval ratio {args.ratio}; everything is kept in {begun.folder}", flush=True)
     train_dense = args.weights is None
     if train_dense:
         print("there are no weights to start from, so a dense network is trained first", flush=True)
@@ -79,24 +70,12 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         for name in ("importance", "floor", "include", "exclude")
         if (value := getattr(args, name)) is not None
     }
-    result = prune(
-        job.task.model,
-        ratio=args.ratio,
-        task=job.task,
-        folder=folder,
-        train_dense=train_dense,
-        resume=resuming,
-        save_every=60 * (args.save_every or 3),
-        seed=args.seed,
-        precision=chosen_precision(args),
-        command=f"{made.prog} {shlex.join(argv)}",
-        **chosen,
-    )
+    result = prune(job.task.model, ratio=args.ratio, train_dense=train_dense, **begun.arguments, **chosen)
     print(result.text)
     if job.sample:
         print(
             "This was the built-in sample set: small pictures and few steps, to show the machinery. "
-            f"The same for real data:\n{real_data_command(made, argv)}"
+            f"The same for real data:\n{real_data_command(made, begun.argv)}"
         )
 
 

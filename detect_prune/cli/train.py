@@ -1,7 +1,6 @@
 """`train.py` and `detect-prune train`: trains a dense network, or fine-tunes a pruned one without losing its zeros."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,19 +34,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
     # Imported here: --help and a typing error should answer at once.
-    from detect_prune.cli.build import build_job, chosen_precision
+    from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import train
     from detect_prune.pruning import Masks
 
-    project = Path(args.project or PROJECT)
-    resuming = args.resume is not None
-    if resuming:
-        folder, argv = common.resume_plan("train", made, args, project)
-    job = build_job(args)
-    if not resuming:
-        folder = common.fresh_folder(project, args.name or job.task.name, job.sample)
-        common.save_plan(folder, "train", args, argv)
-    print(f"{job.says}\neverything is kept in {folder}", flush=True)
+    begun = begin(args, argv, made, "train", PROJECT, lambda task: task.name)
+    job = begun.job
+    print(f"{job.says}\neverything is kept in {begun.folder}", flush=True)
     masks = Masks.from_nonzero(job.task.model)
     zeros = masks.n_total - masks.n_kept
     # Training makes no exact zero, so one in weights from a file was put there by pruning, however little was pruned.
@@ -57,15 +50,5 @@ def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
             f"{zeros:,} of {masks.n_total:,} weights are zero and stay so (--train-zeros lets them grow back)",
             flush=True,
         )
-    result = train(
-        job.task.model,
-        task=job.task,
-        folder=folder,
-        masks=masks if hold else None,
-        resume=resuming,
-        save_every=60 * (args.save_every or 3),
-        seed=args.seed,
-        precision=chosen_precision(args),
-        command=f"{made.prog} {shlex.join(argv)}",
-    )
+    result = train(job.task.model, masks=masks if hold else None, **begun.arguments)
     print(result.text)
