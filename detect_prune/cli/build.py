@@ -37,7 +37,7 @@ def build_job(args: argparse.Namespace) -> Job:
     if (args.cfg is None) == (args.model is None):
         models = ", ".join(MODELS)
         raise DetectPruneError(f"give --cfg FILE for a detector, or --model NAME ({models}) for a classifier")
-    for option in ("workers", "imgsz"):
+    for option in ("workers", "imgsz", "pretrained"):
         if args.model is not None and getattr(args, option) is not None:
             raise DetectPruneError(f"--{option} is for detectors; --model {args.model} has no use for it")
     if args.resume is None:
@@ -45,7 +45,10 @@ def build_job(args: argparse.Namespace) -> Job:
     task = _task(args)
     _override(task, args)
     shown = ", ".join(f"{name} {value}" for name, value in task.settings().items())
-    start = f"weights {args.weights}" if args.weights is not None else "no weights to start from"
+    if args.pretrained is not None:
+        start = f"a backbone's weights {args.pretrained}"
+    else:
+        start = f"weights {args.weights}" if args.weights is not None else "no weights to start from"
     return Job(task, args.data == SAMPLE, "\n".join([f"{shown}, {start}, device {task.device}", *task.notes]))
 
 
@@ -56,7 +59,7 @@ def _look_up(args: argparse.Namespace) -> None:
         args.data = "coco.yaml" if data_available("coco.yaml", args.data_root) else SAMPLE
         if args.data == SAMPLE and args.data_root is not None:
             raise DetectPruneError("there is no COCO here; --data says which data set it is", file=args.data_root)
-    if args.weights is None and args.cfg is not None and args.data != SAMPLE:
+    if args.weights is None and args.pretrained is None and args.cfg is not None and args.data != SAMPLE:
         usual = Path("weights") / f"{Path(args.cfg).stem}.weights"
         args.weights = str(usual) if usual.is_file() else None
 
@@ -71,7 +74,15 @@ def _task(args: argparse.Namespace) -> Task:
     if args.cfg is None:
         return classification_task(args.model, args.weights, batch=args.batch or 256, **shared)
     workers = default_workers() if args.workers is None else args.workers
-    return detection_task(args.cfg, args.weights, imgsz=args.imgsz, batch=args.batch or 8, workers=workers, **shared)
+    return detection_task(
+        args.cfg,
+        args.weights,
+        pretrained=args.pretrained,
+        imgsz=args.imgsz,
+        batch=args.batch or 8,
+        workers=workers,
+        **shared,
+    )
 
 
 def _override(task: Task, args: argparse.Namespace) -> None:

@@ -116,6 +116,14 @@ def add_network_options(parser: argparse.ArgumentParser, default_weights: str) -
     parser.add_argument("--weights", metavar="FILE", help=f"its .weights file (default: {default_weights})")
 
 
+def add_pretrained_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pretrained",
+        metavar="FILE",
+        help="instead of --weights, a backbone's file such as yolov4.conv.137: the first layers; the rest starts fresh",
+    )
+
+
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, help="a classifier instead of --cfg")
 

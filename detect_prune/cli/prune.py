@@ -21,6 +21,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         epilog="Without real data the built-in sample set is used, and a dense network is trained on it first.",
     )
     common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    common.add_pretrained_option(made)
     common.add_model_option(made)
     made.add_argument("--ratio", type=common.removal_ratio, help="share of all weights to remove, such as 0.8")
     common.add_data_options(made)
@@ -64,7 +65,8 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"{job.says}\nremoval ratio {args.ratio}; everything is kept in {begun.folder}", flush=True)
     train_dense = args.weights is None
     if train_dense:
-        print("there are no weights to start from, so a dense network is trained first", flush=True)
+        known = "only a backbone's weights" if args.pretrained is not None else "no weights"
+        print(f"there are {known} to start from, so a dense network is trained first", flush=True)
     chosen = {
         name: value
         for name in ("importance", "floor", "include", "exclude")
@@ -83,7 +85,8 @@ def real_data_command(made: argparse.ArgumentParser, argv: Sequence[str]) -> str
     """The command of a sample run for real data: everything that was typed, less what belongs to the sample."""
     given = vars(made.parse_args(argv))
     given |= {"data": "coco.yaml", "data_root": "DIR", "name": None, "project": None, "resume": None}
-    given["weights"] = given["weights"] or f"{Path(given['cfg']).stem}.weights"
+    if given["pretrained"] is None:
+        given["weights"] = given["weights"] or f"{Path(given['cfg']).stem}.weights"
     words = [
         word
         for action in made._actions

@@ -15,6 +15,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         description="Trains a network. One that was pruned keeps its zeros, unless --train-zeros is given.",
     )
     common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    common.add_pretrained_option(made)
     common.add_model_option(made)
     common.add_data_options(made)
     common.add_use_options(made)

@@ -14,7 +14,7 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.resources import find_resource
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
-from detect_prune.tasks.detector import Detector, fill, is_checkpoint, load
+from detect_prune.tasks.detector import Detector, fill, fill_backbone, is_checkpoint, load
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
 SAMPLE = "sample"
@@ -43,6 +43,7 @@ def detection_task(
     cfg: str | Path,
     weights: str | Path | None = None,
     *,
+    pretrained: str | Path | None = None,
     data: str | Path = SAMPLE,
     data_root: str | Path | None = None,
     imgsz: int | None = None,
@@ -60,6 +61,8 @@ def detection_task(
         cfg: a path, or a bare name such as yolov4.cfg.
         weights: its .weights file, as given or in ./weights, or a checkpoint of a run on data with the same number of
             classes (best.pt); None for random weights.
+        pretrained: instead of `weights`, a backbone's file such as yolov4.conv.137, as given or in ./weights: it fills
+            the first sections, and the rest starts at random.
         data: a descriptor, or `sample` for the built-in set.
         data_root: the folder of the data, instead of the descriptor's.
         imgsz: width and height of the input in pixels; the cfg's, or a small one for the built-in set.
@@ -73,7 +76,13 @@ def detection_task(
     """
     source = find_resource("cfg", cfg)
     parsed = load_cfg(source)
+    if weights is not None and pretrained is not None:
+        raise DetectPruneError(
+            f"weights ({weights}) and pretrained weights of a backbone ({pretrained}) were both given; "
+            "one of them was expected"
+        )
     weights = None if weights is None else find_weights(weights)
+    pretrained = None if pretrained is None else find_weights(pretrained)
     loaded = load_data(data, data_root)
     steps = plan_network(parsed)
     classes = next(step.spec.classes for step in steps if isinstance(step, Head))
@@ -96,6 +105,12 @@ def detection_task(
         model.header = original.header
         if fresh:
             notes.append(f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random")
+    elif pretrained is not None:
+        original = load(source)
+        filled = fill_backbone(original, pretrained)
+        taken = set(filled) - set(copy_matching(original, model))
+        total = sum(1 for step in steps if step.floats)
+        notes.append(f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random")
     recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or default_device()

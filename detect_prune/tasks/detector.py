@@ -1,5 +1,6 @@
 """A Darknet network that a person can use: load it, give it a picture, get boxes."""
 
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,20 @@ def fill(detector: Detector, weights: str | Path) -> None:
         load_pretrained(detector, weights)
     else:
         detector.header = read_weights(detector, weights)
+
+
+def fill_backbone(detector: Detector, weights: str | Path) -> list[str]:
+    """Reads a backbone's weights (yolov4.conv.137, yolov4-tiny.conv.29), as Darknet's `partial` command cuts them off.
+
+    The header stays out: what it counts was seen by another network.
+
+    Returns:
+        The titles of the sections that were filled, the first ones; the others keep what they had.
+
+    Raises:
+        DetectPruneError: the file is missing, of another network, or does not end where a section does.
+    """
+    header = read_weights(detector, weights, partial=True)
+    floats = (Path(weights).stat().st_size - header.size) // 4
+    steps = [step for step in detector.steps if step.floats]
+    return [step.title for step, end in zip(steps, accumulate(step.floats for step in steps)) if end <= floats]

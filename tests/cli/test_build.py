@@ -35,7 +35,17 @@ def test_weights_are_looked_up_but_not_by_a_run_that_began_without(here):
     assert args.weights is None
 
 
-@pytest.mark.parametrize("option", ["workers", "imgsz"])
+def test_a_backbone_stands_instead_of_weights_and_keeps_others_from_being_looked_up(here):
+    write_weights(load("tiny.cfg"), "weights/tiny.weights")
+    write_weights(load("tiny.cfg"), "weights/tiny.conv.3")
+    args = options("--pretrained", "tiny.conv.3")
+    says = build_job(args).says
+    assert args.weights is None and "a backbone's weights tiny.conv.3" in says and "2 of 3 sections" in says
+    with pytest.raises(DetectPruneError, match="both given"):
+        build_job(options("--pretrained", "tiny.conv.3", "--weights", "tiny.weights"))
+
+
+@pytest.mark.parametrize("option", ["workers", "imgsz", "pretrained"])
 def test_what_a_classifier_has_no_use_for_is_refused(option):
     args = prune.parser().parse_args(["--model", "lenet5", f"--{option}", "64"])
     with pytest.raises(DetectPruneError, match=f"--{option} is for detectors"):

@@ -41,6 +41,8 @@ def test_everything_typed_is_kept_but_what_belongs_to_the_sample():
 def test_weights_that_were_given_stay():
     assert "--weights mine.weights" in real("--cfg yolov4 --ratio 0.8 --weights mine.weights")
     assert "--weights yolov4.weights" in real("--cfg yolov4 --ratio 0.8")
+    line = real("--cfg yolov4 --ratio 0.8 --pretrained yolov4.conv.137")
+    assert "--pretrained yolov4.conv.137" in line and "--weights" not in line
 
 
 @pytest.mark.parametrize("sample", [True, False])

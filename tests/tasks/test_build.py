@@ -1,0 +1,79 @@
+"""A backbone's weights fill the first sections; everything else about a task is tested with its task."""
+
+import pytest
+import torch
+from tiny import TINY_CFG, write_coco
+
+from detect_prune.darknet import write_weights
+from detect_prune.errors import DetectPruneError
+from detect_prune.tasks.build import detection_task
+from detect_prune.tasks.detector import fill_backbone, load
+
+HEADER = 20
+FIRST = 4 * 8 + 8 * 3 * 9  # batch norm and weights of the first convolution, in floats
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The cfg, the whole weights and their network, a backbone of its first section, and data of three classes."""
+    cfg = tmp_path / "tiny.cfg"
+    cfg.write_text(TINY_CFG)
+    network = load(cfg)
+    write_weights(network, tmp_path / "tiny.weights")
+    backbone = tmp_path / "tiny.conv.1"
+    backbone.write_bytes((tmp_path / "tiny.weights").read_bytes()[: HEADER + 4 * FIRST])
+    return cfg, network, backbone, write_coco(tmp_path / "squares")
+
+
+def same(left, right, layer):
+    theirs = right.layers[layer].state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in left.layers[layer].state_dict().items())
+
+
+def test_a_backbone_fills_its_sections_and_says_how_many(files, tmp_path):
+    cfg, network, backbone, data = files
+    task = detection_task(cfg, pretrained=backbone, data=data, batch=4)
+    assert any(f"1 of 3 sections with weights come from {backbone}" in note for note in task.notes)
+    assert same(task.model, network, 0) and not same(task.model, network, 1)
+    assert task.model.header is None, "the pictures that it counts were seen by another network"
+
+
+def test_whole_weights_as_a_backbone_give_all_but_the_adapted_head(files, tmp_path):
+    cfg, network, _, data = files
+    task = detection_task(cfg, pretrained=tmp_path / "tiny.weights", data=data, batch=4)
+    assert any(note.startswith("2 of 3 sections") for note in task.notes)
+    assert same(task.model, network, 0) and same(task.model, network, 1)
+    assert task.model.layers[2].conv.weight.shape[0] == 2 * (5 + 3)
+
+
+@pytest.mark.parametrize(
+    "size, message",
+    [
+        (HEADER + 4 * FIRST - 4, r"tiny\.conv\.1: .*few.*\[convolutional\] at line \d+ \(layer 0\), which has 248"),
+        (
+            HEADER + 4 * FIRST + 40,
+            r"tiny\.conv\.1: .*ends 10 floats into the \[convolutional\] at line \d+ \(layer 1\)",
+        ),
+        (HEADER + 4 * FIRST - 1, r"tiny\.conv\.1: .*3 bytes of a float"),
+        (HEADER, r"tiny\.conv\.1: .*ends 0 floats into the \[convolutional\] at line \d+ \(layer 0\)"),
+    ],
+)
+def test_a_backbone_that_ends_inside_a_section_names_it(files, size, message, tmp_path):
+    cfg, _, backbone, data = files
+    backbone.write_bytes((tmp_path / "tiny.weights").read_bytes()[:size])
+    with pytest.raises(DetectPruneError, match=message):
+        detection_task(cfg, pretrained=backbone, data=data, batch=4)
+
+
+def test_weights_and_a_backbone_together_are_refused(files, tmp_path):
+    cfg, _, backbone, data = files
+    with pytest.raises(DetectPruneError, match="both given; one of them was expected"):
+        detection_task(cfg, tmp_path / "tiny.weights", pretrained=backbone, data=data, batch=4)
+
+
+def test_the_official_tiny_weights_cut_at_29_fill_what_darknet_calls_conv_29(real_data, tmp_path):
+    """`darknet partial yolov4-tiny.cfg yolov4-tiny.weights yolov4-tiny.conv.29 29` keeps the layers before the 29th."""
+    whole = (real_data / "weights/yolov4-tiny/yolov4-tiny.weights").read_bytes()
+    (tmp_path / "yolov4-tiny.conv.29").write_bytes(whole[:19_789_716])
+    filled = fill_backbone(load("yolov4-tiny.cfg"), tmp_path / "yolov4-tiny.conv.29")
+    assert len(filled) == 17 and filled[-1].endswith("(layer 28)")
