@@ -1,7 +1,9 @@
 """Small networks for the tests of this room."""
 
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +106,13 @@ def unfilled(monkeypatch):
         draw = getattr(nn.init, name)
         # Only the layers' own calls go without a generator.
         monkeypatch.setattr(nn.init, name, lambda t, *a, _draw=draw, **k: _draw(t, *a, **k) if "generator" in k else t)
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder that goes with the test: pytest would keep gigabytes of weights files of its last three runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
