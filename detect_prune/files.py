@@ -2,13 +2,15 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from detect_prune.errors import DetectPruneError
 
@@ -98,25 +100,46 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_text(path: str | Path, what: str) -> str:
-    """Reads a UTF-8 text file; `what` names its kind in the error ("Darknet cfg", "data-set descriptor").
+def open_binary(path: str | Path, what: str, error: type[DetectPruneError] = DetectPruneError) -> BinaryIO:
+    """Opens a file for reading; `what` names its kind in the error ("Darknet weights", "COCO annotation file").
 
     Raises:
-        DetectPruneError: the file is missing, is a folder, can't be read or is not UTF-8 text.
+        error: the file is missing, is a folder, a pipe or a device, or can't be opened.
     """
     path = Path(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        # Looked at before it is opened: opening a pipe waits, and a device such as /dev/zero never ends.
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return open(path, "rb")
     except FileNotFoundError:
-        raise DetectPruneError(f"no such file; a {what} was expected here", file=path) from None
-    except IsADirectoryError:
-        raise DetectPruneError(f"this is a folder; a {what} was expected here", file=path) from None
-    except UnicodeDecodeError as error:
-        raise DetectPruneError(
-            f"not a text file (byte {error.start} is not UTF-8); a {what} was expected", file=path
-        ) from None
-    except OSError as error:
-        raise DetectPruneError(f"can't be read as a {what}: {error.strerror}", file=path) from None
+        raise error(f"no such file; a {what} was expected here", file=path) from None
+    except OSError as reason:
+        raise error(f"can't be read as a {what}: {reason.strerror}", file=path) from None
+    except ValueError:
+        raise error(f"a zero byte can't be part of a name; a {what} was expected", file=path) from None
+    kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    raise error(f"this is {kind}; a {what} was expected here", file=path)
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """Reads a UTF-8 text file; `what` names its kind in the error ("Darknet cfg", "data-set descriptor").
+
+    A byte order mark is dropped, and every kind of line end becomes a newline.
+
+    Raises:
+        DetectPruneError: the file is missing, is a folder or a device, can't be read or is not UTF-8 text.
+    """
+    with open_binary(path, what) as file:
+        try:
+            return io.TextIOWrapper(file, encoding="utf-8-sig").read()
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise DetectPruneError(
+                f"not a text file (byte {error.start} is not UTF-8); a {what} was expected", file=path, line=line
+            ) from None
+        except OSError as error:
+            raise DetectPruneError(f"can't be read as a {what}: {error.strerror}", file=path) from None
 
 
 def require_disk_space(folder: str | Path, size: int) -> None:

@@ -102,11 +102,18 @@ def test_require_writable_leaves_nothing_behind(tmp_path):
         (lambda path: None, "no such file; a recipe was expected here"),
         (lambda path: path.mkdir(), "this is a folder; a recipe"),
         (lambda path: path.write_bytes(b"ab\xff"), r"byte 2 is not UTF-8"),
+        (lambda path: os.mkfifo(path), "this is no regular file; a recipe"),
     ],
 )
 def test_what_can_not_be_read(tmp_path, make, message):
     make(tmp_path / "a")
-    with pytest.raises(DetectPruneError, match=f"a: .*{message}"):
+    with pytest.raises(DetectPruneError, match=rf"a(:\d+)?: .*{message}"):
+        read_text(tmp_path / "a", "recipe")
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path):
+    (tmp_path / "a").write_bytes("ä\r\nb\n".encode() + b"c\xe4")
+    with pytest.raises(DetectPruneError, match=r"a:3: .*byte 7 is not UTF-8"):
         read_text(tmp_path / "a", "recipe")
 
 

@@ -1,16 +1,19 @@
 """COCO's json format (https://cocodataset.org/#format-data), read without pycocotools' index of Python objects."""
 
 import json
+import os
+from array import array
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder, require_pictures
-from detect_prune.datasets.picture import picture_size
+from detect_prune.datasets.json_records import JsonRecords
+from detect_prune.datasets.picture import SIDE_LIMIT, picture_size
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text
 
 _ID_LIMIT = 2**62
-_SIDE_LIMIT = 2**20
 
 
 def read_coco(images: Path, annotations: Path) -> tuple[DetectionSet, tuple[int, ...], list[str]]:
@@ -20,136 +23,148 @@ def read_coco(images: Path, annotations: Path) -> tuple[DetectionSet, tuple[int,
 
     Args:
         images: folder of the pictures.
-        annotations: the instances json.
+        annotations: the instances json; its lists may come in any order.
 
     Returns:
         The set, the category id of each class index, and warnings on boxes that were clipped or dropped.
 
     Raises:
-        DetectPruneError: missing or broken json (with line), a wrong entry (with its list and index), missing pictures,
-            no picture at all.
+        DetectPruneError: missing or broken json, a wrong entry (both with the line, the latter with its list and
+            index), missing pictures, no picture at all.
     """
     return _Reader(images, annotations).read()
 
 
-def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
-    # Outlines are nine tenths of COCO's file; dropped while parsing, they never pile up in memory.
-    entry.pop("segmentation", None)
-    return entry
-
-
 class _Reader:
+    """Records go into packed arrays as they come, and are put together when all of them have been seen."""
+
     def __init__(self, images: Path, annotations: Path):
-        self.images = images
-        self.file = annotations
+        self.images, self.file = images, annotations
+        self.records = JsonRecords(annotations, ("images", "annotations", "categories"), "COCO annotation file (json)")
+        self.category_names: dict[int, str] = {}
+        self.image_numbers: dict[int, int] = {}
+        self.paths: list[str] = []
+        self.sizes: list[tuple[int, int] | None] = []
+        self.image_lines = array("q")
+        self.annotation_ids, self.annotation_lines = array("q"), array("q")
+        self.image_ids, self.category_ids = array("q"), array("q")
+        self.boxes, self.areas, self.crowd = array("d"), array("d"), array("B")
 
     def read(self) -> tuple[DetectionSet, tuple[int, ...], list[str]]:
-        data = self._parse()
-        categories = {
-            self._whole(c, "categories", i, "id"): self._text(c, "categories", i, "name")
-            for i, c in self._entries(data, "categories")
-        }
-        if not categories:
+        add = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
+        for name, index, record in self.records:
+            add[name](record, f"{name}[{index}]")
+        if not self.category_names:
             raise DetectPruneError('"categories" is empty; at least one class was expected', file=self.file)
-        category_ids = tuple(sorted(categories))
-        label_of = {category_id: label for label, category_id in enumerate(category_ids)}
-
-        images = [entry for _, entry in self._entries(data, "images")]
-        position: dict[int, int] = {}
-        for i, entry in enumerate(images):
-            image_id = self._whole(entry, "images", i, "id")
-            if position.setdefault(image_id, i) != i:
-                raise self._wrong("images", i, f"id {image_id} is used twice")
-        if not images:
+        if not self.paths:
             raise DetectPruneError("the data set is empty: its list of images has no entry", file=self.file)
-        paths = [self.images / self._text(entry, "images", i, "file_name") for i, entry in enumerate(images)]
-        require_pictures(paths, self.file)
-
-        boxes_of: list[list[tuple]] = [[] for _ in images]
-        for i, entry in self._entries(data, "annotations"):
-            image_id = self._whole(entry, "annotations", i, "image_id")
-            if image_id not in position:
-                raise self._wrong("annotations", i, f"image_id {image_id} is not the id of any image")
-            category_id = self._whole(entry, "annotations", i, "category_id")
-            if category_id not in label_of:
-                raise self._wrong("annotations", i, f"category_id {category_id} is not the id of any category")
-            box, area = self._box(entry, i)
-            crowd = entry.get("iscrowd", 0) in (1, True)
-            boxes_of[position[image_id]].append((box, label_of[category_id], area, crowd))
-
-        builder = DetectionSetBuilder(tuple(categories[category_id] for category_id in category_ids))
-        for i, (entry, path) in enumerate(zip(images, paths)):
-            builder.add_picture(path, entry["id"], *self._size(entry, i, path))
-            for box, label, area, crowd in boxes_of[i]:
-                builder.add_box(box, label, area, crowd=crowd)
+        require_pictures(self.paths, self.file, self.image_lines)
+        category_ids = tuple(sorted(self.category_names))
+        builder = DetectionSetBuilder(tuple(self.category_names[category_id] for category_id in category_ids))
+        for image_id, path, size in zip(self.image_numbers, self.paths, self.sizes):
+            builder.add_picture(path, image_id, *(size or picture_size(path)))
+        boxes = np.array(self.boxes).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        builder.add_boxes(
+            self._positions(self.image_ids, list(self.image_numbers), "image"),
+            boxes,
+            self._positions(self.category_ids, category_ids, "category"),
+            np.array(self.areas),
+            np.array(self.crowd, bool),
+        )
         dataset = builder.finish()
-        return dataset, category_ids, [f"{self.file.name}: {warning}" for warning in builder.warnings]
+        return dataset, category_ids, [f"{self.file.name}: {text}" for text in self._doubts() + builder.warnings]
 
-    def _parse(self) -> dict[str, Any]:
-        text = read_text(self.file, "COCO annotation file (json)")
-        try:
-            data = json.loads(text, object_hook=_without_outlines)
-        except json.JSONDecodeError as error:
-            raise DetectPruneError(
-                f"not valid json, perhaps cut off: {error.msg} at column {error.colno}",
-                file=self.file,
-                line=error.lineno,
-            ) from None
-        except RecursionError:
-            raise DetectPruneError("nested too deep for a COCO annotation file", file=self.file) from None
-        except ValueError as error:  # a whole number of thousands of digits
-            raise DetectPruneError(f"not valid json: {error}", file=self.file) from None
-        if not isinstance(data, dict):
-            raise DetectPruneError(
-                'a COCO annotation file is an object with "images", "annotations" and "categories"', file=self.file
+    def _positions(self, used: array, ids: list[int] | tuple[int, ...], kind: str) -> np.ndarray:
+        """Where each id of the annotations stands in `ids`."""
+        used, ids = np.array(used, np.int64), np.array(ids, np.int64)
+        order = np.argsort(ids)
+        places = np.searchsorted(ids, used, sorter=order)
+        positions = order[np.minimum(places, len(ids) - 1)]
+        unknown = np.flatnonzero(ids[positions] != used)
+        if len(unknown):
+            first = unknown[0]
+            raise self.records.wrong(
+                f"annotations[{first}]: {kind}_id {used[first]} is not the id of any {kind}",
+                self.annotation_lines[first],
             )
-        return data
+        return positions
 
-    def _entries(self, data: dict[str, Any], key: str):
-        entries = data.get(key)
-        if not isinstance(entries, list):
-            raise DetectPruneError(f'"{key}" is missing or no list; a COCO annotation file has one', file=self.file)
-        for i, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                raise self._wrong(key, i, "an object was expected")
-            yield i, entry
+    def _doubts(self) -> list[str]:
+        """An annotation's id says nothing about its box; but a file in which one is there twice may be a bad merge."""
+        ids = np.array(self.annotation_ids, np.int64)
+        ids = np.sort(ids[ids != -_ID_LIMIT])
+        again = ids[1:][ids[1:] == ids[:-1]]
+        return [f"{len(again)} annotations have the id of another one ({again[0]}): kept"] if len(again) else []
 
-    def _wrong(self, key: str, i: int, message: str) -> DetectPruneError:
-        return DetectPruneError(f"{key}[{i}]: {message}", file=self.file)
+    def _add_category(self, record: dict[str, Any], where: str) -> None:
+        category_id = self._whole(record, where, "id")
+        if category_id in self.category_names:
+            raise self.records.wrong(f"{where}: id {category_id} is used twice")
+        self.category_names[category_id] = self._text(record, where, "name")
 
-    def _whole(self, entry: dict[str, Any], key: str, i: int, field: str) -> int:
-        value = entry.get(field)
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _ID_LIMIT:
-            raise self._wrong(key, i, f'"{field}" is {_short(value)}; a whole number was expected')
-        return value
+    def _add_image(self, record: dict[str, Any], where: str) -> None:
+        image_id = self._whole(record, where, "id")
+        if image_id in self.image_numbers:
+            raise self.records.wrong(f"{where}: id {image_id} is used twice")
+        self.image_numbers[image_id] = len(self.paths)
+        # Not every file name is UTF-8: Python, and so its json, writes the other bytes as surrogates (PEP 383).
+        file_name = self._text(record, where, "file_name", "surrogateescape")
+        self.paths.append(os.path.join(self.images, file_name))
+        self.sizes.append(self._size(record, where))
+        self.image_lines.append(self.records.line)
 
-    def _text(self, entry: dict[str, Any], key: str, i: int, field: str) -> str:
-        value = entry.get(field)
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise self._wrong(key, i, f'"{field}" is {_short(value)}; a text was expected')
-        return value
-
-    def _size(self, entry: dict[str, Any], i: int, path: Path) -> tuple[int, int]:
-        if entry.get("width") is None or entry.get("height") is None:
-            return picture_size(path)
-        width, height = self._whole(entry, "images", i, "width"), self._whole(entry, "images", i, "height")
-        if not (0 < width < _SIDE_LIMIT and 0 < height < _SIDE_LIMIT):
-            raise self._wrong("images", i, f"the size {width} x {height} is impossible")
-        return width, height
-
-    def _box(self, entry: dict[str, Any], i: int) -> tuple[tuple[float, float, float, float], float | None]:
-        numbers = entry.get("bbox")
+    def _add_annotation(self, record: dict[str, Any], where: str) -> None:
+        self.annotation_lines.append(self.records.line)
+        self.annotation_ids.append(self._whole(record, where, "id") if "id" in record else -_ID_LIMIT)
+        self.image_ids.append(self._whole(record, where, "image_id"))
+        self.category_ids.append(self._whole(record, where, "category_id"))
+        numbers = record.get("bbox")
         if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_is_number, numbers)):
-            raise self._wrong("annotations", i, f'"bbox" is {_short(numbers)}; [x, y, width, height] was expected')
-        area = entry.get("area")
+            raise self.records.wrong(f'{where}: "bbox" is {_short(numbers)}; [x, y, width, height] was expected')
+        self.boxes.extend(numbers)
+        area = record.get("area")
         if area is not None and not (_is_number(area) and area >= 0):
-            raise self._wrong("annotations", i, f'"area" is {_short(area)}; a number of square pixels was expected')
-        x, y, width, height = numbers
-        return (x, y, x + width, y + height), area
+            raise self.records.wrong(f'{where}: "area" is {_short(area)}; a number of square pixels was expected')
+        self.areas.append(-1 if area is None else area)
+        crowd = record.get("iscrowd", 0)
+        if not isinstance(crowd, int) or crowd not in (0, 1):
+            raise self.records.wrong(f'{where}: "iscrowd" is {_short(crowd)}; 0 or 1 was expected')
+        self.crowd.append(crowd)
+
+    def _whole(self, record: dict[str, Any], where: str, field: str) -> int:
+        value = record.get(field)
+        if type(value) is not int or not -_ID_LIMIT < value < _ID_LIMIT:  # a bool is an int, too
+            raise self.records.wrong(f'{where}: "{field}" is {_short(value)}; a whole number was expected')
+        return value
+
+    def _text(self, record: dict[str, Any], where: str, field: str, errors: str = "strict") -> str:
+        value = record.get(field)
+        if not isinstance(value, str) or not value or min(value) < " " or not _is_utf8(value, errors):
+            raise self.records.wrong(f'{where}: "{field}" is {_short(value)}; a text was expected')
+        return value
+
+    def _size(self, record: dict[str, Any], where: str) -> tuple[int, int] | None:
+        """None where the record has no size, and the picture's own has to do."""
+        if record.get("width") is None and record.get("height") is None:
+            return None
+        width, height = self._whole(record, where, "width"), self._whole(record, where, "height")
+        if not (0 < width < SIDE_LIMIT and 0 < height < SIDE_LIMIT):
+            raise self.records.wrong(f"{where}: the size {width} x {height} is impossible")
+        return width, height
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # NaN is not
+    return type(value) in (int, float) and -1e9 < value < 1e9  # a bool is an int, and NaN is not less
+
+
+def _is_utf8(text: str, errors: str) -> bool:
+    """False for half of a surrogate pair, which json can write and no file can hold."""
+    try:
+        text.encode("utf-8", errors)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(value: Any) -> str:

@@ -92,10 +92,8 @@ class DetectionSet:
         for index in indices:
             truth = self[int(index)]
             builder.add_picture(truth.path, truth.image_id, truth.width, truth.height)
-            for box, label, area, crowd, difficult in zip(
-                truth.boxes.tolist(), truth.labels.tolist(), truth.areas.tolist(), truth.crowd, truth.difficult
-            ):
-                builder.add_box(box, label, area, crowd=bool(crowd), difficult=bool(difficult))
+            owners = np.full(len(truth.boxes), len(builder) - 1)
+            builder.add_boxes(owners, truth.boxes, truth.labels, truth.areas, truth.crowd, truth.difficult)
         return builder.finish()
 
 
@@ -103,7 +101,7 @@ _CROWD, _DIFFICULT = 1, 2
 
 
 class DetectionSetBuilder:
-    """Collects pictures and boxes one by one, in packed arrays from the start; `finish` cleans the boxes."""
+    """Collects pictures and boxes, in packed arrays from the start; `finish` sorts and cleans the boxes."""
 
     def __init__(self, names: tuple[str, ...]):
         self.names = names
@@ -111,19 +109,18 @@ class DetectionSetBuilder:
         """Filled by `finish`: sentences on boxes that were clipped or dropped."""
         self._paths, self._path_ends = bytearray(), array("q", [0])
         self._image_ids, self._sizes = array("q"), array("i")
-        self._box_ends, self._boxes = array("q", [0]), array("f")
+        self._owners, self._boxes = array("q"), array("f")
         self._labels, self._areas, self._flags = array("i"), array("f"), array("B")
 
     def __len__(self) -> int:
         return len(self._image_ids)
 
     def add_picture(self, path: str | Path, image_id: int, width: int, height: int) -> None:
-        """Starts a picture; the boxes that follow belong to it."""
+        """Adds a picture."""
         self._paths += os.fsencode(path)
         self._path_ends.append(len(self._paths))
         self._image_ids.append(image_id)
         self._sizes.extend((width, height))
-        self._box_ends.append(len(self._labels))
 
     def add_box(
         self,
@@ -135,20 +132,49 @@ class DetectionSetBuilder:
         difficult: bool = False,
     ) -> None:
         """Adds a box (xyxy pixels, may reach out) to the last picture; `area` None stands for the clipped box's."""
+        self._owners.append(len(self) - 1)
         self._boxes.extend(box)
         self._labels.append(label)
         self._areas.append(-1.0 if area is None else area)
         self._flags.append(_CROWD * crowd | _DIFFICULT * difficult)
-        self._box_ends[-1] += 1
+
+    def add_boxes(
+        self,
+        owners: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        areas: np.ndarray,
+        crowd: np.ndarray,
+        difficult: np.ndarray | None = None,
+    ) -> None:
+        """Adds n boxes at once.
+
+        Args:
+            owners: (n,) number of the picture of each, from 0, in any order.
+            boxes: (n, 4) xyxy pixels, may reach out.
+            labels: (n,) indices into the names.
+            areas: (n,) square pixels; below 0 where that of the clipped box is meant.
+            crowd: (n,) bool.
+            difficult: (n,) bool; none if not given.
+        """
+        flags = _CROWD * crowd.astype(np.uint8) | (0 if difficult is None else _DIFFICULT * difficult.astype(np.uint8))
+        for mine, theirs, kind in (
+            (self._owners, owners, np.int64),
+            (self._boxes, boxes, np.float32),
+            (self._labels, labels, np.int32),
+            (self._areas, areas, np.float32),
+            (self._flags, flags, np.uint8),
+        ):
+            mine.frombytes(np.ascontiguousarray(theirs, kind).tobytes())
 
     def finish(self) -> DetectionSet:
         """Clips every box to its picture, drops those without area, and returns the set."""
         paths = np.frombuffer(bytes(self._paths), np.uint8)
         path_ends = np.array(self._path_ends, np.int64)
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
-        raw = np.array(self._boxes, np.float32).reshape(-1, 4)
-        counts = np.diff(np.array(self._box_ends, np.int64))
-        owner = np.repeat(np.arange(len(sizes)), counts)
+        owner = np.array(self._owners, np.int64)
+        order = np.argsort(owner, kind="stable")
+        owner, raw = owner[order], np.array(self._boxes, np.float32).reshape(-1, 4)[order]
 
         boxes = np.clip(raw, 0, np.tile(sizes[owner], 2).astype(np.float32))
         clipped = (np.abs(boxes - raw) > 1).any(1)
@@ -163,7 +189,8 @@ class DetectionSetBuilder:
             "clipped",
         )
 
-        boxes, areas = boxes[kept], np.array(self._areas, np.float32)[kept]
+        own = order[kept]
+        boxes, areas = boxes[kept], np.array(self._areas, np.float32)[own]
         sides = boxes[:, 2:] - boxes[:, :2]
         areas = np.where(areas < 0, sides[:, 0] * sides[:, 1], areas)
         box_ends = np.concatenate([[0], np.cumsum(np.bincount(owner[kept], minlength=len(sizes)))]).astype(np.int64)
@@ -175,9 +202,9 @@ class DetectionSetBuilder:
             sizes,
             box_ends,
             boxes,
-            np.array(self._labels, np.int32)[kept],
+            np.array(self._labels, np.int32)[own],
             areas,
-            np.array(self._flags, np.uint8)[kept],
+            np.array(self._flags, np.uint8)[own],
         )
 
     def _warn(
@@ -195,24 +222,24 @@ def _path(paths: np.ndarray, path_ends: np.ndarray, index: int) -> Path:
     return Path(os.fsdecode(paths[path_ends[index] : path_ends[index + 1]].tobytes()))
 
 
-def require_pictures(paths: Sequence[Path], source: Path, lines: Sequence[int] | None = None) -> None:
+def require_pictures(paths: Sequence[str | Path], source: Path, lines: Sequence[int] | None = None) -> None:
     """Checks that every listed picture is there, by one listing per folder instead of one call per picture.
 
     Args:
         paths: the pictures.
         source: the file that lists them, for the error.
-        lines: the line of each picture in `source`, where it is a text.
+        lines: the line of each picture in `source`.
 
     Raises:
         DetectPruneError: some are missing; names how many and the first.
     """
-    listings: dict[Path, set[str]] = {}
+    listings: dict[str, set[str]] = {}
     missing = []
     for number, path in enumerate(paths):
-        folder = path.parent
+        folder, name = os.path.split(path)
         if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if path.name not in listings[folder]:
+            listings[folder] = _listing(folder or ".")
+        if name not in listings[folder]:
             missing.append(number)
     if missing:
         count = "the only picture" if len(paths) == 1 else f"{len(missing)} of the {len(paths)} pictures"
@@ -221,3 +248,12 @@ def require_pictures(paths: Sequence[Path], source: Path, lines: Sequence[int] |
             file=source,
             line=None if lines is None else lines[missing[0]],
         )
+
+
+def _listing(folder: str) -> set[str]:
+    if not os.path.isdir(folder):
+        return set()
+    try:
+        return set(os.listdir(folder))
+    except OSError as error:
+        raise DetectPruneError(f"this folder of pictures can't be read: {error.strerror}", file=folder) from None

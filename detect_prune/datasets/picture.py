@@ -1,19 +1,25 @@
 """Reading pictures: what is stored, as it is stored, or a clear refusal."""
 
-import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from detect_prune.datasets.picture_header import (
+    has_wrong_checksum,
+    is_cut_off,
+    picture_format,
+    size_in_header,
+    without_turn,
+)
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import open_binary
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
-
-_JPEG_START, _JPEG_SCAN, _JPEG_END = 0xD8, 0xDA, 0xD9
-# Start-of-frame markers: C0..CF without the Huffman table (C4), the reserved C8 and the arithmetic conditioning (CC).
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIDE_LIMIT = 2**20
+PIXEL_LIMIT = 2**27
+"""400 MB once decoded. A file of a megabyte can claim, and keep, a hundred times as much."""
+_HEADER_BYTES = 32768
 
 
 class CorruptPicture(DetectPruneError):
@@ -26,83 +32,60 @@ def read_picture(path: str | Path) -> np.ndarray:
     The EXIF turn is ignored: boxes follow the stored size.
 
     Raises:
-        CorruptPicture: the file is missing, empty, cut off, or no picture that OpenCV knows.
+        CorruptPicture: the file is missing, empty, cut off, damaged where that can be seen, too large, or no JPEG, PNG,
+            BMP, PPM, TIFF or WebP.
     """
     return decode_picture(_read_bytes(path), path)
 
 
 def decode_picture(data: bytes, path: str | Path) -> np.ndarray:
     """Decodes an encoded picture to (H, W, 3) uint8 RGB; `path` names it in errors. Raises CorruptPicture."""
-    if not data:
-        raise CorruptPicture("the file is empty; a picture was expected", file=path)
-    if _is_cut_off(data):
-        # OpenCV would fill the missing part with grey and say nothing that a program can hear.
+    width, height = _checked_size(data, path)
+    if is_cut_off(data):
         raise CorruptPicture("the picture is cut off: its end is missing", file=path)
+    if has_wrong_checksum(data):
+        raise CorruptPicture("the picture is damaged: a checksum in it does not hold", file=path)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(without_turn(data), np.uint8), flags)
     except cv2.error as error:
         raise CorruptPicture(f"OpenCV can't decode this picture ({error.err})", file=path) from None
     if picture is None:
-        raise CorruptPicture("this is no picture that OpenCV can read", file=path)
+        raise CorruptPicture("the picture is damaged or cut off: OpenCV can't decode it", file=path)
+    if picture.shape[:2] != (height, width):
+        raise CorruptPicture(
+            f"the picture's header says {width} x {height}, but {picture.shape[1]} x {picture.shape[0]} came out of it",
+            file=path,
+        )
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) as stored: from the header of JPEG, PNG and BMP, else by decoding. Raises CorruptPicture."""
-    try:
-        with open(path, "rb") as file:
-            size = _size_in_header(file.read(32768))
-    except OSError as error:
-        raise CorruptPicture(f"can't be read: {error.strerror}", file=path) from None
-    if size is None:  # another format, or a JPEG with more metadata than we read
-        height, width = read_picture(path).shape[:2]
-        return width, height
+    """(width, height) as stored, from the header. Raises CorruptPicture."""
+    data = _read_bytes(path, _HEADER_BYTES)
+    if picture_format(data) and size_in_header(data) is None:  # a lot of metadata comes first, or the header is the end
+        data = _read_bytes(path)
+    return _checked_size(data, path)
+
+
+def _checked_size(data: bytes, path: str | Path) -> tuple[int, int]:
+    if not data:
+        raise CorruptPicture("the file is empty; a picture was expected", file=path)
+    kind = picture_format(data)
+    if kind is None:
+        raise CorruptPicture("this is no picture: JPEG, PNG, BMP, PPM, TIFF or WebP was expected", file=path)
+    size = size_in_header(data)
+    if size is None:
+        raise CorruptPicture(f"the header of this {kind} is damaged or cut off: it has no size", file=path)
+    if max(size) >= SIDE_LIMIT or size[0] * size[1] > PIXEL_LIMIT:
+        limit = f"{PIXEL_LIMIT / 1e6:.0f} million pixels at most are read"
+        raise CorruptPicture(f"the header of this {kind} says {size[0]} x {size[1]}; {limit}", file=path)
     return size
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def _read_bytes(path: str | Path, count: int = -1) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open_binary(path, "picture", CorruptPicture) as file:
+            return file.read(count)
     except OSError as error:
         raise CorruptPicture(f"can't be read: {error.strerror}", file=path) from None
-
-
-def _jpeg_segments(data: bytes):
-    """Yields (marker, offset of the segment's payload) up to and including the start of the first scan."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        yield marker, position + 4
-        if marker == _JPEG_SCAN:
-            return
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-
-
-def _is_jpeg(data: bytes) -> bool:
-    return data[:3] == bytes([0xFF, _JPEG_START, 0xFF])
-
-
-def _is_cut_off(data: bytes) -> bool:
-    if _is_jpeg(data):
-        # Inside a scan every FF byte is escaped, so an end marker found there is the real one, not a thumbnail's.
-        scan = next((payload for marker, payload in _jpeg_segments(data) if marker == _JPEG_SCAN), None)
-        return scan is None or data.find(bytes([0xFF, _JPEG_END]), scan) < 0
-    return data.startswith(_PNG_SIGNATURE) and b"IEND" not in data[-64:] and b"IEND" not in data
-
-
-def _size_in_header(data: bytes) -> tuple[int, int] | None:
-    if _is_jpeg(data):
-        for marker, payload in _jpeg_segments(data):
-            if marker in _JPEG_FRAMES and payload + 5 <= len(data):
-                height, width = struct.unpack(">HH", data[payload + 1 : payload + 5])
-                return (width, height) if width and height else None
-    elif data.startswith(_PNG_SIGNATURE) and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return (width, height) if 0 < width < 2**20 and 0 < height < 2**20 else None
-    elif data[:2] == b"BM" and len(data) >= 26:
-        width, height = struct.unpack("<ii", data[18:26])
-        return (width, abs(height)) if 0 < width < 2**20 and 0 < abs(height) < 2**20 else None
-    return None

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -56,7 +57,8 @@ def change(data, path, value):
     "path, value, message",
     [
         (["images"], KeyError, '"images" is missing'),
-        (["annotations"], {}, '"annotations" is missing or no list'),
+        (["annotations"], {}, '"annotations" is no list'),
+        (["annotations"], KeyError, '"annotations" is missing'),
         (["images"], [], "empty"),
         (["categories"], [], '"categories" is empty'),
         (["images", 1], 7, r"images\[1\]: an object"),
@@ -72,16 +74,28 @@ def change(data, path, value):
         (["annotations", 0, "bbox"], [1, 2, 3, float("nan")], r"annotations\[0\]: \"bbox\""),
         (["annotations", 0, "bbox"], [1, 2, 3, 10**400], r"annotations\[0\]: \"bbox\""),
         (["annotations", 0, "area"], "big", r"annotations\[0\]: \"area\""),
+        (["annotations", 0, "area"], -4, r"annotations\[0\]: \"area\""),
+        (["annotations", 2, "iscrowd"], 2, r"annotations\[2\]: \"iscrowd\" is 2; 0 or 1"),
+        (["annotations", 2, "iscrowd"], "1", r"annotations\[2\]: \"iscrowd\""),
+        (["categories", 1, "id"], 90, r"categories\[1\]: id 90 is used twice"),
+        (["categories", 1, "name"], "a\ud800", r"categories\[1\]: \"name\""),
+        (["images", 1, "file_name"], "1\0.jpg", r"images\[1\]: \"file_name\""),
+        (["images", 1, "height"], None, r"images\[1\]: \"height\" is missing"),
     ],
 )
 def test_wrong_entries_are_named(coco_folder, path, value, message):
     file = coco_folder / "train.json"
     data = json.loads(file.read_text())
     change(data, path, value)
-    file.write_text(json.dumps(data))
+    file.write_text(json.dumps(data, indent=1))
     with pytest.raises(DetectPruneError, match=message) as caught:
         read_coco(coco_folder / "train", file)
     assert caught.value.file == file
+    if len(path) > 1:  # the record begins on the line that is named
+        lines = file.read_text().split("\n")
+        begins = [number for number, line in enumerate(lines, 1) if line in ("  {", "  7,")]
+        own = [number for number in begins if number > lines.index(f' "{path[0]}": [')]
+        assert caught.value.line == own[path[1]]
 
 
 def test_sizes_may_be_missing(coco_folder):
@@ -93,11 +107,43 @@ def test_sizes_may_be_missing(coco_folder):
     assert read_coco(coco_folder / "train", file)[0][0].width == 60
 
 
+def test_lists_may_come_in_any_order_and_an_annotation_needs_no_id(coco_folder):
+    file = coco_folder / "train.json"
+    data = json.loads(file.read_text())
+    before = read_coco(coco_folder / "train", file)
+    for annotation in data["annotations"]:
+        del annotation["id"]
+    more = {"info": {"a": [{}, 1.5e3]}, "licenses": [[], 2, None]}
+    file.write_text(json.dumps(dict(reversed({**more, **data}.items()))))
+    after = read_coco(coco_folder / "train", file)
+    assert before[1:] == after[1:] and before[0].names == after[0].names
+    for one, other in zip(before[0], after[0], strict=True):
+        assert one.path == other.path and one.boxes.tolist() == other.boxes.tolist()
+        assert one.labels.tolist() == other.labels.tolist() and one.crowd.tolist() == other.crowd.tolist()
+
+
+def test_an_id_that_is_there_twice_is_told(coco_folder):
+    file = coco_folder / "train.json"
+    data = json.loads(file.read_text())
+    data["annotations"][2]["id"] = 1
+    file.write_text(json.dumps(data))
+    _, _, warnings = read_coco(coco_folder / "train", file)
+    assert warnings[0] == "train.json: 1 annotations have the id of another one (1): kept"
+
+
+def test_a_file_name_that_is_not_utf8(coco_folder):
+    file = coco_folder / "train.json"
+    name = os.fsdecode(b"\xff.jpg")
+    os.rename(coco_folder / "train" / "1.jpg", coco_folder / "train" / name)
+    file.write_text(file.read_text().replace("1.jpg", json.dumps(name)[1:-1]))
+    assert read_coco(coco_folder / "train", file)[0][1].path.is_file()
+
+
 def test_cut_off_json_names_the_line(coco_folder):
     file = coco_folder / "train.json"
     lines = file.read_text().split("\n")
     file.write_text("\n".join(lines[:20]))
-    with pytest.raises(DetectPruneError, match=re.escape(f"{file}:20: not valid json, perhaps cut off")):
+    with pytest.raises(DetectPruneError, match=re.escape(f"{file}:20: not valid json") + ".*cut off"):
         read_coco(coco_folder / "train", file)
 
 
