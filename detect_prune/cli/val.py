@@ -1,31 +1,77 @@
 """`detect-prune val`: scores a network on a data set."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from detect_prune.cli import common
+
+if TYPE_CHECKING:
+    from detect_prune.datasets import DetectionData
+    from detect_prune.structures import Detections, Truth
+    from detect_prune.tasks.scoring import Protocol
+
+_PROTOCOLS = """\
+protocols:
+  coco           AP as it is published for PyTorch networks: scores above .001, suppression at IoU .6, pictures resized
+                 by OpenCV, scored by pycocotools. On VOC's pictures VOC's own mAP is printed beside it.
+  darknet-map    what `darknet detector map` prints: scores above .005, suppression at .45, boxes not clipped, mAP at
+                 IoU .5 over all classes; TP, FP, FN, precision, recall, F1, average IoU at confidence .25. Difficult
+                 objects are left out of the truth, so that a detection on one is wrong.
+  darknet-valid  what `darknet detector valid` finds: scores above .001, suppression at .6 measured in pixels, scored by
+                 pycocotools.
+The last two resize pictures as a Darknet built without OpenCV does (--resize darknet), and cut the sides of letterboxed
+ones to whole pixels; for a Darknet built with OpenCV say --resize opencv.
+"""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog=prog or "detect-prune val", description="Scores a network on the validation pictures of a data set."
+        prog=prog or "detect-prune val",
+        description="Scores a network on the validation pictures of a data set.",
+        epilog=_PROTOCOLS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common.add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
     common.add_data_options(made)
     common.add_use_options(made)
     made.add_argument(
-        "--score", type=common.positive(float), default=0.001, help="lowest score of a detection (default 0.001)"
+        "--protocol",
+        choices=("coco", "darknet-map", "darknet-valid"),
+        default="coco",
+        help="what is counted, and how (default coco); see below",
     )
     made.add_argument(
-        "--nms-iou", type=common.positive(float), default=0.6, help="IoU threshold of the suppression (default 0.6)"
-    )
-    made.add_argument(
-        "--nms", choices=("cfg", "plain"), default="cfg", help="the suppression that the cfg names, or plain IoU"
+        "--resize",
+        choices=("opencv", "darknet"),
+        help="how pictures are resized (default: opencv for coco, darknet for the other protocols)",
     )
     made.add_argument(
         "--letterbox",
         action=argparse.BooleanOptionalAction,
         help="keep the proportions of pictures (default: the cfg's)",
+    )
+    made.add_argument(
+        "--score", type=common.positive(float), help="lowest score of a detection (default: the protocol's)"
+    )
+    made.add_argument(
+        "--nms-iou", type=common.positive(float), help="IoU threshold of the suppression (default: the protocol's)"
+    )
+    made.add_argument(
+        "--nms", choices=("cfg", "plain"), default="cfg", help="the suppression that the cfg names, or plain IoU"
+    )
+    made.add_argument(
+        "--difficult",
+        choices=("ignore", "drop", "keep"),
+        help="VOC's difficult objects: a detection on one counts neither way (VOC's rule, the default), is wrong "
+        "(Darknet's, the default of darknet-map), or they are objects like any other; pycocotools' AP always ignores",
+    )
+    made.add_argument(
+        "--ap",
+        choices=("area", "11-point", "101-point"),
+        help="VOC's and Darknet's AP: area under the curve, or mean precision at 11 or 101 recalls (default: area, and "
+        "on VOC's pictures 11-point as well; Darknet's -points 0, 11 and 101)",
     )
     made.add_argument("--json", metavar="FILE", help="write the scores here as well")
     return made
@@ -40,37 +86,72 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import detector_for_use
     from detect_prune.datasets import load_data
-    from detect_prune.detection import coco_metrics, voc_metrics
+    from detect_prune.errors import DetectPruneError
     from detect_prune.files import require_writable, write_json
-    from detect_prune.tasks.detection import find_all, require_same_classes
+    from detect_prune.tasks.scoring import find_all, require_same_classes
 
     if args.json:
         require_writable(args.json)
     if args.data is None:
         args.data = "coco.yaml"
+    protocol = _chosen_protocol(args)
     model = detector_for_use(args)
     data = load_data(args.data, args.data_root, splits=("val",))
     require_same_classes(model, data)
-    workers = common.default_workers() if args.workers is None else args.workers
     truths, found, skipped = find_all(
         model,
         data.val,
+        protocol,
         batch=args.batch or 8,
-        workers=workers,
+        workers=common.default_workers() if args.workers is None else args.workers,
         letterbox=args.letterbox,
-        score_threshold=args.score,
-        iou_threshold=args.nms_iou,
         nms=args.nms,
     )
     for sentence in [*data.warnings, *(f"left out: {reason}" for reason in skipped)]:
         print(sentence)
+    if skipped and not truths:
+        raise DetectPruneError(f"none of the {len(skipped)} pictures could be read: {skipped[0]}")
+    score = _as_darknet_map if protocol.name == "darknet-map" else _as_coco
+    values = score(args, data, truths, found)
+    if args.json:
+        used = {**dataclasses.asdict(protocol), "letterbox": _letterbox(args, model), "nms": args.nms}
+        write_json(args.json, {**values, "pictures": len(truths), "skipped": skipped, "protocol": used})
+
+
+def _chosen_protocol(args: argparse.Namespace) -> "Protocol":
+    """The protocol, with what the options say otherwise."""
+    from detect_prune.tasks.scoring import PROTOCOLS
+
+    given = {"resize": args.resize, "score_threshold": args.score, "iou_threshold": args.nms_iou}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(PROTOCOLS[args.protocol], **changes)
+
+
+def _letterbox(args: argparse.Namespace, model: Any) -> bool:
+    return model.cfg.letter_box if args.letterbox is None else args.letterbox
+
+
+def _as_darknet_map(
+    args: argparse.Namespace, data: "DetectionData", truths: "list[Truth]", found: "list[Detections]"
+) -> dict[str, Any]:
+    from detect_prune.detection import darknet_map
+
+    result = darknet_map(truths, found, data.names, ap=args.ap or "area", difficult=args.difficult or "drop")
+    print(result)
+    return result.as_dict()
+
+
+def _as_coco(
+    args: argparse.Namespace, data: "DetectionData", truths: "list[Truth]", found: "list[Detections]"
+) -> dict[str, Any]:
+    from detect_prune.detection import coco_metrics, voc_metrics
+
     result = coco_metrics(truths, found, data.names)
     print(result)
     values = result.as_dict()
     if data.format == "voc":
-        for name, eleven_point in (("voc", False), ("voc 11-point", True)):
-            voc = voc_metrics(truths, found, data.names, eleven_point=eleven_point)
+        for ap in [args.ap] if args.ap else ["area", "11-point"]:
+            voc = voc_metrics(truths, found, data.names, ap=ap, difficult=args.difficult or "ignore")
             print(f"\n{voc}")
-            values[name] = voc.as_dict()
-    if args.json:
-        write_json(args.json, {**values, "pictures": len(truths), "skipped": skipped})
+            values["voc" if ap == "area" else f"voc {ap}"] = voc.as_dict()
+    return values

@@ -1,9 +1,17 @@
-"""Batches for training and scoring: the same ones whatever the number of workers, and from any batch of an epoch on."""
+"""Batches for training and scoring: the same ones whatever the number of workers, and from any batch of an epoch on.
+
+Training batches are made in processes: augmentation is Python's work. Scoring batches are made in threads: decoding and
+resizing are OpenCV's, which lets go of Python's lock, and a thread starts at once and copies nothing between processes.
+"""
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -29,7 +37,7 @@ class Batch:
     """
 
     pictures: Tensor
-    """(B, 3, H, W) uint8 RGB."""
+    """(B, 3, H, W) RGB: uint8, or float32 in 0..1 where pictures were resized as Darknet does it."""
     targets: Tensor
     """(M, 6) float32: position in the batch, label, x1, y1, x2, y2 in pixels of the network's input.
 
@@ -45,8 +53,16 @@ class Batch:
         return len(self.indices)
 
 
-class Batches:
+class Batches(Protocol):
     """A sized iterable of `Batch`; every `iter` starts at the same batch and gives the same ones."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class _TrainBatches:
+    """Batches from number `start` on, made in this process or in `workers` others."""
 
     def __init__(self, maker: "_BatchMaker", start: int, workers: int):
         self._maker, self._start, self._workers = maker, start, workers
@@ -72,6 +88,33 @@ class Batches:
         return iter(loader)
 
 
+class _ValBatches:
+    """All batches, in order, made when they are asked for or ahead by `workers` threads."""
+
+    def __init__(self, maker: "_BatchMaker", workers: int):
+        self._maker, self._workers = maker, workers
+
+    def __len__(self) -> int:
+        return len(self._maker)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._workers == 0:
+            yield from (self._maker[number] for number in range(len(self)))
+            return
+        ahead: deque = deque()
+        with ThreadPoolExecutor(self._workers, "batches") as pool:
+            try:
+                for number in range(len(self)):
+                    ahead.append(pool.submit(self._maker.__getitem__, number))
+                    if len(ahead) > self._workers + 1:  # one being made by each thread, and one that is ready
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:  # whoever stops in the middle does not wait for what was only planned
+                for future in ahead:
+                    future.cancel()
+
+
 def train_batches(
     dataset: DetectionSet,
     size: tuple[int, int],
@@ -95,16 +138,29 @@ def train_batches(
     augmentation = Augmentation() if augment is True else augment or None
     order = np.random.default_rng([seed, epoch]).permutation(len(dataset))
     whole = max(batch, len(order) // batch * batch)
-    return Batches(
-        _BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation, (seed, epoch)), start, workers
-    )
+    maker = _BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation=augmentation, key=(seed, epoch))
+    return _TrainBatches(maker, start, workers)
 
 
 def val_batches(
-    dataset: DetectionSet, size: tuple[int, int], batch: int, workers: int = 0, letterbox: bool = False
+    dataset: DetectionSet,
+    size: tuple[int, int],
+    batch: int,
+    workers: int = 0,
+    letterbox: bool = False,
+    resize: str = "opencv",
+    truncate: bool = False,
 ) -> Batches:
-    """All pictures in their order, unchanged but for the size."""
-    return Batches(_BatchMaker(dataset, np.arange(len(dataset)), size, batch, letterbox, None, None), 0, workers)
+    """All pictures in their order, unchanged but for the size.
+
+    Args:
+        size: (width, height) of the network's input.
+        batch: pictures a batch; the last one may have fewer.
+        workers: threads that make batches ahead; 0 makes each when it is asked for. The batches are the same.
+        letterbox, resize, truncate: as for `fit`.
+    """
+    order = np.arange(len(dataset))
+    return _ValBatches(_BatchMaker(dataset, order, size, batch, letterbox, resize=resize, truncate=truncate), workers)
 
 
 def _start_worker(worker: int) -> None:
@@ -125,11 +181,14 @@ class _BatchMaker(Dataset):
         size: tuple[int, int],
         batch: int,
         letterbox: bool,
-        augmentation: Augmentation | None,
-        key: tuple[int, int] | None,
+        resize: str = "opencv",
+        truncate: bool = False,
+        augmentation: Augmentation | None = None,
+        key: tuple[int, int] | None = None,
     ):
         """`key` is (seed, epoch) in training, None in scoring."""
         self.dataset, self.order, self.size, self.batch, self.letterbox = dataset, order, size, batch, letterbox
+        self.fit: Callable = partial(fit, size=size, letterbox=letterbox, resize=resize, truncate=truncate)
         self.augmentation, self.key = augmentation, key
         self.cached = key is not None and dataset.decoded_bytes <= CACHE_BYTES
 
@@ -153,7 +212,7 @@ class _BatchMaker(Dataset):
             if placement is not None:
                 placements.append(placement)
         width, height = self.size
-        planes = np.empty((len(pictures), 3, height, width), np.uint8)
+        planes = np.empty((len(pictures), 3, height, width), pictures[0].dtype if pictures else np.uint8)
         for plane, picture in zip(planes, pictures):
             plane[:] = cv2.split(picture)  # a fifth of the time of numpy's transpose
         return Batch(
@@ -182,7 +241,7 @@ class _BatchMaker(Dataset):
                 self._load, index, len(self.dataset), self.size, self.letterbox, self.augmentation, self.key
             ), None
         picture, boxes, labels = self._load(index)
-        picture, placement = fit(picture, self.size, self.letterbox)
+        picture, placement = self.fit(picture)
         return picture, placement.forward(boxes), labels, placement
 
     def _load(self, index: int) -> Sample:

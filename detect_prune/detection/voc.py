@@ -1,4 +1,4 @@
-"""PASCAL VOC's average precision at one IoU threshold, which is also what `darknet detector map` prints."""
+"""PASCAL VOC's average precision at one IoU threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,10 @@ import torch
 from detect_prune.boxes import pairwise_iou
 from detect_prune.structures import Detections, Truth
 
-_DIFFICULT = ("ignore", "drop", "keep")
+DIFFICULT_RULES = ("ignore", "drop", "keep")
+AP_RULES = ("area", "11-point", "101-point")
+"""`area` under the curve of precision over recall (VOC from 2010 on), or its mean at so many recalls: 11 as in VOC up
+to 2009, 101 as in COCO."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class VocResult:
     pictures: int
     iou_threshold: float
     confidence: float
-    eleven_point: bool
+    ap: str
     difficult: str
     mAP: float | None = field(init=False)
     """Mean over the classes that have truths; None if there is none."""
@@ -74,7 +77,7 @@ class VocResult:
             f"{row.name:{width}}  {row.truths:6d}  {_show(row.AP)}  {row.TP:4d}  {row.FP:4d}  {row.FN:4d}"
             for row in self.classes
         ]
-        how = "11-point" if self.eleven_point else "area under the curve"
+        how = "area under the curve" if self.ap == "area" else self.ap
         return "\n".join(
             [
                 *lines,
@@ -95,7 +98,7 @@ def voc_metrics(
     truths: Sequence[Truth],
     detections: Sequence[Detections],
     names: Sequence[str],
-    eleven_point: bool = False,
+    ap: str = "area",
     difficult: str = "ignore",
     iou_threshold: float = 0.5,
     confidence: float = 0.25,
@@ -110,19 +113,15 @@ def voc_metrics(
         truths: the pictures that are scored, one each.
         detections: in the same order; boxes in pixels of the stored picture, labels indices into `names`.
         names: the classes.
-        eleven_point: mean of the precision at 11 recalls (VOC up to 2009) instead of the area under the curve.
+        ap: one of AP_RULES.
         difficult: `ignore`: a detection that takes a difficult object counts neither way (VOC's rule); `drop`: such
             objects are no truths, and a detection on one is a false positive (Darknet's); `keep`: like any other.
-        confidence: TP, FP and FN are counted over detections that score above it. Darknet goes through them in the
-            order of its grid, so that where two boxes share a truth it may count one true positive less.
+        confidence: TP, FP and FN are counted over detections that score above it.
 
     Raises:
-        ValueError: not one Detections a Truth, or no such rule for difficult objects.
+        ValueError: not one Detections a Truth, or no such rule.
     """
-    if len(truths) != len(detections):
-        raise ValueError(f"{len(truths)} truths and {len(detections)} detections; one each a picture was expected")
-    if difficult not in _DIFFICULT:
-        raise ValueError(f"difficult is one of {', '.join(_DIFFICULT)}, not {difficult!r}")
+    require_sense(truths, detections, ap, difficult)
     counts = np.zeros(len(names), dtype=int)
     found: list[_Judged] = []
     for truth, detection in zip(truths, detections, strict=True):
@@ -139,10 +138,10 @@ def voc_metrics(
         order = np.argsort(-score[mine], kind="stable")
         tp, fp, sure = right[mine][order], wrong[mine][order], score[mine][order] > confidence
         n = int(counts[index])
-        ap = _average_precision(tp.cumsum(), fp.cumsum(), n, eleven_point) if n else None
+        precision = average_precision(tp, fp, n, ap) if n else None
         n_tp, n_fp = int(tp[sure].sum()), int(fp[sure].sum())
-        rows.append(VocClass(name, n, ap, n_tp, n_fp, n - n_tp))
-    return VocResult(tuple(rows), len(truths), iou_threshold, confidence, eleven_point, difficult)
+        rows.append(VocClass(name, n, precision, n_tp, n_fp, n - n_tp))
+    return VocResult(tuple(rows), len(truths), iou_threshold, confidence, ap, difficult)
 
 
 _Judged = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -155,7 +154,7 @@ def _judge(
     order = detection.scores.argsort(descending=True, stable=True)
     columns = (detection.scores, detection.labels, detection.boxes)
     score, label, found = (column[order].cpu().numpy() for column in columns)
-    overlap = np.where(label[:, None] == labels, _ious(found, boxes), -1)
+    overlap = np.where(label[:, None] == labels, ious(found, boxes), -1)
     right, wrong = np.zeros(len(score)), np.ones(len(score))
     if len(labels):
         taken = np.zeros(len(labels), dtype=bool)
@@ -169,16 +168,33 @@ def _judge(
     return label, score, right, wrong
 
 
-def _ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(n, 4) and (m, 4) xyxy -> (n, m)."""
     return pairwise_iou(torch.from_numpy(a)[:, None], torch.from_numpy(b)[None]).numpy()
 
 
-def _average_precision(tp: np.ndarray, fp: np.ndarray, truths: int, eleven_point: bool) -> float:
-    """From the running counts of right and wrong detections, best first."""
+def average_precision(right: np.ndarray, wrong: np.ndarray, truths: int, ap: str = "area") -> float:
+    """AP of one class.
+
+    Args:
+        right, wrong: (n,) of each detection, best first; one that counts neither way is neither.
+        truths: how many there are to find, at least 1.
+        ap: one of AP_RULES.
+    """
+    tp, fp = right.cumsum(), wrong.cumsum()
     recall, precision = tp / truths, tp / np.maximum(tp + fp, 1)
-    if eleven_point:
-        return float(np.mean([precision[recall >= step / 10].max(initial=0) for step in range(11)]))
-    # At each recall the best precision at this recall or a higher one.
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((np.diff(recall, prepend=0) * envelope).sum())
+    if ap == "area":
+        # At each recall the best precision at this recall or a higher one.
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        return float((np.diff(recall, prepend=0) * envelope).sum())
+    steps = int(ap.removesuffix("-point")) - 1
+    return float(np.mean([precision[recall >= step / steps].max(initial=0) for step in range(steps + 1)]))
+
+
+def require_sense(truths: Sequence[Truth], detections: Sequence[Detections], ap: str, difficult: str) -> None:
+    """Raises ValueError unless there is one Detections a Truth, and such rules."""
+    if len(truths) != len(detections):
+        raise ValueError(f"{len(truths)} truths and {len(detections)} detections; one each a picture was expected")
+    for what, value, rules in (("ap", ap, AP_RULES), ("difficult", difficult, DIFFICULT_RULES)):
+        if value not in rules:
+            raise ValueError(f"{what} is one of {', '.join(rules)}, not {value!r}")

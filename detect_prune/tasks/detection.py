@@ -1,7 +1,7 @@
 """Detection as the engine sees it: a Darknet network, pictures with boxes, and AP."""
 
-import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,17 @@ from detect_prune.datasets import (
     Batch,
     Batches,
     DetectionData,
-    DetectionSet,
     read_picture,
     train_batches,
     val_batches,
 )
-from detect_prune.detection import YoloLoss, coco_metrics, detect, voc_metrics
+from detect_prune.detection import YoloLoss, coco_metrics, voc_metrics
 from detect_prune.engine.task import Metrics, Recipe
 from detect_prune.errors import DetectPruneError
 from detect_prune.export.darknet import save_pruned
 from detect_prune.report.figures import contact_sheet, draw_boxes
-from detect_prune.report.progress import Progress
-from detect_prune.structures import Detections, Truth
 from detect_prune.tasks.detector import Detector, load
+from detect_prune.tasks.scoring import PROTOCOLS, find_all, require_same_classes, to_input
 
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""
@@ -154,13 +152,13 @@ class DetectionTask:
             raise DetectPruneError(f"none of {len(drawn)} training pictures could be read: {'; '.join(skipped[:3])}")
 
     def evaluate(self, model: nn.Module) -> Metrics:
-        """COCO's AP on all validation pictures that can be read, as `detector valid` sets it up: scores > .001, NMS .6.
+        """COCO's AP on all validation pictures that can be read, by the protocol `coco`.
 
         Raises:
             DetectPruneError: none can be read.
         """
         truths, found, skipped = find_all(
-            model, self.data.val, batch=self.batch, workers=self.workers, score_threshold=0.001, iou_threshold=0.6
+            model, self.data.val, PROTOCOLS["coco"], batch=self.batch, workers=self.workers
         )
         if skipped and not truths:
             raise DetectPruneError(
@@ -180,9 +178,8 @@ class DetectionTask:
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         shown = self.data.val.subset(range(min(SHOWN_PICTURES, len(self.data.val))))
-        truths, found, _ = find_all(
-            model, shown, batch=self.batch, score_threshold=0.25, iou_threshold=0.45, quiet=True
-        )
+        usual = replace(PROTOCOLS["coco"], score_threshold=0.25, iou_threshold=0.45)
+        truths, found, _ = find_all(model, shown, usual, batch=self.batch, quiet=True)
         pictures = [draw_boxes(read_picture(truth.path), boxes, self.data.names) for truth, boxes in zip(truths, found)]
         return {"detections": contact_sheet(pictures)} if pictures else {}
 
@@ -218,82 +215,3 @@ def _smallest_batch(model: Detector) -> int:
     sizes = plan_sizes(model.steps, model.input_size)
     normalised = [step.index for step in model.steps if isinstance(step, Convolution) and step.batch_normalize]
     return 2 if any(sizes[index] == (1, 1) for index in normalised) else 1
-
-
-def require_same_classes(model: Detector, data: DetectionData) -> None:
-    """Raises DetectPruneError unless the network has as many classes as the data."""
-    if model.num_classes != len(data.names):
-        raise DetectPruneError(
-            f"the network has {model.num_classes} classes and the data '{data.name}' has {len(data.names)}; "
-            "train.py and prune.py adapt the heads by themselves, scoring can't",
-            file=model.cfg.path,
-        )
-
-
-@torch.inference_mode()
-def find_all(
-    model: Detector,
-    pictures: DetectionSet,
-    *,
-    batch: int,
-    workers: int = 0,
-    letterbox: bool | None = None,
-    score_threshold: float,
-    iou_threshold: float,
-    nms: str = "cfg",
-    quiet: bool = False,
-) -> tuple[list[Truth], list[Detections], list[str]]:
-    """Runs a network over a set.
-
-    Args:
-        letterbox: keep the pictures' proportions; None for what the cfg says.
-        score_threshold, iou_threshold, nms: as for `detect`.
-        quiet: no progress is shown.
-
-    Returns:
-        The truths of the pictures that could be read, what was found in each (pixels of the stored picture, clipped to
-        it), and a sentence for each picture that could not be read.
-    """
-    was_training = model.training
-    model.eval()
-    truths: list[Truth] = []
-    found: list[Detections] = []
-    skipped: list[str] = []
-    letterbox = model.cfg.letter_box if letterbox is None else letterbox
-    batches = val_batches(pictures, model.input_size, batch, workers=workers, letterbox=letterbox)
-    with contextlib.nullcontext() if quiet else Progress(len(batches), "scoring") as progress:
-        for group in batches:
-            skipped += group.skipped
-            if len(group):
-                raws = model(to_input(group.pictures, model))
-                results = detect(
-                    raws,
-                    model.heads,
-                    model.input_size,
-                    score_threshold=score_threshold,
-                    iou_threshold=iou_threshold,
-                    nms=nms,
-                )
-                for index, placement, result in zip(group.indices, group.placements, results):
-                    truth = pictures[index]
-                    truths.append(truth)
-                    found.append(_on_picture(result, placement.back(result.boxes.cpu().numpy()), truth))
-            if progress is not None:
-                progress.step()
-    model.train(was_training)
-    return truths, found, skipped
-
-
-def _on_picture(result: Detections, boxes: np.ndarray, truth: Truth) -> Detections:
-    limits = [truth.width, truth.height, truth.width, truth.height]
-    clipped = torch.from_numpy(boxes.clip(0, limits).astype(np.float32))
-    return Detections(clipped, result.scores.cpu(), result.labels.cpu())
-
-
-def to_input(pictures: Tensor, model: nn.Module) -> Tensor:
-    """(B, 3, H, W) uint8 -> float in 0..1, on the model's device and in its memory format."""
-    # The two formats of a 1x1 kernel are the same in memory; it takes a larger one to tell.
-    telling = next((weight for weight in model.parameters() if weight.dim() == 4 and weight.shape[-1] > 1), None)
-    last = telling is not None and telling.is_contiguous(memory_format=torch.channels_last)
-    inputs = pictures.to(next(model.parameters()).device, non_blocking=True).float().div_(255)
-    return inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

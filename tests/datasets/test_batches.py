@@ -1,6 +1,7 @@
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -56,6 +57,30 @@ def test_scoring_sees_every_picture_once_in_order(dataset):
 def test_letterbox_is_passed_on(dataset):
     batch = next(iter(val_batches(dataset, SIZE, 2, letterbox=True)))
     assert batch.placements[0].left > 0 and (batch.pictures[0, :, :, 0] == 127).all()
+
+
+def test_darknets_resizing_is_passed_on(dataset):
+    batch = next(iter(val_batches(dataset, SIZE, 3, letterbox=True, resize="darknet", truncate=True)))
+    assert batch.pictures.dtype == torch.float32
+    for index, picture, placement in zip(batch.indices, batch.pictures, batch.placements):
+        expected = fit(read_picture(dataset.path(index)), SIZE, True, "darknet", True)
+        assert np.array_equal(picture.permute(1, 2, 0), expected[0]) and placement == expected[1]
+
+
+def test_scoring_can_be_stopped_in_the_middle(dataset):
+    reading = iter(val_batches(dataset, SIZE, 1, workers=2))
+    assert next(reading).indices == [0] and next(reading).indices == [1]
+    reading.close()
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+def test_what_fails_in_a_thread_fails_here(dataset, monkeypatch):
+    def refuse(path):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(batches, "read_picture", refuse)
+    with pytest.raises(RuntimeError, match="broken"):
+        list(val_batches(dataset, SIZE, 2, workers=1))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -148,7 +173,7 @@ def test_a_spawned_worker_gets_no_decoded_pictures_and_nothing_is_warmed_up_for_
 
 def test_workers_start_where_there_are_no_process_groups(dataset, monkeypatch):
     monkeypatch.delattr(batches.os, "setpgid")
-    assert len(list(val_batches(dataset, SIZE, 4, workers=1))) == 3
+    assert len(list(train_batches(dataset, SIZE, 4, 0, 0, workers=1))) == 2
 
 
 def test_augmentation_can_be_chosen(dataset):
@@ -166,7 +191,7 @@ def test_a_signal_to_the_group_does_not_take_the_workers_away(tmp_path, write_pi
         write_picture(tmp_path / f"{number}.png", 60, 40, number)
     code = f"""
 import os, pathlib, signal, time
-from detect_prune.datasets import val_batches
+from detect_prune.datasets import train_batches
 from detect_prune.datasets.detection_set import DetectionSetBuilder
 builder = DetectionSetBuilder(("a",))
 for number in range(40):
@@ -174,7 +199,7 @@ for number in range(40):
 heard = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: heard.append(1))
-batches = iter(val_batches(builder.finish(), (64, 48), 1, workers=2))
+batches = iter(train_batches(builder.finish(), (64, 48), 1, 0, 0, workers=2, augment=False))
 count = len(next(batches))
 for number in (signal.SIGINT, signal.SIGTERM):
     os.killpg(os.getpgrp(), number)

@@ -153,3 +153,68 @@ def test_unknown_kinds_are_refused():
     heads = [dataclasses.replace(head, nms_kind="cornersnms") for head in make_heads()]
     with pytest.raises(ValueError, match="cornersnms"):
         detect(raws, heads, (64, 64))
+
+
+def darknet_rows(raws, heads, size, index, threshold):
+    """Darknet's list of a picture: head by head, cell by cell, anchor by anchor: box cxcywh in fractions, scores."""
+    rows = []
+    for raw, head in zip(raws, heads):
+        boxes, objectness, classes = (part[index] for part in decode(raw, head, size))
+        height, width = raw.shape[2:]
+        for cell in range(height * width):
+            for anchor in range(len(head.anchors)):
+                number = anchor * height * width + cell
+                if objectness[number] > threshold:
+                    scores = (objectness[number] * classes[number]).tolist()
+                    fractions = boxes[number] / torch.tensor([*size, *size])
+                    rows.append((fractions.tolist(), [score if score > threshold else 0.0 for score in scores]))
+    return rows
+
+
+def darknet_sort(rows, threshold, exponent, scale=(1, 1)):
+    """diounms_sort: sorts by each class in turn, suppresses within it, and goes on with the list as it then stands."""
+    rows = [([side * factor for side, factor in zip(box, (*scale, *scale))], list(scores)) for box, scores in rows]
+    for label in range(3):
+        rows.sort(key=lambda row: -row[1][label])
+        for position, (box, scores) in enumerate(rows):
+            if scores[label]:
+                for other, others in rows[position + 1 :]:
+                    if overlap(box, other, exponent) > threshold:
+                        others[label] = 0.0
+    return [
+        ([side / factor for side, factor in zip(box, (*scale, *scale))], score, label)
+        for box, scores in rows
+        for label, score in enumerate(scores)
+        if score
+    ]
+
+
+@pytest.mark.parametrize(("kind", "exponent"), [("default", None), ("greedynms", 0.6), ("diounms", 0.7)])
+def test_darknets_order_is_that_of_its_sorts(kind, exponent):
+    torch.manual_seed(5)
+    heads = make_heads(nms_kind=kind, beta_nms=0.7)
+    raws = [torch.randn(2, 16, 2, 3) - 1, torch.randn(2, 16, 4, 6) - 1]
+    raws[0][1, :, 0, 0] = raws[0][1, :, 1, 1]  # equal scores in two cells, so that the grid decides
+    found = detect(raws, heads, (96, 64), 0.03, 0.3, darknet_order=True)
+    for index, picture in enumerate(found):
+        expected = darknet_sort(darknet_rows(raws, heads, (96, 64), index, 0.03), 0.3, exponent)
+        assert picture.labels.tolist() == [label for _, _, label in expected]
+        assert picture.scores.tolist() == pytest.approx([score for _, score, _ in expected])
+        boxes = torch.tensor([box for box, _, _ in expected]) * torch.tensor([96, 64, 96, 64])
+        torch.testing.assert_close(picture.boxes, boxes, rtol=1e-4, atol=1e-3)
+        assert len(picture) > 20 and (picture.scores.diff() > 0).any()
+
+
+def test_distances_are_measured_in_the_unit_that_is_asked_for():
+    torch.manual_seed(6)
+    heads = make_heads(nms_kind="greedynms")
+    raws = [torch.randn(2, 16, 2, 3), torch.randn(2, 16, 4, 6)]
+    frames = torch.tensor([[500.0, 40.0], [30.0, 300.0]])
+    found = detect(raws, heads, (96, 64), 0.05, 0.2, frames=frames)
+    in_fractions = detect(raws, heads, (96, 64), 0.05, 0.2)
+    for index, picture in enumerate(found):
+        expected = darknet_sort(darknet_rows(raws, heads, (96, 64), index, 0.05), 0.2, 0.6, frames[index].tolist())
+        assert sorted(picture.scores.tolist()) == pytest.approx(sorted(score for _, score, _ in expected))
+        assert len(picture) != len(in_fractions[index])
+    same = detect(raws, heads, (96, 64), 0.05, 0.2, frames=torch.tensor([[7.0, 7.0]] * 2))
+    assert [part.scores.tolist() for part in same] == [part.scores.tolist() for part in in_fractions]

@@ -1,38 +1,13 @@
 """VOC's numbers against cases computed by hand and against a loop over detections."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from scenes import FAR, A, B, C, make_found, make_truth, overlap
 
 from detect_prune.detection import voc_metrics
-from detect_prune.structures import Detections, Truth
-
-
-def make_truth(boxes, labels, difficult=None, crowd=None) -> Truth:
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    none = [False] * len(boxes)
-    return Truth(
-        Path("a.jpg"),
-        1,
-        640,
-        480,
-        boxes,
-        np.array(labels, np.int64),
-        (boxes[:, 2:] - boxes[:, :2]).prod(1),
-        np.array(crowd or none, bool),
-        np.array(difficult or none, bool),
-    )
-
-
-def make_found(boxes, labels, scores) -> Detections:
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return Detections(boxes, torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.int64))
-
-
-A, B, C, FAR = [0, 0, 100, 100], [200, 0, 300, 100], [0, 200, 100, 300], [500, 300, 600, 400]
+from detect_prune.structures import Detections
 
 
 def test_by_hand():
@@ -43,7 +18,7 @@ def test_by_hand():
     row = result.classes[0]
     assert (row.truths, row.TP, row.FP, row.FN) == (3, 2, 1, 1)
     assert result.precision == pytest.approx(2 / 3) and result.recall == pytest.approx(2 / 3)
-    points = voc_metrics([make_truth([A, B, C], [0, 0, 0])], [found], ["cat"], eleven_point=True)
+    points = voc_metrics([make_truth([A, B, C], [0, 0, 0])], [found], ["cat"], ap="11-point")
     # Recalls 0 to .3 see precision 1, .4 to .6 see 2/3, .7 to 1 see none.
     assert points.mAP == pytest.approx((4 * 1 + 3 * 2 / 3) / 11)
 
@@ -91,13 +66,7 @@ def test_detections_of_other_pictures_and_classes_do_not_match():
     assert result.mAP == 0 and (result.TP, result.FP, result.FN) == (0, 3, 2)
 
 
-def overlap(a, b) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(width, 0) * max(height, 0)
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
-
-
-def loop_ap(truths, detections, label, eleven_point, rule) -> float | None:
+def loop_ap(truths, detections, label, ap, rule) -> float | None:
     """VOCevaldet.m as a loop, without its extra pixel."""
     rows, objects = [], []
     for image, (truth, found) in enumerate(zip(truths, detections)):
@@ -122,8 +91,9 @@ def loop_ap(truths, detections, label, eleven_point, rule) -> float | None:
         else:
             fp += 1
         curve.append((tp / n, tp / max(tp + fp, 1)))
-    if eleven_point:
-        return sum(max((p for r, p in curve if r >= t / 10), default=0) for t in range(11)) / 11
+    if ap != "area":
+        n = int(ap.split("-")[0])
+        return sum(max((p for r, p in curve if r >= t / (n - 1)), default=0) for t in range(n)) / n
     area, last = 0.0, 0.0
     for index, (recall, _) in enumerate(curve):
         area += (recall - last) * max(p for _, p in curve[index:])
@@ -131,9 +101,9 @@ def loop_ap(truths, detections, label, eleven_point, rule) -> float | None:
     return area
 
 
-@pytest.mark.parametrize("eleven_point", [False, True])
+@pytest.mark.parametrize("ap", ["area", "11-point", "101-point"])
 @pytest.mark.parametrize("rule", ["ignore", "drop", "keep"])
-def test_equals_the_loop(eleven_point, rule):
+def test_equals_the_loop(ap, rule):
     random = np.random.default_rng(5)
     truths, detections = [], []
     for _ in range(30):
@@ -144,8 +114,8 @@ def test_equals_the_loop(eleven_point, rule):
         found = np.concatenate([boxes, boxes + random.normal(0, 15, boxes.shape)])
         relabelled = np.where(random.random(12) < 0.2, random.integers(3, size=12), np.tile(labels, 2))
         detections.append(make_found(found.tolist(), relabelled.tolist(), random.random(12).tolist()))
-    result = voc_metrics(truths, detections, ["a", "b", "c", "none"], eleven_point, rule)
-    expected = [loop_ap(truths, detections, label, eleven_point, rule) for label in range(4)]
+    result = voc_metrics(truths, detections, ["a", "b", "c", "none"], ap, rule)
+    expected = [loop_ap(truths, detections, label, ap, rule) for label in range(4)]
     assert expected[3] is None and 0.2 < expected[0] < 0.9
     for row, value in zip(result.classes, expected):
         assert (value if value is None else pytest.approx(value)) == row.AP
@@ -163,3 +133,5 @@ def test_bad_arguments_are_refused():
         voc_metrics([make_truth([], [])], [], ["cat"])
     with pytest.raises(ValueError, match="hide"):
         voc_metrics([], [], ["cat"], difficult="hide")
+    with pytest.raises(ValueError, match="12-point"):
+        voc_metrics([], [], ["cat"], ap="12-point")

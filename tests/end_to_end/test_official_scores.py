@@ -1,6 +1,4 @@
-"""The official yolov4-tiny weights, end to end: boxes as OpenCV has them, scores as Darknet has them."""
-
-import json
+"""The official yolov4-tiny weights, end to end: boxes as OpenCV has them, and the scores of the main job."""
 
 import cv2
 import numpy as np
@@ -10,7 +8,7 @@ import torch
 from detect_prune.boxes import clip_boxes
 from detect_prune.darknet import Darknet, load_cfg, read_weights
 from detect_prune.datasets import fit, load_data, read_picture
-from detect_prune.detection import coco_metrics, decode, detect, voc_metrics
+from detect_prune.detection import coco_metrics, decode, detect
 from detect_prune.structures import Detections
 
 SIZE = (416, 416)
@@ -59,25 +57,15 @@ def test_plain_suppression(net, data, stretched):
     assert pytest.approx((0.263, 0.491), abs=0.001) == (result.AP, result.AP50)
 
 
-def test_suppression_of_the_cfg_is_darknets_coco_route(net, data, stretched, real_data):
+def test_suppression_of_the_cfg(net, data, stretched):
     result = coco_metrics(data.val, found_in(net, data, stretched), data.names)
     assert pytest.approx((0.272, 0.479), abs=0.001) == (result.AP, result.AP50)
-    darknet = json.loads((real_data / "darknet/reference/valid_coco.json").read_text())
-    # Darknet resized without OpenCV, with aligned corners, which moves each number a little.
-    numbers = result.as_dict()
-    assert [numbers[name] for name in darknet["order"]] == pytest.approx(darknet["yolov4-tiny"], abs=0.01)
 
 
 def test_letterbox(net, data):
     run = forward(net, data, letterbox=True)
     result = coco_metrics(data.val, found_in(net, data, run, nms="plain", iou_threshold=0.45), data.names)
     assert pytest.approx((0.272, 0.476), abs=0.003) == (result.AP, result.AP50)
-
-
-def test_darknets_own_map(net, data, stretched):
-    """`darknet detector map`: 44.30 % over all 80 classes."""
-    found = found_in(net, data, stretched, score_threshold=0.005, iou_threshold=0.45)
-    assert voc_metrics(data.val, found, data.names, difficult="drop").mAP_all == pytest.approx(0.443, abs=0.003)
 
 
 @pytest.mark.skipif(not hasattr(cv2.dnn, "readNetFromDarknet"), reason="this OpenCV has no Darknet importer")

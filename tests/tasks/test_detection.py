@@ -10,8 +10,9 @@ from detect_prune.datasets import val_batches
 from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.build import detection_task
-from detect_prune.tasks.detection import augmentation_of, find_all, to_input
+from detect_prune.tasks.detection import augmentation_of
 from detect_prune.tasks.detector import Detector, load, usual_names
+from detect_prune.tasks.scoring import to_input
 
 
 @pytest.fixture
@@ -48,25 +49,6 @@ def test_with_the_same_classes_nothing_is_adapted(files, tmp_path):
     assert task.notes == []
     for name, value in original.state_dict().items():
         assert torch.equal(value, task.model.state_dict()[name])
-
-
-def test_pictures_become_inputs_between_0_and_1(files):
-    model = load(files[0])
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert torch.equal(to_input(pictures, model), pictures.float() / 255)
-    last = model.to(memory_format=torch.channels_last)
-    assert to_input(pictures, last).is_contiguous(memory_format=torch.channels_last)
-
-
-def test_one_picture_at_a_time_finds_what_a_batch_finds(files):
-    cfg, weights, data = files
-    task = detection_task(cfg, weights, data=data, batch=4)
-    together = find_all(task.model, task.data.val, batch=8, score_threshold=0.01, iou_threshold=0.5, quiet=True)[1]
-    for truth, found in zip(task.data.val, together):
-        alone = task.model.predict(truth.path, score_threshold=0.01, iou_threshold=0.5)
-        assert len(alone) == len(found)
-        assert torch.allclose(alone.scores, found.scores, atol=1e-5)
-        assert torch.allclose(alone.boxes.sum(), found.boxes.sum(), rtol=1e-4)
 
 
 def test_loss_parts_add_up_and_reach_every_weight(files):
@@ -144,12 +126,6 @@ def test_an_augmentation_that_is_out_of_range_is_refused_with_its_line(text):
 
 def test_a_factor_below_one_means_its_inverse():
     assert augmentation_of(parse_cfg(TINY_CFG.replace("saturation=1.5", "saturation=.8"))).saturation == 1.25
-
-
-def test_a_network_of_1x1_kernels_takes_pictures():
-    model = Detector(parse_cfg(TINY_CFG.replace("size=3", "size=1")))
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert torch.equal(to_input(pictures, model), pictures.float() / 255)
 
 
 def test_without_weights_only_one_network_is_built(files, monkeypatch):

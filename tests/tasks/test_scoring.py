@@ -1,0 +1,123 @@
+"""Running a network over a set: what runs is the same network, and the protocols are what they say."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny import TINY_CFG, write_coco
+
+from detect_prune.boxes import clip_boxes
+from detect_prune.darknet import parse_cfg
+from detect_prune.datasets import load_data
+from detect_prune.datasets.detection_set import DetectionSetBuilder
+from detect_prune.tasks.detector import Detector
+from detect_prune.tasks.scoring import PROTOCOLS, find_all, inference_copy, to_input
+
+
+@pytest.fixture
+def model():
+    """With statistics and scales that a fold must not mistake for ones."""
+    torch.manual_seed(0)
+    model = Detector(parse_cfg(TINY_CFG))
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        for value in (norm.weight, norm.running_var):
+            torch.nn.init.uniform_(value, 0.5, 2)
+        for value in (norm.bias, norm.running_mean):
+            torch.nn.init.uniform_(value, -0.5, 0.5)
+    return model.eval()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of several shapes, none that of the network's input."""
+    builder = DetectionSetBuilder(("a", "b"))
+    for number, (width, height) in enumerate([(50, 40), (33, 64), (80, 20), (47, 46)]):
+        path = tmp_path / f"{number}.png"
+        cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        builder.add_picture(path, number, width, height)
+    return builder.finish()
+
+
+def find(model, pictures, protocol, **options):
+    return find_all(model, pictures, protocol, batch=options.pop("batch", 3), quiet=True, **options)[1]
+
+
+def test_the_copy_gives_the_same_numbers_and_the_network_stays_as_it_is(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    network = inference_copy(model)
+    assert model.training and not network.training
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    pictures = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        for ours, theirs in zip(network(pictures), model.eval()(pictures)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert value.is_contiguous()
+
+
+def test_pictures_become_inputs_between_0_and_1(model):
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(to_input(pictures, model), pictures.float() / 255)
+    assert torch.equal(to_input(pictures.float() / 255, model), pictures.float() / 255)
+    last = model.to(memory_format=torch.channels_last)
+    assert to_input(pictures, last).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_network_of_1x1_kernels_takes_pictures():
+    model = Detector(parse_cfg(TINY_CFG.replace("size=3", "size=1")))
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(to_input(pictures, model), pictures.float() / 255)
+
+
+def test_one_picture_at_a_time_finds_what_a_batch_finds(model, tmp_path):
+    data = load_data(write_coco(tmp_path / "squares", classes=2)).val
+    usual = dataclasses.replace(PROTOCOLS["coco"], score_threshold=0.004, iou_threshold=0.5)
+    together = find(model, data, usual, batch=8)
+    for truth, found in zip(data, together, strict=True):
+        alone = model.predict(truth.path, score_threshold=0.004, iou_threshold=0.5)
+        assert len(alone) == len(found) > 3
+        assert torch.allclose(alone.scores, found.scores, atol=1e-5)
+        assert torch.allclose(alone.boxes.sum(), found.boxes.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_threads_and_batches_do_not_matter(model, pictures, protocol, letterbox):
+    expected = find(model, pictures, protocol, letterbox=letterbox)
+    assert any(len(found) for found in expected)
+    for batch, workers in ((1, 2), (4, 1)):
+        for ours, theirs in zip(
+            find(model, pictures, protocol, letterbox=letterbox, batch=batch, workers=workers), expected
+        ):
+            assert torch.equal(ours.labels, theirs.labels)
+            torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=1e-4, atol=1e-3)
+
+
+def test_only_detector_map_leaves_boxes_outside(model, pictures):
+    sizes = [(truth.width, truth.height) for truth in pictures]
+    for protocol in PROTOCOLS.values():
+        easy = dataclasses.replace(protocol, score_threshold=0.002)
+        inside = [
+            torch.equal(found.boxes, clip_boxes(found.boxes, *size))
+            for found, size in zip(find(model, pictures, easy), sizes)
+        ]
+        assert all(inside) == protocol.clip
+
+
+def test_detections_are_best_first_unless_darknets_order_is_asked_for(model, pictures):
+    for protocol in PROTOCOLS.values():
+        easy = dataclasses.replace(protocol, score_threshold=0.002)
+        ordered = [bool((found.scores.diff() <= 0).all()) for found in find(model, pictures, easy)]
+        assert all(ordered) != protocol.darknet_order
+
+
+def test_pictures_that_can_not_be_read_are_left_out_and_named(model, pictures):
+    pictures.path(1).write_bytes(b"")
+    truths, found, skipped = find_all(model, pictures, PROTOCOLS["coco"], batch=2, workers=1, quiet=True)
+    assert [truth.image_id for truth in truths] == [0, 2, 3] and len(found) == 3
+    assert len(skipped) == 1 and "1.png" in skipped[0]
