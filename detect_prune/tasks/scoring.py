@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,25 +131,40 @@ def find_all(
         for group in batches:
             skipped += group.skipped
             if len(group):
-                results = detect(
-                    network(to_input(group.pictures, network)),
-                    model.heads,
-                    model.input_size,
-                    score_threshold=protocol.score_threshold,
-                    iou_threshold=protocol.iou_threshold,
-                    nms=nms,
-                    max_candidates=protocol.max_candidates,
-                    frames=_frames(group.placements, model.input_size, protocol.unit),
-                    darknet_order=protocol.darknet_order,
-                )
+                raws = network(to_input(group.pictures, network))
                 truths += [pictures[index] for index in group.indices]
-                found += [_on_picture(*pair, protocol.clip) for pair in zip(results, group.placements)]
+                found += detect_on_pictures(raws, group.placements, model, protocol, nms)
             if progress is not None:
                 progress.step()
     return truths, found, skipped
 
 
-def _frames(placements: list[Placement], size: tuple[int, int], unit: str) -> Tensor | None:
+def detect_on_pictures(
+    raws: Sequence[Tensor], placements: Sequence[Placement], model: Darknet, protocol: Protocol, nms: str = "cfg"
+) -> list[Detections]:
+    """What the raw heads of a batch say about its stored pictures, by a protocol's rules.
+
+    Args:
+        raws: one tensor a head, as the network returns them.
+        placements: where each of the pictures lies in the network's input.
+        model: its heads and input size count.
+        nms: as for `detect`.
+    """
+    results = detect(
+        raws,
+        model.heads,
+        model.input_size,
+        score_threshold=protocol.score_threshold,
+        iou_threshold=protocol.iou_threshold,
+        nms=nms,
+        max_candidates=protocol.max_candidates,
+        frames=_frames(placements, model.input_size, protocol.unit),
+        darknet_order=protocol.darknet_order,
+    )
+    return [_on_picture(*pair, protocol.clip) for pair in zip(results, placements)]
+
+
+def _frames(placements: Sequence[Placement], size: tuple[int, int], unit: str) -> Tensor | None:
     """(B, 2) width and height of the network's input in the unit."""
     if unit == "input":
         return None
