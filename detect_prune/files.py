@@ -142,6 +142,20 @@ def read_text(path: str | Path, what: str) -> str:
             raise DetectPruneError(f"can't be read as a {what}: {error.strerror}", file=path) from None
 
 
+def list_folder(folder: str | Path, what: str) -> list[str]:
+    """The names in a folder; `what` names what is kept in it ("pictures").
+
+    Raises:
+        DetectPruneError: the folder is missing, is a file, or can't be read.
+    """
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DetectPruneError(f"no such folder; {what} were expected in it", file=folder) from None
+    except OSError as error:
+        raise DetectPruneError(f"this folder of {what} can't be read: {error.strerror}", file=folder) from None
+
+
 def require_disk_space(folder: str | Path, size: int) -> None:
     """Raises DetectPruneError unless the disk under `folder` (made if missing) has `size` bytes free."""
     make_folder(folder)

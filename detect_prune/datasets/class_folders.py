@@ -16,12 +16,15 @@ from torch import Tensor
 from detect_prune.datasets.cache import cache_folder, cached_folder
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture, decode_picture, read_picture
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import write_json
+from detect_prune.files import open_binary, write_json
 
 _SPLITS = ("train", "test")
 _ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
 _LARGEST = 128
 """Sides above this are not for a loader that keeps the whole set in memory."""
+
+_LARGEST_FILE = 16_000_000
+"""Bytes of a file in an archive. A picture of the largest size takes 50,000 uncompressed; metadata may come along."""
 
 Split = tuple[Tensor, Tensor]
 
@@ -142,21 +145,37 @@ def _in_folder(folder: Path) -> Iterator[_Entry]:
 
 def _in_archive(archive: Path) -> Iterator[_Entry]:
     """Streams through the tar once; nothing is unpacked to disk."""
-    try:
-        with tarfile.open(archive, "r|*") as tar:
-            for member in tar:
-                name = PurePosixPath(member.name)
-                if (
-                    member.isfile()
-                    and name.suffix.lower() in PICTURE_SUFFIXES
-                    and len(name.parts) >= 3
-                    and name.parts[-3] in _SPLITS
-                ):
-                    yield (
-                        name.parts[-3],
-                        name.parts[-2],
-                        name.name,
-                        partial(decode_picture, tar.extractfile(member).read(), f"{archive}/{name}"),
-                    )
-    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise DetectPruneError(f"broken or cut off archive ({error})", file=archive) from None
+    with open_binary(archive, "tar of class folders") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r|*") as tar:
+                for member in tar:
+                    yield from _entry(tar, member, archive)
+        except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
+            raise DetectPruneError(f"broken or cut off archive ({error})", file=archive) from None
+        except OSError as error:  # bz2 and gzip say so when their bytes make no sense
+            reason = error.strerror or error
+            raise DetectPruneError(f"the archive can't be read: {reason}", file=archive) from None
+
+
+def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> Iterator[_Entry]:
+    # Looked at even for what is passed over: a stream has to be unpacked up to its end, and zeros pack a thousandfold.
+    if not 0 <= member.size <= _LARGEST_FILE:
+        limit = f"{_LARGEST_FILE} at most were expected of a small picture"
+        raise DetectPruneError(f"{member.name[:80]} in it has {member.size} bytes; {limit}", file=archive)
+    name = PurePosixPath(member.name)
+    if member.isdir() or name.suffix.lower() not in PICTURE_SUFFIXES:
+        return
+    if len(name.parts) < 3 or name.parts[-3] not in _SPLITS:
+        return
+    split, label = name.parts[-3:-1]
+    where = f"{archive}/{name}"
+    if label == "..":
+        raise DetectPruneError(f"{name} in it is in no class folder", file=archive)
+    data = tar.extractfile(member).read() if member.isreg() else None
+    yield split, label, name.name, partial(_read_member, data, where)
+
+
+def _read_member(data: bytes | None, where: str) -> np.ndarray:
+    if data is None:
+        raise CorruptPicture("this is a link, not a file", file=where)
+    return decode_picture(data, where)

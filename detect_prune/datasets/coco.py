@@ -10,7 +10,7 @@ import numpy as np
 
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder, require_pictures
 from detect_prune.datasets.json_records import JsonRecords
-from detect_prune.datasets.picture import SIDE_LIMIT, picture_size
+from detect_prune.datasets.picture import SIDE_LIMIT, CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
 
 _ID_LIMIT = 2**62
@@ -61,19 +61,28 @@ class _Reader:
         require_pictures(self.paths, self.file, self.image_lines)
         category_ids = tuple(sorted(self.category_names))
         builder = DetectionSetBuilder(tuple(self.category_names[category_id] for category_id in category_ids))
-        for image_id, path, size in zip(self.image_numbers, self.paths, self.sizes):
-            builder.add_picture(path, image_id, *(size or picture_size(path)))
+        numbers, left_out = self._add_pictures(builder)
         boxes = np.array(self.boxes).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        builder.add_boxes(
-            self._positions(self.image_ids, list(self.image_numbers), "image"),
-            boxes,
-            self._positions(self.category_ids, category_ids, "category"),
-            np.array(self.areas),
-            np.array(self.crowd, bool),
-        )
+        owners = numbers[self._positions(self.image_ids, list(self.image_numbers), "image")]
+        labels = self._positions(self.category_ids, category_ids, "category")
+        columns = (owners, boxes, labels, np.array(self.areas), np.array(self.crowd, bool))
+        builder.add_boxes(*(column[owners >= 0] for column in columns))
         dataset = builder.finish()
-        return dataset, category_ids, [f"{self.file.name}: {text}" for text in self._doubts() + builder.warnings]
+        warnings = [*left_out, *self._doubts(), *builder.warnings]
+        return dataset, category_ids, [f"{self.file.name}: {text}" for text in warnings]
+
+    def _add_pictures(self, builder: DetectionSetBuilder) -> tuple[np.ndarray, list[str]]:
+        """Returns the number in the set of each record (-1: left out), and a sentence on each that was left out."""
+        numbers, left_out = np.full(len(self.paths), -1), []
+        for index, (image_id, path, size) in enumerate(zip(self.image_numbers, self.paths, self.sizes)):
+            try:
+                builder.add_picture(path, image_id, *(size or picture_size(path)))
+            except CorruptPicture as error:
+                left_out.append(f"images[{index}] is left out: {error}")
+            else:
+                numbers[index] = len(builder) - 1
+        return numbers, left_out
 
     def _positions(self, used: array, ids: list[int] | tuple[int, ...], kind: str) -> np.ndarray:
         """Where each id of the annotations stands in `ids`."""

@@ -1,44 +1,76 @@
 """Darknet's lists: a text of picture paths, and for each picture a text of `class x y width height` in shares of it."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder, require_pictures
+from detect_prune.datasets.numbers import parse_number, parse_whole
 from detect_prune.datasets.picture import CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text
 
+_DATA_KEYS = (
+    *("classes", "train", "valid", "names", "backup", "results", "eval", "map", "difficult"),
+    *("test", "labels", "leaves", "top", "tree", "underscore"),
+)
+"""What Darknet's detector and classifier look for in a .data file; train, valid, names and classes are read here."""
 
-def read_data_file(file: Path, root: Path | None, splits: tuple[str, ...]) -> dict[str, tuple[Path, int]]:
-    """Reads a `.data` file: `key = value` lines, of which train, valid and names are used.
+
+@dataclass(frozen=True)
+class DataFile:
+    """What a `.data` file says."""
+
+    files: dict[str, tuple[Path, int]]
+    """For each split that was asked for, and for `names`: the file, and the line that says so."""
+    classes: tuple[int, int] | None
+    """How many classes, if it says so, and the line."""
+    warnings: list[str]
+
+
+def read_data_file(file: Path, root: Path | None, splits: tuple[str, ...]) -> DataFile:
+    """Reads a `.data` file: `key = value` lines.
 
     Paths in it are relative to `root`, to the file's folder, or (Darknet's way) to the working folder: the first that
     is there.
 
-    Returns:
-        For each of `splits`, and for `names`: the file, and the line that says so.
+    Raises:
+        DetectPruneError: a line is no `key = value`, a key is there twice or missing, a file is missing.
     """
     values: dict[str, tuple[str, int]] = {}
     for number, line in enumerate(read_text(file, "Darknet .data file").split("\n"), 1):
         line = line.strip()
         if not line or line[0] in "#;":
             continue
-        key, equals, value = line.partition("=")
-        if not equals or not value.strip():
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not key or not equals or not value:
             raise DetectPruneError(f'"{line[:60]}" found; key = value was expected', file=file, line=number)
-        values[key.strip()] = (value.strip(), number)
+        if key in values:
+            raise DetectPruneError(f"the key {key} stands here a second time", file=file, line=number)
+        values[key] = (value, number)
     found = {}
     for name in (*splits, "names"):
         key = "valid" if name == "val" else name
         if key not in values:
             raise DetectPruneError(f"the line {key} = FILE is missing", file=file)
         value, line = values[key]
-        candidates = [folder / value for folder in (root, file.parent, Path()) if folder is not None]
+        candidates = [folder / _slashes(value) for folder in (root, file.parent, Path()) if folder is not None]
         path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
         if path is None:
             raise DetectPruneError(f"{key} = {value}: there is no such file", file=file, line=line)
         found[name] = (path, line)
-    return found
+    unknown = [f"{file.name}:{line}: unknown key {key}" for key, (_, line) in values.items() if key not in _DATA_KEYS]
+    return DataFile(found, _classes(values, file), unknown)
+
+
+def _classes(values: dict[str, tuple[str, int]], file: Path) -> tuple[int, int] | None:
+    if "classes" not in values:
+        return None
+    text, line = values["classes"]
+    classes = parse_whole(text)
+    if classes is None or classes < 1:
+        raise DetectPruneError(f"classes is {text}; how many there are was expected", file=file, line=line)
+    return classes, line
 
 
 def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = None) -> tuple[DetectionSet, list[str]]:
@@ -46,12 +78,13 @@ def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = 
 
     Args:
         lists: texts with one picture a line; relative ones lie below `folder`, the list's folder or the working one.
+            A backslash is read as a slash: lists are made on Windows, too.
         names: class names.
         folder: folder of the data set.
 
     Returns:
         The set, and warnings: boxes that were clipped or dropped, pictures without a label file (they count as empty,
-        as in Darknet).
+        as in Darknet), pictures that can't be read.
 
     Raises:
         DetectPruneError: names the file, and its line.
@@ -59,39 +92,45 @@ def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = 
     builder = DetectionSetBuilder(names)
     warnings = []
     for file in lists:
-        lines = [
-            (number, line.strip())
-            for number, line in enumerate(read_text(file, "Darknet list of pictures").split("\n"), 1)
-        ]
-        lines = [(number, line) for number, line in lines if line]
-        base = _base(Path(lines[0][1]), folder, file) if lines else Path()
-        paths = [base / line for _, line in lines]
-        require_pictures(paths, file, [number for number, _ in lines])
-        unlabelled = 0
-        label_folders: dict[Path, Path] = {}
-        for (number, _), path in zip(lines, paths):
-            if path.parent not in label_folders:
-                label_folders[path.parent] = label_folder(path.parent)
-            labels = label_folders[path.parent] / f"{path.stem}.txt"
-            try:
-                width, height = picture_size(path)
-            except CorruptPicture as error:
-                # Its boxes are shares of an unknown size, so it can be neither trained on nor scored.
-                warnings.append(f"{file.name}:{number}: left out: {error}")
-                continue
-            builder.add_picture(path, len(builder) + 1, width, height)
-            if os.path.isfile(labels):
-                _add_labels(builder, labels, width, height)
-            else:
-                unlabelled += 1
-        if unlabelled and unlabelled == len(lines):
-            raise DetectPruneError(
-                f"none of its {len(lines)} pictures has labels; the first would be {labels}", file=file
-            )
-        if unlabelled:
-            warnings.append(f"{file.name}: {unlabelled} pictures have no label file and count as empty")
+        warnings += _add_list(builder, file, folder)
     dataset = builder.finish()
     return dataset, warnings + [f"{', '.join(file.name for file in lists)}: {warning}" for warning in builder.warnings]
+
+
+def _add_list(builder: DetectionSetBuilder, file: Path, folder: Path | None) -> list[str]:
+    lines = read_text(file, "Darknet list of pictures").split("\n")
+    entries = [(number, _slashes(line.strip())) for number, line in enumerate(lines, 1) if line.strip()]
+    base = _base(Path(entries[0][1]), folder, file) if entries else Path()
+    paths = [base / entry for _, entry in entries]
+    require_pictures(paths, file, [number for number, _ in entries])
+    warnings, unlabelled = [], 0
+    label_folders: dict[Path, Path] = {}
+    for (number, _), path in zip(entries, paths):
+        if path.parent not in label_folders:
+            label_folders[path.parent] = label_folder(path.parent)
+        labels = label_folders[path.parent] / f"{path.stem}.txt"
+        try:
+            width, height = picture_size(path)
+        except CorruptPicture as error:
+            # Its boxes are shares of an unknown size, so it can be neither trained on nor scored.
+            warnings.append(f"{file.name}:{number}: left out: {error}")
+            continue
+        builder.add_picture(path, len(builder) + 1, width, height)
+        if os.path.exists(labels):
+            _add_labels(builder, labels, width, height)
+        else:
+            unlabelled += 1
+    if unlabelled and unlabelled == len(entries):
+        raise DetectPruneError(
+            f"none of its {len(entries)} pictures has labels; the first would be {labels}", file=file
+        )
+    if unlabelled:
+        warnings.append(f"{file.name}: {unlabelled} pictures have no label file and count as empty")
+    return warnings
+
+
+def _slashes(path: str) -> str:
+    return path.replace("\\", "/")
 
 
 def label_folder(pictures: Path) -> Path:
@@ -119,20 +158,22 @@ def _add_labels(builder: DetectionSetBuilder, labels: Path, width: int, height: 
         words = line.split()
         if not words:
             continue
-        try:
-            label, (x, y, w, h) = int(words[0]), map(float, words[1:])
-        except ValueError:
+        label, numbers = parse_whole(words[0]), [parse_number(word) for word in words[1:]]
+        if label is None or len(numbers) != 4:
             raise DetectPruneError(
-                f'"{line[:60]}" found; "class x y width height" was expected, a whole number and four shares',
+                f'"{line.strip()[:60]}" found; "class x y width height" was expected, a whole number and four shares',
                 file=labels,
                 line=number,
-            ) from None
+            )
         if not 0 <= label < len(builder.names):
             raise DetectPruneError(
                 f"class {label} found; there are {len(builder.names)} classes, from 0", file=labels, line=number
             )
-        if not all(abs(value) <= 10 for value in (x, y, w, h)):
+        if not all(abs(value) <= 10 for value in numbers):  # some reach out a little; pixels would be far more
             raise DetectPruneError(
-                "x, y, width and height have to be shares of the picture's size, 0 to 1", file=labels, line=number
+                f'"{line.strip()[:60]}" found; x, y, width and height have to be shares of the picture\'s size, 0 to 1',
+                file=labels,
+                line=number,
             )
+        x, y, w, h = numbers
         builder.add_box(((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height), label)

@@ -12,6 +12,9 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text
 from detect_prune.resources import find_resource, packaged_folder
 
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bool", "int", "float", "timestamp")}
+"""What yaml takes a bare word for. All of them are texts here; !include and the like are other programs' own."""
+
 FORMATS = {"coco": (), "voc": ("names",), "darknet": ("names",)}
 """The keys that each format has beside format, path, train and val."""
 
@@ -23,6 +26,7 @@ class Descriptor:
     file: Path
     values: dict[str, Any]
     lines: dict[str, int]
+    warnings: tuple[str, ...] = ()
 
     @property
     def format(self) -> str:
@@ -59,7 +63,10 @@ class Descriptor:
         for candidate in (folder / value, self.file.parent / value):
             if os.path.isfile(candidate):
                 return read_names(candidate)
-        return read_names(find_resource("data", value))
+        try:
+            return read_names(find_resource("data", value))
+        except DetectPruneError as error:
+            raise self.wrong("names", str(error)) from None
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -117,21 +124,27 @@ def _compose(file: Path) -> yaml.Node | None:
 def _plain(node: yaml.Node, file: Path) -> Any:
     """A text, a list of texts, or a dict of texts: a descriptor needs no more."""
     line = node.start_mark.line + 1
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
     if isinstance(node, yaml.ScalarNode):
         leaves = [node]
-    elif isinstance(node, yaml.SequenceNode):
-        leaves = node.value
     else:
-        leaves = [leaf for pair in node.value for leaf in pair]
-    if not all(isinstance(leaf, yaml.ScalarNode) for leaf in leaves):
-        raise DetectPruneError("a text, a list of texts, or keys with texts were expected", file=file, line=line)
-    if any("\0" in leaf.value for leaf in leaves):
-        raise DetectPruneError("a zero byte can't be part of a name", file=file, line=line)
+        leaves = [leaf for pair in pairs for leaf in pair] if pairs else node.value
+    for leaf in leaves:
+        if not isinstance(leaf, yaml.ScalarNode):
+            raise DetectPruneError("a text, a list of texts, or keys with texts were expected", file=file, line=line)
+        line = leaf.start_mark.line + 1
+        if "\0" in leaf.value:
+            raise DetectPruneError("a zero byte can't be part of a name", file=file, line=line)
+        if leaf.tag not in _PLAIN_TAGS:
+            raise DetectPruneError(f"the tag {leaf.tag} has no meaning here; a text was expected", file=file, line=line)
     if isinstance(node, yaml.ScalarNode):
         return node.value
     if isinstance(node, yaml.SequenceNode):
         return [leaf.value for leaf in leaves]
-    return {key.value: value.value for key, value in node.value}
+    plain = {key.value: value.value for key, value in pairs}
+    if len(plain) < len(pairs):
+        raise DetectPruneError("a key stands here a second time", file=file, line=line)
+    return plain
 
 
 def _check_keys(descriptor: Descriptor, splits: tuple[str, ...]) -> None:

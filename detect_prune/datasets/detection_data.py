@@ -6,10 +6,10 @@ from pathlib import Path
 
 from detect_prune.datasets.coco import read_coco
 from detect_prune.datasets.darknet_txt import read_data_file, read_lists
-from detect_prune.datasets.descriptor import Descriptor, read_descriptor
+from detect_prune.datasets.descriptor import Descriptor, read_descriptor, read_names
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder
 from detect_prune.datasets.sample import sample_folder
-from detect_prune.datasets.voc import find_devkit, read_voc
+from detect_prune.datasets.voc import find_devkit, find_image_set, read_voc
 from detect_prune.errors import DetectPruneError
 from detect_prune.resources import find_resource
 
@@ -31,7 +31,7 @@ class DetectionData:
     """The id that COCO's files have for each class; 1, 2, 3, ... in other formats."""
     is_sample: bool = False
     warnings: list[str] = field(default_factory=list)
-    """Sentences on boxes that were clipped or dropped."""
+    """Sentences on boxes that were clipped or dropped, pictures that were left out, and what else was passed over."""
 
 
 def load_data(
@@ -80,7 +80,7 @@ def load_data(
         format=descriptor.format,
         category_ids=category_ids,
         is_sample=str(name_or_path) == SAMPLE,
-        warnings=[warning for _, _, warnings in found.values() for warning in warnings],
+        warnings=[*descriptor.warnings, *(warning for _, _, warnings in found.values() for warning in warnings)],
     )
 
 
@@ -100,29 +100,49 @@ def _descriptor(file: Path, root: str | Path | None, splits: tuple[str, ...]) ->
     """A .data file becomes the descriptor that says the same."""
     if file.suffix != ".data":
         return read_descriptor(file, splits)
-    found = read_data_file(file, None if root is None else Path(root), splits)
-    values = {key: str(path.absolute()) for key, (path, _) in found.items()}
-    return Descriptor(
-        file, {"format": "darknet", "path": ".", **values}, {key: line for key, (_, line) in found.items()}
-    )
+    data = read_data_file(file, None if root is None else Path(root), splits)
+    values = {key: str(path.absolute()) for key, (path, _) in data.files.items()}
+    lines = {key: line for key, (_, line) in data.files.items()}
+    if data.classes:
+        names = read_names(data.files["names"][0])
+        classes, line = data.classes
+        if classes != len(names):
+            message = f"classes is {classes}, but {values['names']} has {len(names)} names"
+            raise DetectPruneError(message, file=file, line=line)
+    return Descriptor(file, {"format": "darknet", "path": ".", **values}, lines, tuple(data.warnings))
 
 
 def _read_coco(descriptor: Descriptor, folder: Path, split: str) -> _Split:
     entry = descriptor.values[split]
     if not isinstance(entry, dict) or set(entry) != {"images", "annotations"}:
         raise descriptor.wrong(split, f"{split} has to be {{images: FOLDER, annotations: FILE.json}}")
-    return read_coco(folder / entry["images"], folder / entry["annotations"])
+    images, annotations = folder / entry["images"], folder / entry["annotations"]
+    if not os.path.isdir(images):
+        raise descriptor.wrong(split, f"no such folder of pictures: {images}")
+    if not os.path.isfile(annotations):
+        raise descriptor.wrong(split, f"no such file of annotations: {annotations}")
+    return read_coco(images, annotations)
 
 
 def _read_voc(descriptor: Descriptor, folder: Path, split: str) -> _Split:
     names = descriptor.names(folder)
-    dataset, warnings = read_voc(find_devkit(folder), descriptor.texts(split), names)
+    devkit, entries = find_devkit(folder), descriptor.texts(split)
+    for entry in entries:
+        try:
+            find_image_set(devkit, entry)
+        except DetectPruneError as error:
+            raise descriptor.wrong(split, str(error)) from None
+    dataset, warnings = read_voc(devkit, entries, names)
     return dataset, tuple(range(1, len(names) + 1)), warnings
 
 
 def _read_darknet(descriptor: Descriptor, folder: Path, split: str) -> _Split:
     names = descriptor.names(folder)
-    dataset, warnings = read_lists([folder / entry for entry in descriptor.texts(split)], names, folder)
+    lists = [folder / entry for entry in descriptor.texts(split)]
+    for path in lists:
+        if not os.path.isfile(path):
+            raise descriptor.wrong(split, f"no such file, a list of pictures: {path}")
+    dataset, warnings = read_lists(lists, names, folder)
     return dataset, tuple(range(1, len(names) + 1)), warnings
 
 

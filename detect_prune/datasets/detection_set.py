@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import list_folder
 from detect_prune.structures import Truth
 
 
@@ -236,9 +237,9 @@ def require_pictures(paths: Sequence[str | Path], source: Path, lines: Sequence[
     listings: dict[str, set[str]] = {}
     missing = []
     for number, path in enumerate(paths):
-        folder, name = os.path.split(path)
+        folder, name = os.path.split(os.path.join(".", path))
         if folder not in listings:
-            listings[folder] = _listing(folder or ".")
+            listings[folder] = set(list_folder(folder, "pictures")) if os.path.isdir(folder) else set()
         if name not in listings[folder]:
             missing.append(number)
     if missing:
@@ -248,12 +249,3 @@ def require_pictures(paths: Sequence[str | Path], source: Path, lines: Sequence[
             file=source,
             line=None if lines is None else lines[missing[0]],
         )
-
-
-def _listing(folder: str) -> set[str]:
-    if not os.path.isdir(folder):
-        return set()
-    try:
-        return set(os.listdir(folder))
-    except OSError as error:
-        raise DetectPruneError(f"this folder of pictures can't be read: {error.strerror}", file=folder) from None

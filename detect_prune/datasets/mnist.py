@@ -1,9 +1,11 @@
 """MNIST's idx files (http://yann.lecun.com/exdb/mnist), plain or gzipped, read directly."""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from detect_prune.datasets.download import download
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import open_binary
 
 _MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _MD5 = {
@@ -20,6 +23,9 @@ _MD5 = {
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 """Of the .gz files as published; only what is downloaded is held against them, since gzipping again changes them."""
+
+_MOST_ITEMS = 1_000_000
+"""MNIST has 60,000, and the largest set in its form 814,255 (EMNIST)."""
 
 
 def read_mnist(root: Path) -> list[tuple[Tensor, Tensor]]:
@@ -35,11 +41,7 @@ def read_mnist(root: Path) -> list[tuple[Tensor, Tensor]]:
     splits = []
     for split in ("train", "t10k"):
         image_file, label_file = (_existing(folder, f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
-        if images.shape[1:] != (28, 28):
-            raise DetectPruneError(
-                f"pictures of {images.shape[2]} x {images.shape[1]} found; 28 x 28 was expected", file=image_file
-            )
+        images, labels = read_idx(image_file, (28, 28)), read_idx(label_file, ())
         if len(images) != len(labels):
             raise DetectPruneError(f"{len(labels)} labels for {len(images)} pictures", file=label_file)
         if len(labels) == 0:
@@ -50,30 +52,50 @@ def read_mnist(root: Path) -> list[tuple[Tensor, Tensor]]:
     return splits
 
 
-def read_idx(path: Path, dimensions: int) -> np.ndarray:
+def read_idx(path: Path, item: tuple[int, ...]) -> np.ndarray:
     """Reads an idx file of unsigned bytes: magic 0, 0, 8, dimensions; the sizes as big-endian int32; the bytes.
 
+    The sizes are looked at before the bytes are read: a gzipped file grows a thousandfold.
+
+    Args:
+        path: the file; gzipped if its name ends in .gz.
+        item: the shape of one item, () or (height, width).
+
+    Returns:
+        (N, *item) uint8.
+
     Raises:
-        DetectPruneError: cut off, too long, another kind of file.
+        DetectPruneError: cut off, too long, another kind of file, items of another shape.
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DetectPruneError(f"broken or cut off gzip file ({error})", file=path) from None
-    except OSError as error:
-        raise DetectPruneError(f"can't be read: {error.strerror}", file=path) from None
-    head = 4 + 4 * dimensions
-    if len(data) < head or data[:4] != bytes([0, 0, 8, dimensions]):
+    with open_binary(path, "MNIST file (idx)") as file:
+        try:
+            with gzip.open(file) if path.suffix == ".gz" else file as content:
+                return _read_items(content, path, item)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DetectPruneError(f"broken or cut off gzip file ({error})", file=path) from None
+        except OSError as error:
+            raise DetectPruneError(f"can't be read: {error.strerror}", file=path) from None
+
+
+def _read_items(content: IO[bytes], path: Path, item: tuple[int, ...]) -> np.ndarray:
+    dimensions = 1 + len(item)
+    head = content.read(4 + 4 * dimensions)
+    if len(head) < 4 + 4 * dimensions or head[:4] != bytes([0, 0, 8, dimensions]):
         raise DetectPruneError(
-            f"this is no idx file of bytes with {dimensions} dimensions (it begins with {data[:4].hex(' ')})", file=path
+            f"this is no idx file of bytes with {dimensions} dimensions (it begins with {head[:4].hex(' ')})", file=path
         )
-    shape = struct.unpack(f">{dimensions}I", data[4:head])
-    expected = head + int(np.prod(shape, dtype=object))
+    count, *shape = struct.unpack(f">{dimensions}I", head[4:])
+    if tuple(shape) != item:
+        found, expected = (" x ".join(map(str, sides)) for sides in (reversed(shape), reversed(item)))
+        raise DetectPruneError(f"pictures of {found} found; {expected} was expected", file=path)
+    if count > _MOST_ITEMS:
+        raise DetectPruneError(f"the header says {count} items; {_MOST_ITEMS} at most are read", file=path)
+    expected = count * math.prod(item)
+    data = content.read(expected + 1)
     if len(data) != expected:
-        raise DetectPruneError(
-            f"{len(data)} bytes found; {expected} were expected for {' x '.join(map(str, shape))}", file=path
-        )
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy()
+        found = f"only {len(data)}" if len(data) < expected else "more"
+        raise DetectPruneError(f"{expected} bytes were expected behind the header, {found} are there", file=path)
+    return np.frombuffer(data, np.uint8).reshape(count, *item).copy()
 
 
 def _find(root: Path) -> Path:

@@ -5,8 +5,8 @@ Darknet's scripts/voc_label.py makes: it keeps the width xmax - xmin and moves t
 Darknet have learnt that box, and its scores are compared with ours; the geometric reading would be one pixel larger.
 """
 
-import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -15,11 +15,10 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder
-from detect_prune.datasets.picture import PICTURE_SUFFIXES, picture_size
+from detect_prune.datasets.numbers import parse_number
+from detect_prune.datasets.picture import PICTURE_SUFFIXES, SIDE_LIMIT, CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text
-
-_SIDE_LIMIT = 2**20
+from detect_prune.files import list_folder, read_text
 
 
 def find_devkit(folder: Path) -> Path:
@@ -37,37 +36,40 @@ def read_voc(devkit: Path, entries: list[str], names: tuple[str, ...]) -> tuple[
         names: class names in the order of their indices.
 
     Returns:
-        The set, and warnings on boxes that were clipped or dropped. Difficult objects are in the set, marked.
+        The set, and warnings: boxes that were clipped or dropped, pictures that can't be read and whose annotation has
+        no size. Difficult objects are in the set, marked.
 
     Raises:
         DetectPruneError: names the file, and its line.
     """
     label_of = {name: label for label, name in enumerate(names)}
     builder = DetectionSetBuilder(names)
+    warnings = []
     for entry in entries:
-        folder, image_set = _image_set(devkit, entry)
+        folder, image_set = find_image_set(devkit, entry)
         pictures = _pictures(folder / "JPEGImages")
-        for number, line in enumerate(read_text(image_set, "VOC image set").split("\n"), 1):
-            words = line.split()
-            if not words:
-                continue
-            # Sets of one class have a second column: 1, -1 or 0 (difficult). The picture is in the set either way.
-            path = pictures.get(words[0])
-            if path is None:
+        for number, stem in _stems(image_set):
+            found = pictures.get(stem, [])
+            if len(found) != 1:
+                what = "no picture" if not found else f"more than one picture ({', '.join(sorted(found))})"
                 raise DetectPruneError(
-                    f"there is no picture {words[0]} in {folder / 'JPEGImages'}", file=image_set, line=number
+                    f"there is {what} {stem} in {folder / 'JPEGImages'}", file=image_set, line=number
                 )
-            annotation = folder / "Annotations" / f"{words[0]}.xml"
+            annotation = folder / "Annotations" / f"{stem}.xml"
             if not os.path.isfile(annotation):
                 raise DetectPruneError(
-                    f"the picture {words[0]} has no annotation; {annotation} was expected", file=image_set, line=number
+                    f"the picture {stem} has no annotation; {annotation} was expected", file=image_set, line=number
                 )
-            _add(builder, path, annotation, label_of)
+            try:
+                _add(builder, folder / "JPEGImages" / found[0], annotation, label_of)
+            except CorruptPicture as error:  # the annotation does not say its size, so the picture had to
+                warnings.append(f"{image_set.name}:{number}: left out: {error}")
     dataset = builder.finish()
-    return dataset, [f"{', '.join(entries)}: {warning}" for warning in builder.warnings]
+    return dataset, [f"{', '.join(entries)}: {warning}" for warning in warnings + builder.warnings]
 
 
-def _image_set(devkit: Path, entry: str) -> tuple[Path, Path]:
+def find_image_set(devkit: Path, entry: str) -> tuple[Path, Path]:
+    """The folder of the year, and the text that lists the pictures. Raises DetectPruneError where there is none."""
     year, _, name = entry.rpartition("/")
     folder = devkit / year
     sets = folder / "ImageSets" / "Main"
@@ -80,55 +82,86 @@ def _image_set(devkit: Path, entry: str) -> tuple[Path, Path]:
     return folder, file
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    if not os.path.isdir(folder):
-        raise DetectPruneError("no such folder; the pictures were expected in it", file=folder)
-    return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES}
+def _stems(image_set: Path) -> Iterator[tuple[int, str]]:
+    """Yields the line and the picture on it.
+
+    Sets of one class have a second column: 1, -1 or 0 (difficult). The picture is in the set either way.
+    """
+    for number, line in enumerate(read_text(image_set, "VOC image set").split("\n"), 1):
+        words = line.split()
+        if words[1:] not in ([], ["1"], ["-1"], ["0"]):
+            raise DetectPruneError(
+                f'"{line.strip()[:60]}" found; the name of a picture without its ending was expected, '
+                "and behind it nothing, 1, 0 or -1",
+                file=image_set,
+                line=number,
+            )
+        if words:
+            yield number, words[0]
+
+
+def _pictures(folder: Path) -> dict[str, list[str]]:
+    """The pictures of a folder, by their names without ending."""
+    pictures: dict[str, list[str]] = {}
+    for name in list_folder(folder, "pictures"):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in PICTURE_SUFFIXES:
+            pictures.setdefault(stem, []).append(name)
+    return pictures
 
 
 def _add(builder: DetectionSetBuilder, path: Path, annotation: Path, label_of: dict[str, int]) -> None:
     root = parse_xml(annotation)
     if root.tag != "annotation":
         raise DetectPruneError(f"<{root.tag}> found; <annotation> was expected", file=annotation, line=root.line)
-    size = root.child("size")
-    if size is None:
-        width, height = picture_size(path)
-    else:
-        width, height = (_number(size, key, annotation) for key in ("width", "height"))
-        if width < 1 or height < 1:  # some tools write zeros
-            width, height = picture_size(path)
-    builder.add_picture(path, len(builder) + 1, int(width), int(height))
+    builder.add_picture(path, len(builder) + 1, *_size(root, path, annotation))
     for thing in root.children:
         if thing.tag != "object":
             continue
-        name = thing.child("name")
-        text = "" if name is None else name.text.strip()
+        name = thing.child("name", annotation)
+        text = "" if name is None else name.text
         if text not in label_of:
             line = (name or thing).line
             raise DetectPruneError(
-                f'the class "{text}" is not one of {", ".join(label_of)}', file=annotation, line=line
+                f'the class "{text[:60]}" is not one of {", ".join(label_of)}', file=annotation, line=line
             )
-        box = thing.child("bndbox")
+        box = thing.child("bndbox", annotation)
         if box is None:
             raise DetectPruneError("this object has no <bndbox>", file=annotation, line=thing.line)
         corners = [_number(box, key, annotation) - 1 for key in ("xmin", "ymin", "xmax", "ymax")]
-        difficult = thing.child("difficult")
-        builder.add_box(corners, label_of[text], difficult=difficult is not None and difficult.text.strip() == "1")
+        difficult = thing.child("difficult", annotation)
+        if difficult is not None and difficult.text not in ("0", "1"):
+            raise _wrong(difficult, "0 or 1", annotation)
+        builder.add_box(corners, label_of[text], difficult=difficult is not None and difficult.text == "1")
+
+
+def _size(root: "Element", path: Path, annotation: Path) -> tuple[int, int]:
+    size = root.child("size", annotation)
+    if size is None:
+        return picture_size(path)
+    width, height = (_number(size, key, annotation) for key in ("width", "height"))
+    if width == 0 or height == 0:  # some tools write zeros
+        return picture_size(path)
+    for key, value in (("width", width), ("height", height)):
+        if value < 0 or not value.is_integer():
+            raise _wrong(size.child(key, annotation), "a whole number of pixels", annotation)
+    return int(width), int(height)
 
 
 def _number(parent: "Element", key: str, file: Path) -> float:
-    element = parent.child(key)
+    element = parent.child(key, file)
     if element is None:
         raise DetectPruneError(f"<{parent.tag}> has no <{key}>", file=file, line=parent.line)
-    try:
-        value = float(element.text)
-    except ValueError:
-        value = math.nan
-    if not abs(value) < _SIDE_LIMIT:
-        raise DetectPruneError(
-            f'<{key}> is "{element.text.strip()[:40]}"; a number of pixels was expected', file=file, line=element.line
-        )
+    value = parse_number(element.text)
+    if not abs(value) < SIDE_LIMIT:
+        raise _wrong(element, "a number of pixels", file)
     return value
+
+
+def _wrong(element: "Element", expected: str, file: Path) -> DetectPruneError:
+    return DetectPruneError(
+        f'<{element.tag}> is "{element.text[:40]}"; {expected} was expected', file=file, line=element.line
+    )
 
 
 @dataclass
@@ -137,12 +170,21 @@ class Element:
 
     tag: str
     line: int
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    """The parser hands out the text in pieces; to add each to a string would take the square of their number."""
     children: list["Element"] = field(default_factory=list)
 
-    def child(self, tag: str) -> "Element | None":
-        """The first child of that name."""
-        return next((child for child in self.children if child.tag == tag), None)
+    @property
+    def text(self) -> str:
+        """The text of this element alone, without the space around it."""
+        return "".join(self.pieces).strip()
+
+    def child(self, tag: str, file: Path) -> "Element | None":
+        """The only child of that name; None if there is none. Raises DetectPruneError where there are two."""
+        found = [child for child in self.children if child.tag == tag]
+        if len(found) > 1:
+            raise DetectPruneError(f"<{self.tag}> has a second <{tag}>", file=file, line=found[1].line)
+        return found[0] if found else None
 
 
 class _Builder:
@@ -158,7 +200,7 @@ class _Builder:
         self.stack.append(element)
 
     def data(self, text: str) -> None:
-        self.stack[-1].text += text
+        self.stack[-1].pieces.append(text)
 
     def end(self, tag: str) -> None:
         self.stack.pop()

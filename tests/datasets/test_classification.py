@@ -64,12 +64,13 @@ def test_real_mnist(real_data):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda data: data[:-1], "15695 bytes found; 15696 were expected"),
-        (lambda data: data + b"x", "15697 bytes found"),
+        (lambda data: data[:-1], "15680 bytes were expected behind the header, only 15679"),
+        (lambda data: data + b"x", "15680 bytes were expected behind the header, more"),
         (lambda data: data[:10], "no idx file"),
         (lambda data: b"\0\0\x0d" + data[3:], "no idx file"),
-        (lambda data: data[:4] + struct.pack(">III", 2**31, 2**31, 2**31) + data[16:], "bytes found"),
-        (lambda data: data[:12] + struct.pack(">I", 14) + data[16:], "bytes found"),
+        (lambda data: data[:4] + struct.pack(">III", 2**31, 2**31, 2**31) + data[16:], "pictures of 2147483648 x"),
+        (lambda data: data[:4] + struct.pack(">I", 2**31) + data[8:], "the header says 2147483648 items"),
+        (lambda data: data[:12] + struct.pack(">I", 14) + data[16:], "pictures of 14 x 28 found; 28 x 28"),
     ],
 )
 def test_damaged_idx_files(tmp_path, damage, message):

@@ -1,0 +1,17 @@
+"""Numbers in text files, read strictly: Python's float() and int() also take 1_000 and the digits of all scripts."""
+
+import math
+import re
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+
+
+def parse_number(text: str) -> float:
+    """The number that `text` is; NaN if it is none, so that no comparison with a limit holds."""
+    return float(text) if _NUMBER.fullmatch(text) else math.nan
+
+
+def parse_whole(text: str) -> int | None:
+    """The whole number that `text` is (of 18 digits at most), or None."""
+    return int(text) if _WHOLE.fullmatch(text) else None
