@@ -1,4 +1,4 @@
-"""Thousands of damaged data files: what is not read is refused with a sentence that names the file, and a text's line."""
+"""Thousands of damaged data files: what is not read is refused by a sentence that names the file, and a text's line."""
 
 import gzip
 import io
