@@ -292,7 +292,7 @@ class GlobalADMM:
         """
         apart, way = self.u[name].new_zeros(()), self.u[name].new_zeros(())
         for z, u, w, stays in chunks(self.z[name], self.u[name], self.weights[name].detach(), mask):
-            new = u * stays
+            new = torch.where(stays, u, 0.0)
             way += z.sub_(new).square_().sum()
             apart += z.copy_(w).sub_(new).square_().sum()
             z.copy_(new)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from detect_prune.pruning.selection import Diverged, Items, flat, select
+from detect_prune.pruning.selection import Diverged, Items, chunks, flat, select
 
 
 class Importance(Protocol):
@@ -77,7 +77,7 @@ class Lamp(Raw):
         squares, layers = [], []
         for weight in weights.values():
             # Of a large layer every `step`-th weight stands for `step` of them: sorting all would take longer than the
-            # rest of an update, for a digit of q that plays no part.
+            # rest of an update. Where one weight of a hundred stays, q then comes out right to about two hundredths.
             step = -(-weight.numel() // _SORTED)
             square = flat(weight)[::step].float().square().sort(descending=True).values.double().clamp_(min=_TINY)
             squares.append(square)
@@ -144,7 +144,7 @@ class Fisher:
 
 
 _TINY = 1e-30
-_SORTED = 1 << 19
+_SORTED = 1 << 15
 _KINDS = {
     "raw": Raw,
     "normalised": Normalised,
@@ -182,8 +182,14 @@ def scaled_worths(importance: Importance, weights: Mapping[str, Tensor], keep: f
     """
     values = {name: weight.detach() for name, weight in weights.items()}
     q = importance.worths(values, keep)
-    plain = sum(float(value.square().sum()) for value in values.values())
-    weighted = sum(float((value.square() * q[name]).sum()) for name, value in values.items())
+    plain = weighted = 0.0
+    for name, value in values.items():
+        square = float(sum(part.float().square().sum() for (part,) in chunks(value)))
+        plain += square
+        if q[name].dim():
+            weighted += float(sum((part.float().square() * worth).sum() for part, worth in chunks(value, q[name])))
+        else:
+            weighted += square * float(q[name])
     if not (0 < plain < math.inf and 0 < weighted < math.inf):
         raise Diverged("all prunable weights are zero, or some are not finite: their worth can't be told")
     return {name: value.mul_(plain / weighted) for name, value in q.items()}

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 20
-"""Scores that exist at one time. About the size of a processor's cache: then a pass reads each weight from memory
-once."""
+_CHUNK = 1 << 18
+"""Scores that exist at one time. They fit into a processor's cache: then a pass reads each weight from memory once.
+(Below 2^24, so that a sum of ones in float32 is a count.)"""
 _SORTABLE = 1 << 19
 """So many scores are sorted outright."""
 _SAMPLE = 1 << 16
@@ -250,9 +250,11 @@ def _scan(layers: Sequence[Items], lower: float, upper: float) -> _Counted:
         n_above = torch.zeros((), dtype=torch.int64, device=layer.values.device)
         n_between = 0
         for chunk in layer.scores():
-            above = chunk >= upper
-            n_above += above.count_nonzero()
-            inside = (chunk >= lower).logical_and_(above.logical_not_())
+            # Comparisons whose result is a float take a quarter of the time of those that give a bool.
+            above = torch.ge(chunk, upper, out=torch.empty_like(chunk))
+            n_above += above.sum(dtype=torch.float32).long()
+            chunk = torch.addcmul(chunk, chunk, above, value=-1, out=above)  # 0 where it was above
+            inside = chunk >= lower
             if room >= 0:
                 found = chunk[inside]
                 n_between += len(found)

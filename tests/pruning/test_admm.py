@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from detect_prune.pruning import (
     GlobalADMM,
@@ -441,6 +442,22 @@ def test_an_update_in_chunks_is_the_update(monkeypatch):
             admm.update()
         results.append(torch.cat([part[name].flatten() for part in (admm.z, admm.u) for name in part]))
     assert torch.equal(*results)
+
+
+def test_an_update_needs_less_than_one_copy_of_the_weights():
+    model = Free((2000, 1000))  # one layer: whatever is done to a whole layer is done to all weights
+    admm = GlobalADMM(model, 0.8, rho=RhoSchedule(start=0.1), updates=4)
+    admm.attach(torch.optim.SGD(model.parameters(), 0.1))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        admm.update()
+        admm.update()  # ends a stage
+    now = peak = 0
+    for event in watched.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    weights = 4 * 2_000_000
+    assert 0.2 * weights < peak < weights  # the mask alone is a quarter
 
 
 def test_the_first_rho_holds_at_the_end_of_a_warm_up():

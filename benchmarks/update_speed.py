@@ -1,0 +1,163 @@
+"""What ADMM costs: one Z and U update against `kthvalue`, and the penalty against a training step.
+
+Everything is a ratio of medians of one run, taken in turns, so that a busy machine disturbs both sides alike:
+`python benchmarks/update_speed.py` (Linux; under a minute on two quiet cores).
+"""
+
+import argparse
+import ctypes
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from detect_prune.darknet import Darknet, load_cfg
+from detect_prune.detection import YoloLoss
+from detect_prune.engine.machine import describe_machine
+from detect_prune.files import write_json, write_text
+from detect_prune.pruning import GlobalADMM, RhoSchedule, keep_count
+from detect_prune.report.tables import Table
+from detect_prune.resources import find_resource
+
+RATIO = 0.8
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_of_temporaries(work: Callable[[], object]) -> int:
+    """By how many bytes the process grew at most while `work` ran: Linux keeps that peak, and can be told to forget it.
+
+    Memory that is free inside the process is given back first, or it would hide what is allocated.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    work()
+    return memory("VmHWM") - before
+
+
+def memory(field: str) -> int:
+    """Bytes, from the process's own status."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def update_figures(model: nn.Module, repeats: int) -> dict[str, float]:
+    """One Z and U update of all of the model's weights, beside `kthvalue` over their magnitudes."""
+    # Two updates a stage: every other one also sets rho and the worths anew.
+    admm = GlobalADMM(model, RATIO, updates=2 * repeats + 2, rho=RhoSchedule(start=1e-3, stages=repeats + 1))
+    admm.attach(torch.optim.SGD(model.parameters(), 0.01))
+    weights = [weight.detach() for weight in admm.weights.values()]
+    n = sum(weight.numel() for weight in weights)
+    times: dict[str, list[float]] = {"kthvalue": [], "update": [], "update and new stage": []}
+    for _ in range(repeats):
+        magnitudes = torch.cat([(weight + u).abs_().flatten() for weight, u in zip(weights, admm.u.values())])
+        times["kthvalue"].append(seconds(lambda m=magnitudes: m.kthvalue(n - keep_count(n, RATIO))))
+        del magnitudes
+        times["update"].append(seconds(admm.update))
+        times["update and new stage"].append(seconds(admm.update))
+    peaks = [peak_of_temporaries(admm.update) for _ in range(2)]
+    medians = {name: median(values) for name, values in times.items()}
+    return {
+        "weights": n,
+        "kthvalue_seconds": medians["kthvalue"],
+        "update_over_kthvalue": medians["update"] / medians["kthvalue"],
+        "update_and_stage_over_kthvalue": medians["update and new stage"] / medians["kthvalue"],
+        "update_temporaries_over_weights": peaks[0] / (4 * n),
+        "update_and_stage_temporaries_over_weights": peaks[1] / (4 * n),
+    }
+
+
+def step_figures(model: Darknet, batch: int, repeats: int) -> dict[str, float]:
+    """A training step with the penalty beside one without it, and the time inside the hook that adds it."""
+    width, height = model.input_size
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(batch, 3, height, width, generator=generator)
+    targets = random_targets(batch, width, height, generator)
+    criterion = YoloLoss(model.heads)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-5, momentum=0.9)
+    admm = GlobalADMM(model, RATIO, rho=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        criterion(model(pictures), targets, model.input_size)[0].backward()
+        optimizer.step()
+
+    plain, with_penalty, hook = [], [], []
+    for turn in range(repeats + 1):
+        admm.detach()
+        without = seconds(step)
+        began = []
+        before = optimizer.register_step_pre_hook(lambda *_, b=began: b.append(time.perf_counter()))
+        admm.attach(optimizer)
+        after = optimizer.register_step_pre_hook(lambda *_, b=began: b.append(time.perf_counter()))
+        whole = seconds(step)
+        before.remove()
+        after.remove()
+        if turn:
+            plain.append(without)
+            with_penalty.append(whole)
+            hook.append(began[1] - began[0])
+    return {
+        "weights": sum(weight.numel() for weight in admm.weights.values()),
+        "step_seconds": median(plain),
+        "step_with_penalty_over_step": median(with_penalty) / median(plain),
+        "penalty_over_step": median(hook) / median(plain),
+    }
+
+
+def random_targets(batch: int, width: int, height: int, generator: torch.Generator) -> Tensor:
+    """Seven boxes a picture: what COCO has on average. (M, 6) image, label, x1, y1, x2, y2 in pixels."""
+    size = torch.tensor([width, height])
+    rows = []
+    for image in range(batch):
+        centres, halves = (torch.rand(7, 2, generator=generator) * size * share for share in (1.0, 0.2))
+        corners = torch.cat([(centres - halves - 4).clamp(min=0), (centres + halves + 4).minimum(size)], dim=1)
+        rows.append(torch.cat([torch.full((7, 1), image), torch.zeros(7, 1), corners], dim=1))
+    return torch.cat(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5, help="of which the medians are taken")
+    parser.add_argument("--name", default="update_speed", help="results/NAME.json and .md")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    common = {
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "command": f"python benchmarks/update_speed.py {shlex.join(sys.argv[1:])}".strip(),
+        "machine": ", ".join(f"{name} {value}" for name, value in describe_machine(torch.device("cpu")).items()),
+    }
+    records = []
+    for name, measure in (
+        ("yolov4", lambda model: update_figures(model, args.repeats)),
+        ("yolov4-tiny", lambda model: {"input": 416, "batch": 8, **step_figures(model, 8, args.repeats)}),
+    ):
+        cfg = load_cfg(find_resource("cfg", f"{name}.cfg")).with_input_size(416, 416)
+        records.append({"network": name, **measure(Darknet(cfg)), **common})
+    table = Table(["network", "figure", "value"], left=2)
+    for record in records:
+        for figure, value in record.items():
+            if figure != "network" and figure not in common:
+                table.row(record["network"], figure.replace("_", " "), f"{value:,.3f}".removesuffix(".000"))
+    results = Path(__file__).parent / "results"
+    write_json(results / f"{args.name}.json", records)
+    lines = [table.markdown(), "", f"{common['date']}, {common['machine']}.", "", f"    {common['command']}", ""]
+    write_text(results / f"{args.name}.md", "\n".join(lines))
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
