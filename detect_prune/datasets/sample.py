@@ -13,7 +13,7 @@ import numpy as np
 from detect_prune.datasets.cache import cache_folder, cached_folder
 from detect_prune.files import write_json
 
-VERSION = 3
+VERSION = 4
 """Part of the folder's name: raise it with every change of what is drawn."""
 SEED = 20
 TRAIN_PICTURES, VAL_PICTURES = 480, 120
@@ -22,8 +22,8 @@ CATEGORIES = {2: "ball", 3: "ring", 5: "star", 8: "cross", 9: "triangle", 13: "h
 """Ids with holes, as in COCO."""
 
 _OVERSAMPLING = 3
-_LEAST_VISIBLE = 0.6
-_SMALL_SHARE = 0.10
+_LEAST_VISIBLE = 0.75
+_SMALL_SHARE = 0.08
 
 
 def sample_folder(cache: str | Path | None = None) -> Path:
@@ -72,9 +72,9 @@ class Thing:
 
 def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[Thing]]:
     """Draws one picture: (H, W, 3) uint8 RGB, and the objects in it."""
-    width, height = (int(side) for side in rng.integers((240, 224), (321, 289)))
+    width, height = (int(side) for side in rng.integers((184, 168), (233, 217)))
     canvas = _background(rng, width, height)
-    count = 0 if rng.random() < 0.02 else int(rng.integers(2, 7))
+    count = 0 if rng.random() < 0.02 else int(rng.integers(2, 6))
     things: list[Thing] = []
     owner = np.full((height, width), -1)  # which thing each pixel shows
     whole: list[int] = []
@@ -109,7 +109,7 @@ def _side(rng: np.random.Generator) -> float:
     """Length in pixels of an object; with these bounds a fifth of the objects covers less than COCO's small 32 x 32."""
     if rng.random() < _SMALL_SHARE:
         return rng.uniform(29, 36)
-    return float(np.exp(rng.uniform(np.log(42), np.log(116))))
+    return float(np.exp(rng.uniform(np.log(47), np.log(104))))
 
 
 def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
@@ -146,10 +146,10 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
         else:  # a ragged blob of no particular shape
             corners = int(rng.integers(5, 9))
             around = np.sort(rng.uniform(0, 2 * np.pi, corners))
-            radius = rng.uniform(4, 26, corners)
+            radius = rng.uniform(4, 18, corners)
             points = np.stack([np.cos(around) * radius, np.sin(around) * radius], 1) + start
             cv2.fillPoly(clutter, [points.astype(np.int32)], colour, cv2.LINE_AA)
-    opacity = float(rng.uniform(0.35, 0.75))
+    opacity = float(rng.uniform(0.3, 0.65))
     return canvas * (1 - opacity) + clutter * opacity
 
 
@@ -158,7 +158,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, region: tuple[slice, sl
     below = canvas[region].reshape(-1, 3).mean(0)
     for _ in range(30):
         colour = _colour(rng, (0.35, 1.0), (0.35, 1.0))
-        if np.abs(colour - below).sum() > 150:
+        if np.abs(colour - below).sum() > 180:
             break
     height, width = alpha.shape
     if rng.random() < 0.5:
@@ -180,7 +180,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, region: tuple[slice, sl
 
 def _shape(rng: np.random.Generator, name: str, side: float) -> np.ndarray:
     """(h, w) float32 in 0..1: the antialiased cover of a turned, slightly squeezed shape about `side` pixels long."""
-    turn, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
+    turn, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.0)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     scale = side / 2 * _OVERSAMPLING
     half = int(np.ceil(side / 2 * 1.3)) + 2  # room for the shadow

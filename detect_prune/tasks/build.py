@@ -88,7 +88,7 @@ def detection_task(
     classes = next(step.spec.classes for step in steps if isinstance(step, Head))
     large = sum(step.floats for step in steps) > LARGE
     if imgsz is None and loaded.is_sample:
-        imgsz = 128 if large else 224
+        imgsz = 128 if large else 192
     notes = []
     if classes != len(loaded.names):
         notes.append(f"the heads are adapted from {classes} to {len(loaded.names)} classes")
