@@ -39,7 +39,7 @@ def _plain(text: str) -> str:
 
 
 def draw_boxes(picture: np.ndarray, detections: Detections, names: Sequence[str] = ()) -> np.ndarray:
-    """Draws boxes with class names and scores.
+    """Draws boxes with class names and scores; names step aside for those of better boxes.
 
     Args:
         picture: (H, W, 3) uint8 RGB; left as it is.
@@ -57,25 +57,45 @@ def draw_boxes(picture: np.ndarray, detections: Detections, names: Sequence[str]
     scale = min(max(min(height, width) / 900, 0.35), 1.5)
     thick = max(1, round(1.6 * scale))
     boxes = detections.boxes.detach().cpu().double().numpy().reshape(-1, 4)
-    scores, labels = detections.scores.tolist(), detections.labels.tolist()
+    shown = [
+        (np.clip(np.round(box), 0, [width - 1, height - 1] * 2).astype(int).tolist(), score, label)
+        for box, score, label in zip(boxes, detections.scores.tolist(), detections.labels.tolist())
+        if np.isfinite(box).all() and box[2] >= 0 and box[3] >= 0 and box[0] < width and box[1] < height
+    ]
     # The best comes first in the list and is drawn last, so that it lies on top.
-    for box, score, label in reversed(list(zip(boxes, scores, labels))):
-        if not np.isfinite(box).all() or box[2] < 0 or box[3] < 0 or box[0] >= width or box[1] >= height:
-            continue
-        left, top, right, bottom = np.clip(np.round(box), 0, [width - 1, height - 1] * 2).astype(int).tolist()
-        colour = class_colour(label)
-        cv2.rectangle(drawn, (left, top), (right, bottom), colour, line)
+    for (left, top, right, bottom), _, label in reversed(shown):
+        cv2.rectangle(drawn, (left, top), (right, bottom), class_colour(label), line)
+    tags: list[tuple[int, int, int, int]] = []
+    texts = []
+    for (left, top, _, bottom), score, label in shown:
         text = f"{_plain(names[label]) if label < len(names) else label} {score:.2f}"
         (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, thick)
-        label_width, label_height = text_width + 4, text_height + baseline + 2
-        # Above the box where there is room, else inside it; never out of the picture if it fits at all.
-        x = max(0, min(left - line // 2, width - label_width))
-        y = top - label_height if top >= label_height else top
-        y = max(0, min(y, height - label_height))
-        cv2.rectangle(drawn, (x, y), (x + label_width - 1, y + label_height - 1), colour, cv2.FILLED)
-        origin = (x + 2, y + text_height + 1)
+        size = text_width + 4, text_height + baseline + 2
+        tags.append(_place_tag(left - line // 2, top, bottom, size, (width, height), tags))
+        texts.append((text, text_height, class_colour(label)))
+    for (left, top, right, bottom), (text, text_height, colour) in reversed(list(zip(tags, texts))):
+        cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
+        origin = (left + 2, top + text_height + 1)
         cv2.putText(drawn, text, origin, _FONT, scale, _text_colour(colour), thick, cv2.LINE_AA)
     return drawn
+
+
+def _place_tag(
+    left: int, top: int, bottom: int, size: tuple[int, int], picture: tuple[int, int], taken: list[tuple[int, ...]]
+) -> tuple[int, int, int, int]:
+    """Where a box's name goes, (left, top, right, bottom): above the box, else inside it from its top down, else below.
+
+    The first place that covers none of `taken` and lies in the picture; if there is none, the first in the picture.
+    """
+    width, height = size
+    x = max(0, min(left, picture[0] - width))
+    inside = range(top, max(top, bottom - height) + 1, height)
+    places = [y for y in (top - height, *inside, bottom) if 0 <= y <= picture[1] - height]
+    for y in places:
+        if not any(x < tag[2] and tag[0] < x + width and y < tag[3] and tag[1] < y + height for tag in taken):
+            return x, y, x + width, y + height
+    y = places[0] if places else max(0, min(top, picture[1] - height))
+    return x, y, x + width, y + height
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:

@@ -46,18 +46,20 @@ class Progress:
                 progress.step(loss=loss)
 
     Args:
-        total: steps of the whole loop, those done before a resume included.
+        total: steps of the whole loop, those done before a resume included; None where nobody knows.
         description: what is being done, in a word or two.
         initial: steps that are already done (a resumed run).
+        of_bytes: a step is a byte, and they are shown as megabytes.
         stream: where to; standard output unless given.
         timeline: if given, each step also advances it and the time left of the whole job is shown.
     """
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         description: str,
         initial: int = 0,
+        of_bytes: bool = False,
         stream: TextIO | None = None,
         timeline: "Timeline | None" = None,
         clock: Callable[[], float] = time.monotonic,
@@ -66,6 +68,7 @@ class Progress:
         self.description = description
         self.done = initial
         self._initial = initial
+        self._of_bytes = of_bytes
         self._stream = sys.stdout if stream is None else stream
         self._timeline = timeline
         self._clock = clock
@@ -83,7 +86,8 @@ class Progress:
                 desc=self.description,
                 file=self._stream,
                 dynamic_ncols=True,
-                unit="step",
+                unit="B" if self._of_bytes else "step",
+                unit_scale=self._of_bytes,
             )
         return self
 
@@ -95,16 +99,20 @@ class Progress:
 
     def step(self, **figures: float | str) -> None:
         """One more step is done; `figures` (numbers, or text shown as it is) replace those of the same name."""
-        self.done += 1
+        self.advance(1, **figures)
+
+    def advance(self, steps: int, **figures: float | str) -> None:
+        """So many more steps are done."""
+        self.done += steps
         self._figures.update(figures)
         if self._timeline is not None:
-            self._timeline.advance()
+            self._timeline.advance(steps)
         if self._bar is not None:
             text = _figures_text(self._figures)
             if self._timeline is not None:
                 text += f"{', ' if text else ''}whole job {self._timeline.text()}"
             self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update()
+            self._bar.update(steps)
         elif self._line_is_due():
             self._print_line()
 
@@ -119,7 +127,7 @@ class Progress:
         if self._printed_done < 0 or self.done == self.total:
             return True
         waited = self._clock() - self._printed_at
-        advanced = (self.done - self._printed_done) / max(self.total, 1)
+        advanced = (self.done - self._printed_done) / max(self.total, 1) if self.total is not None else 0.0
         return waited >= _SECONDS_BETWEEN_LINES or (
             advanced >= _SHARE_BETWEEN_LINES and waited >= _FEWEST_SECONDS_BETWEEN_LINES
         )
@@ -127,12 +135,12 @@ class Progress:
     def _print_line(self) -> None:
         now = self._clock()
         elapsed = now - self._began
-        # Rounded down, so that a line says 100 % only when the loop is done.
-        percent = math.floor(100 * self.done / self.total) if self.total else 100
-        parts = [f"{self.description}: {percent:3d} % ({self.done}/{self.total})"]
+        parts = [f"{self.description}: {self._how_far()}"]
         if self._figures:
             parts.append(_figures_text(self._figures))
-        if self.done >= self.total:
+        if self.total is None:
+            parts.append(f"{duration(elapsed)} gone")
+        elif self.done >= self.total:
             parts.append(f"took {duration(elapsed)}")
         elif self.done > self._initial:
             left = elapsed / (self.done - self._initial) * (self.total - self.done)
@@ -141,6 +149,18 @@ class Progress:
             parts.append(f"whole job {self._timeline.text()}")
         print(", ".join(parts), file=self._stream, flush=True)
         self._printed_at, self._printed_done = now, self.done
+
+    def _how_far(self) -> str:
+        """The share that is done, and the count: `50 % (5/10)`, `50 % (2.5/5.0 MB)`, or `5 done`."""
+        done, total = self.done, self.total
+        if self._of_bytes:
+            count = f"{done / 1e6:.1f} MB" if total is None else f"{done / 1e6:.1f}/{total / 1e6:.1f} MB"
+        else:
+            count = f"{done}" if total is None else f"{done}/{total}"
+        if total is None:
+            return f"{count} done"
+        # Rounded down, so that a line says 100 % only when the loop is done.
+        return f"{math.floor(100 * done / total) if total else 100:3d} % ({count})"
 
 
 @dataclass(frozen=True)

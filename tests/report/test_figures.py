@@ -56,6 +56,24 @@ def test_the_best_box_lies_on_top():
     assert tuple(drawn[100, 100]) == class_colour(3)
 
 
+def test_names_of_boxes_on_each_other_stand_side_by_side():
+    boxes = [[30, 40, 150, 110]] * 3
+    alone = [
+        (draw_boxes(grey(), found(box, labels=[label])) == class_colour(label)).all(-1).sum()
+        for label, box in enumerate(boxes)
+    ]
+    together = draw_boxes(grey(), found(*boxes, labels=[0, 1, 2]))
+    edges = 2 * (120 + 70)
+    for label in range(3):
+        tag = (together == class_colour(label)).all(-1).sum()
+        assert tag > 0.9 * (alone[label] - edges), "no name is covered by another"
+
+
+def test_where_no_place_is_left_the_best_name_is_on_top():
+    drawn = draw_boxes(grey(16, 40), found(*[[0, 0, 39, 15]] * 4, labels=[0, 1, 2, 3]), "abcd")
+    assert (drawn == class_colour(0)).all(-1).sum() > 2 * (drawn == class_colour(3)).all(-1).sum()
+
+
 def test_colours_of_eighty_classes_differ():
     colours = [class_colour(label) for label in range(80)]
     assert len(set(colours)) == 80 and colours == [class_colour(label) for label in range(80)]

@@ -21,9 +21,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def run_piped(total, seconds_a_step, initial=0, **options):
+def run_piped(total, seconds_a_step, initial=0, known=True, **options):
     clock, stream = Clock(), io.StringIO()
-    with Progress(total, "dense", initial=initial, stream=stream, clock=clock, **options) as progress:
+    shown = total if known else None
+    with Progress(shown, "dense", initial=initial, stream=stream, clock=clock, **options) as progress:
         for step in range(initial, total):
             clock.now += seconds_a_step
             progress.step(loss=1 / (step + 1))
@@ -147,3 +148,21 @@ def test_timeline_refuses_what_it_was_not_told():
         Timeline([Phase("a", 1)]).begin("b")
     with pytest.raises(ValueError, match="begin"):
         Timeline([Phase("a", 1)]).advance()
+
+
+def test_a_loop_of_unknown_length_counts_without_a_share():
+    text = run_piped(100, 1.0, known=False)
+    assert "%" not in text and "left" not in text
+    assert "dense: 31 done, loss" in text, "a line every half a minute"
+    assert text.splitlines()[-1].startswith("dense: 100 done") and "2 min gone" in text
+
+
+def test_bytes_are_shown_as_megabytes_and_advance_by_blocks():
+    clock, stream = Clock(), io.StringIO()
+    with Progress(5_000_000, "x.weights", initial=1_000_000, of_bytes=True, stream=stream, clock=clock) as progress:
+        for _ in range(4):
+            clock.now += 2.0
+            progress.advance(1_000_000)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("x.weights:  40 % (2.0/5.0 MB), 2 s gone, about 6 s left")
+    assert lines[-1].startswith("x.weights: 100 % (5.0/5.0 MB), took 8 s")

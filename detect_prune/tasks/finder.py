@@ -1,0 +1,151 @@
+"""Goes through pictures and videos with a detector, and leaves drawn ones and lists of what it found."""
+
+import contextlib
+import glob
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from detect_prune.datasets import read_picture
+from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture
+from detect_prune.datasets.video import VIDEO_SUFFIXES, CorruptVideo, Video
+from detect_prune.errors import DetectPruneError
+from detect_prune.files import atomic_path, write_json, write_text
+from detect_prune.report.figures import draw_boxes, save_picture
+from detect_prune.report.labels import label_lines, records
+from detect_prune.report.progress import Progress
+from detect_prune.report.video import write_video
+from detect_prune.structures import Detections
+
+
+@dataclass
+class Finder:
+    """Runs a detector over files: draws each as NAME.jpg or NAME.mp4, lists what was found, and counts.
+
+    Args:
+        find: (height, width, 3) uint8 RGB -> what is found there, in pixels, with names.
+        save_txt: write NAME.txt, or NAME/000001.txt and so on for the frames of a video, as `label_lines` has it.
+        save_json: write NAME.json, the list of a picture's `records`; for a video a list of such lists.
+    """
+
+    find: Callable[[np.ndarray], Detections]
+    save_txt: bool = False
+    save_json: bool = False
+    seen: int = field(default=0, init=False)
+    """Pictures, and frames of videos."""
+    objects: int = field(default=0, init=False)
+    skipped: list[str] = field(default_factory=list, init=False)
+    """A sentence for each file that could not be read, or not to its end."""
+
+    def go_through(self, files: Sequence[Path], out: Path) -> None:
+        """All pictures, then all videos; what comes of them lies in `out`.
+
+        Raises:
+            DetectPruneError: something can't be written there. What can't be read is skipped.
+        """
+        targets = [(path, out / name) for path, name in zip(files, output_names(files))]
+        videos = [target for target in targets if target[0].suffix.lower() in VIDEO_SUFFIXES]
+        pictures = [target for target in targets if target not in videos]
+        if pictures:
+            with Progress(len(pictures), "detect") as progress:
+                for path, stem in pictures:
+                    self._picture(path, stem)
+                    progress.step(objects=str(self.objects))
+        for path, stem in videos:
+            self._video(path, stem)
+
+    def _picture(self, path: Path, stem: Path) -> None:
+        try:
+            picture = read_picture(path)
+        except CorruptPicture as error:
+            self.skipped.append(str(error))
+            return
+        found = self._found(picture)
+        save_picture(_with_ending(stem, ".jpg"), draw_boxes(picture, found))
+        if self.save_txt:
+            write_text(_with_ending(stem, ".txt"), label_lines(found, picture.shape[1::-1]))
+        if self.save_json:
+            write_json(_with_ending(stem, ".json"), records(found))
+
+    def _video(self, path: Path, stem: Path) -> None:
+        before = self.seen
+        try:
+            with Video(path) as video, Progress(video.frames_promised or None, path.name) as progress:
+                self._frames(video, video.rate, stem, progress.step)
+        except CorruptVideo as error:
+            self.skipped.append(str(error))
+        else:
+            read = self.seen - before
+            if read < video.frames_promised:
+                self.skipped.append(f"{path}: its last {video.frames_promised - read} frames can't be read")
+
+    def _frames(self, frames: Iterable[np.ndarray], rate: float, stem: Path, step: Callable[..., None]) -> None:
+        frames = iter(frames)
+        first = next(frames)
+        size = first.shape[1::-1]
+        with contextlib.ExitStack() as stack:
+            show = stack.enter_context(write_video(_with_ending(stem, ".mp4"), size, rate))
+            if self.save_json:
+                # Written as it comes: the frames of a long video are too many to be kept.
+                listed = stack.enter_context(open(stack.enter_context(atomic_path(_with_ending(stem, ".json"))), "w"))
+            for number, frame in enumerate(itertools.chain([first], frames), 1):
+                found = self._found(frame)
+                show(draw_boxes(frame, found))
+                if self.save_txt:
+                    write_text(stem / f"{number:06}.txt", label_lines(found, size))
+                if self.save_json:
+                    listed.write(("[" if number == 1 else ",\n") + json.dumps(records(found)))
+                step(objects=str(self.objects))
+            if self.save_json:
+                listed.write("]\n")
+
+    def _found(self, picture: np.ndarray) -> Detections:
+        found = self.find(picture)
+        self.seen += 1
+        self.objects += len(found)
+        return found
+
+
+def _with_ending(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
+
+
+def output_names(files: Sequence[Path]) -> list[str]:
+    """A name for what is made of each file, no two alike, also where the disk does not tell A from a."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in files:
+        numbered = (f"{path.name}-{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain((path.stem, path.name), numbered) if name.casefold() not in taken)
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def find_sources(sources: Sequence[str]) -> list[Path]:
+    """The pictures and videos that paths, folders and patterns stand for: each once, those of a folder in order.
+
+    Raises:
+        DetectPruneError: a source stands for none.
+    """
+    known = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
+    files: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_file():
+            files.append(path)
+            continue
+        if not path.is_dir() and not glob.has_magic(source):
+            raise DetectPruneError("no such file or folder; a picture, a video or a folder was expected", file=source)
+        inside = path.iterdir() if path.is_dir() else (Path(name) for name in glob.glob(source, recursive=True))
+        found = sorted(file for file in inside if file.is_file() and file.suffix.lower() in known)
+        if not found:
+            raise DetectPruneError(
+                f"no pictures or videos here; files ending in {', '.join(known)} were expected", file=source
+            )
+        files += found
+    return list(dict.fromkeys(files))
