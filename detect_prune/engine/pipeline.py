@@ -251,6 +251,8 @@ def _cut(run: Run, masks: Masks) -> None:
     masks.apply()
     run.masks = masks
     total = masks.n_total
+    if masks.bound:
+        print(f"the floor kept {', '.join(masks.bound)} from losing more", flush=True)
     print(
         f"cut: {masks.n_kept:,} of {total:,} weights stay, {total - masks.n_kept:,} are zero from here on", flush=True
     )

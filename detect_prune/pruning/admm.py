@@ -321,7 +321,7 @@ class GlobalADMM:
             self._settle()
         self.detach()
         selection = self.constraint.project({name: weight.detach() for name, weight in self.weights.items()}, self.q)
-        masks = Masks(self.weights, dict(zip(self.weights, selection.masks)))
+        masks = Masks.chosen(self.weights, selection)
         masks.apply()
         if optimizer is not None:
             masks.attach(optimizer)

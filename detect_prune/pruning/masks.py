@@ -12,6 +12,7 @@ from detect_prune.pruning.budgets import ratio_budget
 from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import make_importance, scaled_worths
+from detect_prune.pruning.selection import Selection
 
 
 class Masks:
@@ -20,10 +21,12 @@ class Masks:
     Args:
         weights: name -> parameter, as prunable_weights gives them.
         masks: name -> bool tensor of the parameter's shape; the same names.
+        bound: names of layers that a floor kept from losing more, for whoever wants to say so.
     """
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]):
+    def __init__(self, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor], bound: Sequence[str] = ()):
         self._weights = dict(weights)
+        self.bound = tuple(bound)
         self._masks: dict[str, Tensor] = {}
         self._handles: dict[Optimizer, list[Any]] = {}
         self._set(masks)
@@ -38,6 +41,12 @@ class Masks:
                     f"the mask of {name} is {tuple(masks[name].shape)}, its weights are {tuple(weight.shape)}"
                 )
             self._masks[name] = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(masks[name])
+
+    @classmethod
+    def chosen(cls, weights: Mapping[str, nn.Parameter], selection: Selection) -> "Masks":
+        """What a projection of these weights, in their order, has chosen."""
+        names = list(weights)
+        return cls(weights, dict(zip(names, selection.masks)), [names[i] for i in selection.bound])
 
     @classmethod
     def from_nonzero(cls, model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Masks":
@@ -202,4 +211,4 @@ def magnitude_masks(
     values = {name: weight.detach() for name, weight in weights.items()}
     keep = constraint.keep_share({name: value.numel() for name, value in values.items()})
     selection = constraint.project(values, scaled_worths(make_importance(importance), values, keep))
-    return Masks(weights, dict(zip(weights, selection.masks)))
+    return Masks.chosen(weights, selection)

@@ -144,9 +144,10 @@ class GradualMagnitude:
         selection = self.constraint.project(values, scaled_worths(self.importance, values, keep), progress)
         names = list(values)
         self.masks.replace(dict(zip(names, selection.masks)))
+        self.masks.bound = tuple(names[i] for i in selection.bound)
         kept = {name: left / total for name, (left, total) in self.masks.kept().items()}
         overall = self.masks.n_kept / self.masks.n_total
-        return Tightened(self.done, kept, overall, tuple(names[i] for i in selection.bound))
+        return Tightened(self.done, kept, overall, self.masks.bound)
 
     def cut(self, optimizer: Optimizer | None = None) -> Masks:
         """The masks as the last update left them."""

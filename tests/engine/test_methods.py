@@ -71,6 +71,23 @@ def test_the_rows_tell_what_was_done(tmp_path):
     assert names["dense"] == ["dense"]
 
 
+def test_a_floor_that_binds_is_said(tmp_path, capsys):
+    task = Counting()
+    with torch.no_grad():
+        task.model[8].weight.mul_(1e-4)
+    result = run(tmp_path / "run", task, method="magnitude", train_dense=False, floor=0.5)
+    assert "the floor kept 8.weight from losing more" in capsys.readouterr().out
+    assert json.loads((result.folder / "metrics.json").read_text())["layers"][2]["kept"] == 6  # half of 0.4 of 32
+
+
+def test_a_trained_network_is_only_measured_by_the_method_dense(tmp_path):
+    task = Counting()
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    result = run(tmp_path / "run", task, method="dense", train_dense=False, ratio=None)
+    assert task.asked == 0 and [stage["name"] for stage in result.stages] == ["dense"]
+    assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
+
+
 def test_gradual_pruning_tightens_along_the_cubic(tmp_path):
     folder = run(tmp_path / "run", method="gradual").folder
     kept = [record["kept"] for record in load_checkpoint(folder / "last.pt")["history"] if "kept" in record]

@@ -284,6 +284,7 @@ def test_the_floor_binds_where_a_layer_would_die():
     admm.attach(torch.optim.SGD(model.parameters(), 0.1))
     residuals = admm.update()
     assert residuals.bound == ("4.weight",) and "floor binds in 4.weight" in str(residuals)
+    assert admm.cut().bound == ("4.weight",)
     assert int((admm.z["4.weight"] != 0).sum()) == int(0.5 * keep_count(2074, 0.9) / 2074 * 1920)
 
 

@@ -1,0 +1,39 @@
+"""Two gloo processes hold the same Z, U and mask, and those of one process with the same global batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+
+
+def run(folder, *launcher):
+    folder.mkdir()
+    package = str(Path(__file__).parents[2])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": package}
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
+def test_two_processes_hold_the_same_and_what_one_would(tmp_path):
+    first, second = run(tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    (alone,) = run(tmp_path / "one")
+    assert first["rho"] == second["rho"] == pytest.approx(alone["rho"], rel=1e-3)
+    for kind in ("z", "u", "masks", "weights"):
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), (kind, name)
+    different = sum(int((first["masks"][name] != mask).sum()) for name, mask in alone["masks"].items())
+    total = sum(mask.numel() for mask in alone["masks"].values())
+    # Where two weights are worth the same to the last bits, another order of summing may turn theirs.
+    assert different <= 2e-5 * total
+    assert sum(int(mask.sum()) for mask in first["masks"].values()) == 43050
+    for name, weight in alone["weights"].items():
+        same = first["masks"][name] == alone["masks"][name] if name in alone["masks"] else slice(None)
+        torch.testing.assert_close(first["weights"][name][same], weight[same], rtol=1e-3, atol=1e-5)
