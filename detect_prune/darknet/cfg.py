@@ -167,5 +167,5 @@ def _check_option(section: Section, option: Option, first: Option, notes: _Notes
 
 
 def _near(name: str, known) -> str:
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name[:40], known, 1)  # a name can be as long as the file
     return f" (is {close[0]} meant?)" if close else ""

@@ -31,6 +31,7 @@ from detect_prune.darknet.steps import (
 )
 from detect_prune.errors import DetectPruneError
 
+MAX_LAYERS = 5_000  # ten times the deepest official network
 MAX_CHANNELS = 65_536
 MAX_KERNEL = 255
 MAX_SOURCES = 256  # of one [route] or [shortcut]
@@ -47,6 +48,8 @@ def plan_network(cfg: Cfg) -> tuple[Step, ...]:
     steps: list[Step] = []
     floats = 0
     for index, section in enumerate(cfg.layers):
+        if index == MAX_LAYERS:
+            raise section.error(f"the network has {len(cfg.layers):,} layers; at most {MAX_LAYERS:,} are supported")
         step = _READERS[section.name](section, index, steps)
         floats += step.floats
         if floats > MAX_FLOATS:

@@ -14,7 +14,7 @@ from detect_prune.darknet.layers import BATCH_NORM_EPS, Convolution, Shortcut
 from detect_prune.darknet.network import Darknet
 from detect_prune.darknet.steps import Step
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import atomic_path
+from detect_prune.files import atomic_path, open_binary
 
 _FLOAT = np.dtype("<f4")
 MAX_HEADER = 20  # bytes
@@ -91,24 +91,16 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
 
 def _read_floats(net: Darknet, path: Path, partial: bool) -> tuple[WeightsHeader, np.ndarray, list[Step]]:
     """The header, all float32 after it, and the sections that they fill. Nothing is read of a file of a wrong size."""
-    try:
-        with open(path, "rb") as file:
-            begin = file.read(MAX_HEADER)
-            header = WeightsHeader.unpack(begin, path)
-            size = os.fstat(file.fileno()).st_size - header.size
-            if size % 4:
-                raise DetectPruneError(
-                    f"the file ends with {size % 4} bytes of a float; it is cut off or not Darknet weights", file=path
-                )
-            steps = _sections_in(net, size // 4, partial, path)
-            file.seek(header.size)
-            values = np.fromfile(file, _FLOAT).astype(np.float32, copy=False)
-    except FileNotFoundError:
-        raise DetectPruneError("no such file; Darknet weights were expected here", file=path) from None
-    except IsADirectoryError:
-        raise DetectPruneError("this is a folder; Darknet weights were expected here", file=path) from None
-    except OSError as error:
-        raise DetectPruneError(f"can't be read as Darknet weights: {error.strerror}", file=path) from None
+    with open_binary(path, "file of Darknet weights") as file:
+        header = WeightsHeader.unpack(file.read(MAX_HEADER), path)
+        size = os.fstat(file.fileno()).st_size - header.size
+        if size % 4:
+            raise DetectPruneError(
+                f"the file ends with {size % 4} bytes of a float; it is cut off or not Darknet weights", file=path
+            )
+        steps = _sections_in(net, size // 4, partial, path)
+        file.seek(header.size)
+        values = np.fromfile(file, _FLOAT).astype(np.float32, copy=False)
     if len(values) != size // 4:
         raise DetectPruneError("the file has changed while it was read", file=path)
     return header, values, steps
@@ -165,8 +157,7 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
             raise DetectPruneError(
                 f"{_floats(expected - found)} too few: the file has {found:,}, {of}; "
                 f"it ends {_floats(found - end + step.floats)} into the {step.title}, which has {step.floats:,}; "
-                "is it cut off, of another network"
-                + ("?" if partial else ", or a backbone's?"),
+                "is it cut off, of another network" + ("?" if partial else ", or a backbone's?"),
                 file=path,
             )
     return steps

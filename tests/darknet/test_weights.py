@@ -129,7 +129,7 @@ def test_files_that_are_no_weights(net, tmp_path):
         path.write_bytes(content)
         with pytest.raises(DetectPruneError, match=what):
             read_weights(net, path)
-    with pytest.raises(DetectPruneError, match="no such file; Darknet weights"):
+    with pytest.raises(DetectPruneError, match="no such file; a file of Darknet weights"):
         read_weights(net, tmp_path / "missing.weights")
     with pytest.raises(DetectPruneError, match="folder"):
         read_weights(net, tmp_path)
