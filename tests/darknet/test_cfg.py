@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 from detect_prune.darknet import CfgWarning, load_cfg, parse_cfg, save_cfg
+from detect_prune.darknet.keys import ALIASES, KEYS
 from detect_prune.errors import DetectPruneError
 
 TEXT = """# a comment
@@ -58,21 +59,39 @@ def test_text_parses_to_the_same_cfg():
     assert parse_cfg(cfg.text()).text() == cfg.text()
 
 
-def test_text_parses_to_the_same_cfg_whatever_is_in_it():
+def random_text(generator: random.Random) -> str:
+    """A cfg of random sections with known and unknown keys, right and wrong values, comments and odd characters."""
+    alphabet = "abz_=[]#; \t\r,.-19é\x00\x0b\x85\u2028\ufeff"
+
+    def junk():
+        return "".join(generator.choices(alphabet, k=generator.randint(1, 6)))
+
+    lines = [generator.choice(["[net]", "[network] # it", "\ufeff[net]"])]
+    for _ in range(generator.randrange(8)):
+        name = generator.choice([*KEYS, *ALIASES][1:])
+        keys = [*KEYS[ALIASES.get(name, name)], "unknown"]
+        value = generator.choice(["1", " -2 ", ".5", "1,2", "1, 2,3,4", "leaky", "1 # why", junk()])
+        lines.append(generator.choice([f"[{name}]", f"{generator.choice(keys)} = {value}", f"x{junk()}={junk()}", ""]))
+    return generator.choice(["\n", "\r\n", "\r"]).join(lines)
+
+
+def test_text_parses_to_the_same_cfg_whatever_is_in_it(tmp_path):
     generator = random.Random(0)
-    alphabet = "abz_=[]#; \t,.-19é\x00\x0b\x85\u2028"
-    for _ in range(300):
-        lines = ["[net]"]
-        for _ in range(generator.randrange(6)):
-            key, value = ("".join(generator.choices(alphabet, k=generator.randint(1, 6))) for _ in "kv")
-            lines.append(generator.choice([f"x{key}={value}", "[route]", f"x={value}"]))
+    read = 0
+    for case in range(1500):
+        text = random_text(generator)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CfgWarning)
             try:
-                cfg = parse_cfg("\n".join(lines))
+                cfg = parse_cfg(text)
             except DetectPruneError:
                 continue
-            assert parse_cfg(cfg.text()) == cfg
+            assert parse_cfg(cfg.text()) == cfg, repr(text)
+            if case % 10 == 0:
+                save_cfg(cfg, tmp_path / "a.cfg")
+                assert load_cfg(tmp_path / "a.cfg") == cfg, repr(text)
+            read += 1
+    assert read > 300
 
 
 def test_unknown_keys_are_kept_written_back_and_warned_of_once():
@@ -97,6 +116,22 @@ def test_anchors_without_a_comma_between_two_are_two():
     with pytest.warns(CfgWarning, match="line 3: a comma is missing in anchors"):
         cfg = parse_cfg("[net]\n[yolo]\nanchors = 1,2, 61,45    61,45\n")
     assert cfg.layers[0].pairs("anchors") == ((1, 2), (61, 45), (61, 45))
+
+
+def test_a_key_in_many_sections_is_warned_of_once():
+    with pytest.warns(CfgWarning) as caught:
+        parse_cfg("[net]\n" + "[convolutional]\nfilters=3\nfancy=1\n" * 40 + "[route]\nlayers=0\nfancy=1\n")
+    (warning,) = caught
+    assert str(warning.message) == (
+        "cfg: line 4: nothing here reads 'fancy' of a [convolutional] and on 39 other lines; "
+        "line 124: nothing here reads 'fancy' of a [route]"
+    )
+
+
+def test_of_a_training_key_that_stands_twice_the_first_counts():
+    with pytest.warns(CfgWarning, match="line 5: 'jitter' stands twice, line 4 counts"):
+        cfg = parse_cfg("[net]\n[yolo]\nclasses=2\njitter=.1\njitter=.3\n")
+    assert cfg.layers[0].float("jitter") == 0.1
 
 
 @pytest.mark.parametrize(
