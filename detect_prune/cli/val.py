@@ -21,8 +21,8 @@ protocols:
                  objects are left out of the truth, so that a detection on one is wrong.
   darknet-valid  what `darknet detector valid` finds: scores above .001, suppression at .6 measured in pixels, scored by
                  pycocotools.
-The last two resize pictures as a Darknet built without OpenCV does (--resize darknet), and cut the sides of letterboxed
-ones to whole pixels; for a Darknet built with OpenCV say --resize opencv.
+The last two resize pictures with Darknet's own function (--resize darknet), and cut the sides of letterboxed ones to
+whole pixels. --resize opencv is for a Darknet that was built to resize with OpenCV.
 """
 
 

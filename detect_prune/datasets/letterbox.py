@@ -1,10 +1,10 @@
 """Bringing a picture to the network's size, and boxes there and back.
 
-Darknet has two ways of resizing, and its scores differ by up to a point between them. `opencv` is cv2.resize, bilinear
-with half-pixel centres, on bytes. `darknet` is its own `resize_image` (src/image.c), which a Darknet built without
-OpenCV uses: floats in 0..1, never rounded; pixel i of the output lies at i * (in - 1) / (out - 1), so that the corners
-fall on each other; columns first, then rows. All of that in float32, which shows in one place: the lowest row takes no
-share of the row after its own, so where float32 puts it a hair above the last one it comes out black.
+There are two ways of resizing, and scores differ by up to a point between them. `opencv` is cv2.resize, bilinear with
+half-pixel centres, on bytes. `darknet` is Darknet's own `resize_image` (src/image.c): floats in 0..1, never rounded;
+pixel i of the output lies at i * (in - 1) / (out - 1), so that the corners fall on each other; columns first, then
+rows. All of that in float32, which shows in one place: the lowest row takes no share of the row after its own, so where
+float32 puts it a hair above the last one it comes out black.
 """
 
 from dataclasses import dataclass
