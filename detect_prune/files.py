@@ -156,13 +156,12 @@ def list_folder(folder: str | Path, what: str) -> list[str]:
         raise DetectPruneError(f"this folder of {what} can't be read: {error.strerror}", file=folder) from None
 
 
-def require_disk_space(folder: str | Path, size: int) -> None:
+def require_disk_space(folder: str | Path, size: int, purpose: str = "for its checkpoints and results") -> None:
     """Raises DetectPruneError unless the disk under `folder` (made if missing) has `size` bytes free."""
     make_folder(folder)
     free = shutil.disk_usage(folder).free
     if free < size:
         raise DetectPruneError(
-            f"the disk has {free / 1e6:.0f} MB free, and this run needs about {size / 1e6:.0f} MB "
-            "for its checkpoints and results",
+            f"the disk has {free / 1e6:.0f} MB free, and this run needs about {size / 1e6:.0f} MB {purpose}",
             file=folder,
         )
