@@ -19,7 +19,6 @@ GLOBAL_BATCH, STEPS, UPDATES = 32, 24, 6
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     net = LeNet5()

@@ -1,6 +1,7 @@
 """Two gloo processes hold the same Z, U and mask, and those of one process with the same global batch."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,20 +12,24 @@ import torch
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
 
-def run(folder, *launcher):
-    folder.mkdir()
-    package = str(Path(__file__).parents[2])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": package}
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder)]
+def under_torchrun(folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, str(SCRIPT), str(folder)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr
-    return [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def in_this_process(folder):
+    runpy.run_path(str(SCRIPT))["main"](folder)
+    return torch.load(folder / "0.pt", weights_only=True)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_two_processes_hold_the_same_and_what_one_would(tmp_path):
-    first, second = run(tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    (alone,) = run(tmp_path / "one")
+    first, second = under_torchrun(tmp_path)
+    alone = in_this_process(tmp_path)
     assert first["rho"] == second["rho"] == pytest.approx(alone["rho"], rel=1e-3)
     for kind in ("z", "u", "masks", "weights"):
         for name, value in first[kind].items():
