@@ -39,13 +39,7 @@ class Step:
         return f"[{self.section.name}] at line {self.section.line} (layer {self.index})"
 
     def size(self, sizes: Sequence[Size]) -> Size:
-        """Size of the output, given those of the sources. Raises DetectPruneError where they do not fit together."""
-        if any(size != sizes[0] for size in sizes):
-            shown = ", ".join(f"{width}x{height}" for width, height in sizes)
-            raise self.section.error(
-                f"[{self.section.name}] joins maps of different sizes ({shown}); "
-                "expected one size: is the input a multiple of the largest stride?"
-            )
+        """Size of the output, given those of the sources. Raises DetectPruneError where there can be none."""
         return sizes[0]
 
 
@@ -181,7 +175,10 @@ def plan_sizes(steps: Sequence[Step], input_size: Size) -> list[Size]:
     """
     sizes: list[Size] = []
     for step in steps:
-        size = step.size([input_size if source == PICTURE else sizes[source] for source in step.sources])
+        given = [input_size if source == PICTURE else sizes[source] for source in step.sources]
+        if len(set(given)) > 1 and not isinstance(step, Product):
+            raise step.section.error(_mismatch(step, given, input_size, max_stride(steps)))
+        size = step.size(given)
         if max(size) > MAX_MAP_SIDE:
             raise step.section.error(f"this makes a map of {size[0]}x{size[1]}; at most {MAX_MAP_SIDE} is supported")
         if step.channels * size[0] * size[1] > MAX_MAP_FLOATS:
@@ -191,6 +188,14 @@ def plan_sizes(steps: Sequence[Step], input_size: Size) -> list[Size]:
             )
         sizes.append(size)
     return sizes
+
+
+def _mismatch(step: Step, given: Sequence[Size], input_size: Size, stride: int) -> str:
+    shown = ", ".join(f"{width}x{height}" for width, height in given[:8])
+    message = f"[{step.section.name}] joins maps of different sizes ({shown})"
+    if any(n % stride for n in input_size):
+        return f"{message}; an input of {input_size[0]}x{input_size[1]} is no multiple of the largest stride, {stride}"
+    return f"{message}; expected one size"
 
 
 def max_stride(steps: Sequence[Step]) -> int:
