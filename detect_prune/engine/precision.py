@@ -1,6 +1,7 @@
 """Which arithmetic is fastest here: found by timing a step, not by asking the processor for its name."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ class Precision:
 CANDIDATES = (Precision(), Precision(channels_last=True), Precision(bf16=True, channels_last=True))
 
 
-def choose_precision(task: Task, repeats: int = 2) -> tuple[Precision, dict[str, float]]:
-    """Times forward, backward and nothing else on one batch for each candidate.
+def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, float]]:
+    """Times forward, backward and nothing else on one batch for each candidate; the shortest of its times counts.
+
+    The candidates take turns, so that a machine that is busy for a second with something else is unfair to none.
 
     The model's values and its modes (training or evaluation) are left as they were; its memory format is the chosen
     one's, and there are no gradients.
@@ -57,15 +60,20 @@ def choose_precision(task: Task, repeats: int = 2) -> tuple[Precision, dict[str,
     model.train()
     seconds: dict[Precision, float] = {}
     with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-        for candidate in CANDIDATES:
-            candidate.prepare(model)
-            try:
-                times = [_timed_step(task, candidate, batch) for _ in range(1 + repeats)]
-            except torch.cuda.OutOfMemoryError:
-                continue
-            finally:
-                model.zero_grad(set_to_none=True)
-            seconds[candidate] = min(times[1:])
+        fitting = list(CANDIDATES)
+        for turn in range(1 + rounds):
+            for candidate in tuple(fitting):
+                candidate.prepare(model)
+                try:
+                    time_taken = _timed_step(task, candidate, batch)
+                except torch.cuda.OutOfMemoryError:
+                    fitting.remove(candidate)
+                    seconds.pop(candidate, None)
+                    continue
+                finally:
+                    model.zero_grad(set_to_none=True)
+                if turn:  # the first one warms up
+                    seconds[candidate] = min(time_taken, seconds.get(candidate, math.inf))
     for module, mode in modes:
         module.training = mode
     model.load_state_dict(before)
