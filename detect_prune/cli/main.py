@@ -10,7 +10,8 @@ COMMANDS = {
     "prune": "prune a network and measure what it cost",
     "train": "train a dense network, or fine-tune a pruned one",
     "val": "score a network on a data set",
-    "detect": "find objects in pictures and draw them",
+    "detect": "find objects in pictures and videos, and draw them",
+    "download": "fetch official weights, COCO or VOC",
 }
 
 
