@@ -18,9 +18,9 @@ RESULTS = Path(__file__).parent / "results"
 def circumstances() -> dict[str, str]:
     """When, by which command and on what machine this script runs; a part of every record.
 
-    The folder of --data-root is not named: it is another one on every machine.
+    Folders are not named: they are others on every machine.
     """
-    words = list(sys.argv[1:])
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     if "--data-root" in words[:-1]:
         words[words.index("--data-root") + 1] = "DIR"
     return {

@@ -2,7 +2,7 @@
 
 All in one run, in turns, on the same pictures, in float32; imports, loading and pycocotools are left out. A figure is a
 median over the turns. `python benchmarks/scoring_speed.py --data-root DIR` (VOC's pictures; ten minutes on two quiet
-cores, `--pictures 48` for a first look).
+cores, `--pictures 48` for a first look). The network's 80 classes need not be VOC's: nothing is counted.
 """
 
 import argparse
@@ -20,8 +20,10 @@ from torch import nn
 from detect_prune.cli.common import default_workers
 from detect_prune.datasets import DetectionSet, load_data, val_batches
 from detect_prune.report.tables import Table
+from detect_prune.resources import find_resource
 from detect_prune.tasks.detector import Detector, load
-from detect_prune.tasks.scoring import PROTOCOLS, find_all, inference_copy, to_input
+from detect_prune.tasks.inference import inference_copy, to_input
+from detect_prune.tasks.scoring import PROTOCOLS, find_all
 
 PROTOCOL = PROTOCOLS["coco"]
 
@@ -74,7 +76,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True, help="folder that holds VOCdevkit")
-    parser.add_argument("--cfg", type=Path, default=Path("weights/yolov4-tiny.cfg"))
+    parser.add_argument("--cfg", default="yolov4-tiny.cfg")
     parser.add_argument("--weights", type=Path, default=Path("weights/yolov4-tiny.weights"))
     parser.add_argument("--pictures", type=int, default=496, help="how many of VOC's val (default 496)")
     parser.add_argument("--turns", type=int, default=3, help="of which the medians are taken (default 3)")
@@ -85,7 +87,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
 
-    model = load(args.cfg, args.weights)
+    cfg = find_resource("cfg", args.cfg)
+    model = load(cfg, args.weights)
     data = load_data("voc.yaml", args.data_root, splits=("val",))
     pictures = data.val.subset(range(min(args.pictures, len(data.val))))
     batches = [batch.pictures for batch in val_batches(pictures, model.input_size, args.batch)]
@@ -93,7 +96,7 @@ def main() -> None:
         "val": scoring(model, pictures, args.batch, default_workers()),
         "forward passes, as val runs them": forward_passes(inference_copy(model), batches),
         "forward passes of the network as it is": forward_passes(model, batches),
-        "OpenCV DNN's loop": opencv_loop(args.cfg, args.weights, [truth.path for truth in pictures], model.input_size),
+        "OpenCV DNN's loop": opencv_loop(cfg, args.weights, [truth.path for truth in pictures], model.input_size),
     }
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(args.turns):
@@ -103,7 +106,7 @@ def main() -> None:
             times[name].append(seconds(work) / len(pictures))
 
     facts = {
-        "network": args.cfg.stem,
+        "network": cfg.stem,
         "input": model.input_size[0],
         "pictures": len(pictures),
         "batch": args.batch,

@@ -26,7 +26,8 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.export.darknet import save_pruned
 from detect_prune.report.figures import contact_sheet, draw_boxes
 from detect_prune.tasks.detector import Detector, load
-from detect_prune.tasks.scoring import PROTOCOLS, find_all, require_same_classes, to_input
+from detect_prune.tasks.inference import to_input
+from detect_prune.tasks.scoring import PROTOCOLS, find_all, require_same_classes
 
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""

@@ -1,22 +1,21 @@
 """Running a network over a set of pictures, in the ways in which detectors are scored."""
 
 import contextlib
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detect_prune.darknet import Darknet
-from detect_prune.darknet.layers import Convolution
 from detect_prune.datasets import DetectionData, DetectionSet, val_batches
 from detect_prune.datasets.letterbox import Placement
 from detect_prune.detection import detect
 from detect_prune.errors import DetectPruneError
 from detect_prune.report.progress import Progress
 from detect_prune.structures import Detections, Truth
+from detect_prune.tasks.inference import inference_copy, to_input
 
 
 @dataclass(frozen=True)
@@ -178,36 +177,3 @@ def _on_picture(found: Detections, placement: Placement, clip: bool) -> Detectio
     if clip:
         boxes = boxes.clip(0, [placement.width, placement.height] * 2).astype(np.float32)
     return Detections(torch.from_numpy(boxes), found.scores.cpu(), found.labels.cpu())
-
-
-def inference_copy(model: Darknet) -> Darknet:
-    """A copy that gives the same numbers, up to float32's noise, in less time, and can't be trained.
-
-    Batch norms are folded into their convolutions, in float64, as Darknet does before it scores (src/network.c,
-    fuse_conv_batchnorm), and the weights lie in channels-last order. yolov4-tiny at 416 takes 61 ms a picture this way
-    on two cores, and 84 ms as it is.
-    """
-    network = copy.deepcopy(model).eval().requires_grad_(False)
-    for layer in network.modules():
-        if isinstance(layer, Convolution) and layer.norm is not None:
-            _fold(layer)
-    return network.to(memory_format=torch.channels_last)
-
-
-def _fold(layer: Convolution) -> None:
-    norm, weight = layer.norm, layer.conv.weight
-    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = norm.bias.double() - norm.running_mean.double() * factor
-    layer.conv.weight = nn.Parameter((weight.double() * factor[:, None, None, None]).to(weight.dtype), False)
-    layer.conv.bias = nn.Parameter(bias.to(weight.dtype), False)
-    layer.norm = None
-
-
-def to_input(pictures: Tensor, model: nn.Module) -> Tensor:
-    """(B, 3, H, W) uint8, or float32 in 0..1 -> float in 0..1, on the model's device and in its memory format."""
-    # The two formats of a 1x1 kernel are the same in memory; it takes a larger one to tell.
-    telling = next((weight for weight in model.parameters() if weight.dim() == 4 and weight.shape[-1] > 1), None)
-    last = telling is not None and telling.is_contiguous(memory_format=torch.channels_last)
-    inputs = pictures.to(next(model.parameters()).device, non_blocking=True)
-    inputs = inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
-    return inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

