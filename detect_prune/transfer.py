@@ -36,7 +36,7 @@ class RemoteFile:
     size: int | None = None
     """In bytes; None where nobody says."""
     digest: str | None = None
-    """`sha256:...`, `sha1:...` or `md5:...`; None where none was ever published."""
+    """`sha256:...`, or sha512, sha1 or md5; None where none was ever published."""
 
     def problem(self, path: Path) -> str | None:
         """What is wrong with the copy at `path`: its size or its digest. None if it is the file."""

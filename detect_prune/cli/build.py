@@ -13,6 +13,7 @@ from detect_prune.datasets.descriptor import read_names
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
+from detect_prune.official import download_hint
 from detect_prune.tasks.build import SAMPLE, classification_task, detection_task, find_weights
 from detect_prune.tasks.detector import Detector, load
 
@@ -41,7 +42,8 @@ def build_job(args: argparse.Namespace) -> Job:
         if args.model is not None and getattr(args, option) is not None:
             raise DetectPruneError(f"--{option} is for detectors; --model {args.model} has no use for it")
     if args.resume is None:
-        _look_up(args)
+        args.seed = args.seed or 0
+        look_up(args)
     task = _task(args)
     _override(task, args)
     shown = ", ".join(f"{name} {value}" for name, value in task.settings().items())
@@ -52,9 +54,12 @@ def build_job(args: argparse.Namespace) -> Job:
     return Job(task, args.data == SAMPLE, "\n".join([f"{shown}, {start}, device {task.device}", *task.notes]))
 
 
-def _look_up(args: argparse.Namespace) -> None:
-    """Fills what was not given with what is found. A resumed run keeps what it found, whatever has appeared since."""
-    args.seed = args.seed or 0
+def look_up(args: argparse.Namespace) -> None:
+    """Fills what was not given with what is found. A resumed run keeps what it found, whatever has appeared since.
+
+    Raises:
+        DetectPruneError: there is no COCO where --data-root says, and no --data.
+    """
     if args.data is None and args.cfg is not None:
         args.data = "coco.yaml" if data_available("coco.yaml", args.data_root) else SAMPLE
         if args.data == SAMPLE and args.data_root is not None:
@@ -168,4 +173,7 @@ def _weights_of(cfg: str) -> Path:
     for path in (beside, usual):
         if path.is_file():
             return path
-    raise DetectPruneError(f"its weights are neither {beside} nor {usual}; --weights says which they are", file=cfg)
+    hint = download_hint(usual.name)
+    raise DetectPruneError(
+        f"its weights are neither {beside} nor {usual}{hint}; --weights says which they are", file=cfg
+    )

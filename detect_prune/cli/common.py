@@ -133,13 +133,18 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set"
     )
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data, instead of the descriptor's path")
-    parser.add_argument("--batch", type=positive(int), help="pictures a step")
-    parser.add_argument("--workers", type=not_negative, help="processes that prepare pictures (detectors only)")
+    parser.add_argument("--batch", type=positive(int), metavar="N", help="pictures a step")
+    parser.add_argument(
+        "--workers", type=not_negative, metavar="N", help="processes that prepare pictures (detectors only)"
+    )
 
 
 def add_use_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--imgsz", type=positive(int), help="a detector's input width and height in pixels (default: the cfg's)"
+        "--imgsz",
+        type=positive(int),
+        metavar="PIXELS",
+        help="a detector's input width and height (default: the cfg's)",
     )
     parser.add_argument(
         "--device", type=device_name, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU if there is one)"
@@ -147,14 +152,15 @@ def add_use_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser, project: str) -> None:
-    parser.add_argument("--lr", type=positive(float), help="learning rate of every phase, instead of the recipe's")
-    parser.add_argument("--seed", type=seed, default=None, help="of everything random (default 0)")
+    parser.add_argument(
+        "--lr", type=positive(float), metavar="RATE", help="learning rate of every phase, instead of the recipe's"
+    )
+    parser.add_argument("--seed", type=seed, default=None, metavar="N", help="of everything random (default 0)")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), help="auto: the fastest by a timed step (default)"
     )
-    parser.add_argument("--name", type=folder_name, help="name of the run's folder")
+    parser.add_argument("--name", type=folder_name, metavar="NAME", help="name of the run's folder")
     parser.add_argument("--project", default=None, metavar="DIR", help=f"where runs are kept (default {project})")
-    parser.add_argument("--save-every", type=positive(float), metavar="MINUTES", help="between checkpoints (default 3)")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -204,7 +210,7 @@ class Plan:
     """What a run was asked to do, as it stands in its folder."""
 
     command: str
-    """prune or train."""
+    """prune, train or sweep."""
     argv: list[str]
     """The command line's options as they were typed."""
     options: dict[str, Any]
@@ -239,9 +245,13 @@ def option_name(action: argparse.Action) -> str:
 
 
 def resume_plan(
-    command: str, parser: argparse.ArgumentParser, args: argparse.Namespace, project: Path
+    command: str,
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    project: Path,
+    finished: str = "metrics.json",
 ) -> tuple[Path, list[str]]:
-    """Finds the run to go on with and fills `args` with its options.
+    """Finds the run to go on with and fills `args` with its options; a run that has the file `finished` is finished.
 
     Returns:
         The run's folder, and the options that it was started with as they were typed.
@@ -249,7 +259,7 @@ def resume_plan(
     Raises:
         DetectPruneError: there is no such run, its plan is damaged, or an option differs from the run's own.
     """
-    folder = Path(args.resume) if args.resume else _newest_unfinished(command, project)
+    folder = Path(args.resume) if args.resume else _newest_unfinished(command, project, finished)
     plan = _read_plan(folder)
     if plan.command != command:
         raise DetectPruneError(f"this run was made by '{plan.command}', not by '{command}'", file=folder)
@@ -298,10 +308,10 @@ def _could_be(action: argparse.Action, value: Any) -> bool:
     return same and (action.choices is None or value in action.choices)
 
 
-def _newest_unfinished(command: str, project: Path) -> Path:
+def _newest_unfinished(command: str, project: Path, finished: str) -> Path:
     plans = sorted(project.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in (path.parent for path in plans):
-        if (folder / "metrics.json").exists():
+        if (folder / finished).exists():
             continue
         try:
             if _read_plan(folder).command == command:

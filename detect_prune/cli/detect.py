@@ -29,9 +29,15 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--names", metavar="FILE", help="class names, one a line (default: those of COCO or VOC, if their number fits)"
     )
     common.add_use_options(made)
-    made.add_argument("--score", type=common.share, default=0.25, help="lowest score that is shown (default 0.25)")
     made.add_argument(
-        "--nms-iou", type=common.share, default=0.45, help="IoU threshold of the suppression (default 0.45)"
+        "--score", type=common.share, default=0.25, metavar="SHARE", help="lowest score that is shown (default 0.25)"
+    )
+    made.add_argument(
+        "--nms-iou",
+        type=common.share,
+        default=0.45,
+        metavar="SHARE",
+        help="IoU threshold of the suppression (default 0.45)",
     )
     made.add_argument("--save-txt", action="store_true", help="write what was found as text, too")
     made.add_argument("--save-json", action="store_true", help="write what was found as JSON, too")

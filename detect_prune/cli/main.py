@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] == "--version":
         print(__version__)
         return 0
-    lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:9} {text}" for name, text in COMMANDS.items()]
     text = (
         "usage: detect-prune COMMAND [options]\n\n"
         + "\n".join(lines)

@@ -11,6 +11,10 @@ from detect_prune.errors import DetectPruneError
 PROJECT = Path("runs/prune")
 IMPORTANCES = ("raw", "normalised", "lamp", "fisher", "fisher-layer")
 """The names that pruning.importance knows; it takes seconds to import, and a test compares the two."""
+METHODS = ("admm", "admm-layerwise", "gradual", "magnitude", "lamp", "dense-longer", "dense")
+"""The keys of pruning.METHODS, likewise."""
+KEEPING = ("dense-longer", "dense")
+"""Methods that remove nothing."""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -24,16 +28,38 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     common.add_pretrained_option(made)
     common.add_model_option(made)
     made.add_argument("--ratio", type=common.removal_ratio, help="share of all weights to remove, such as 0.8")
+    made.add_argument(
+        "--method", choices=METHODS, help="how (default admm); all methods get the same epochs, so that they compare"
+    )
     common.add_data_options(made)
     common.add_use_options(made)
+    add_pruning_options(made)
+    common.add_run_options(made, str(PROJECT))
+    return made
+
+
+def add_pruning_options(made: argparse.ArgumentParser) -> None:
+    """What says how a network is pruned, but the method and the ratio."""
     made.add_argument(
         "--epochs", type=common.positive(int), dest="retrain_epochs", metavar="N", help="of masked retraining"
     )
-    made.add_argument("--admm-epochs", type=common.positive(int), help="of ADMM")
+    made.add_argument("--admm-epochs", type=common.positive(int), metavar="N", help="of ADMM")
     made.add_argument(
-        "--dense-epochs", type=common.positive(int), help="of dense training, where there are no weights to start from"
+        "--dense-epochs",
+        type=common.positive(int),
+        metavar="N",
+        help="of dense training, where there are no weights to start from",
     )
-    made.add_argument("--importance", choices=IMPORTANCES, help="how weights are compared across layers (default lamp)")
+    made.add_argument(
+        "--importance", choices=IMPORTANCES, help="how weights are compared across layers (default: the method's, lamp)"
+    )
+    made.add_argument(
+        "--budget", choices=("ratio", "macs", "bytes"), help="what --ratio is a share of (default ratio: of the weights)"
+    )
+    made.add_argument(
+        "--pattern", metavar="P", help="how the zeros lie: N:M, such as 2:4, or blocks 1xN (default: anywhere)"
+    )
+    made.add_argument("--gradual", action="store_true", default=None, help="let ADMM's removal grow over its updates")
     made.add_argument(
         "--floor", type=common.share, metavar="SHARE", help="share of an even cut that each layer keeps at least"
     )
@@ -43,8 +69,6 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made.add_argument(
         "--exclude", action="append", metavar="GLOB", help="leave weights alone whose name matches; may be repeated"
     )
-    common.add_run_options(made, str(PROJECT))
-    return made
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -58,18 +82,19 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import prune
 
-    if args.resume is None and args.ratio is None:
+    if args.resume is None and args.ratio is None and needs_ratio(args):
         raise DetectPruneError("--ratio is missing: the share of all weights to remove, such as 0.8")
-    begun = begin(args, argv, made, "prune", PROJECT, lambda task: f"{task.name}-{args.ratio}")
+    begun = begin(args, argv, made, "prune", PROJECT, lambda task: _run_name(task.name, args))
     job = begun.job
-    print(f"{job.says}\nremoval ratio {args.ratio}; everything is kept in {begun.folder}", flush=True)
+    removed = f"removal ratio {args.ratio}; " if args.ratio is not None else ""
+    print(f"{job.says}\n{removed}everything is kept in {begun.folder}", flush=True)
     train_dense = args.weights is None
     if train_dense:
         known = "only a backbone's weights" if args.pretrained is not None else "no weights"
         print(f"there are {known} to start from, so a dense network is trained first", flush=True)
     chosen = {
         name: value
-        for name in ("importance", "floor", "include", "exclude")
+        for name in ("method", "importance", "budget", "pattern", "gradual", "floor", "include", "exclude")
         if (value := getattr(args, name)) is not None
     }
     result = prune(job.task.model, ratio=args.ratio, train_dense=train_dense, **begun.arguments, **chosen)
@@ -79,6 +104,17 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
             "This was the built-in sample set: small pictures and few steps, to show the machinery. "
             f"The same for real data:\n{real_data_command(made, begun.argv)}"
         )
+
+
+def needs_ratio(args: argparse.Namespace) -> bool:
+    """Whether these options have to come with a ratio: an N:M pattern is one itself."""
+    return args.method not in KEEPING and ":" not in (args.pattern or "")
+
+
+def _run_name(network: str, args: argparse.Namespace) -> str:
+    """yolov4-0.8, yolov4-gradual-0.8, yolov4-2of4."""
+    pattern = None if args.pattern is None else args.pattern.replace(":", "of")
+    return "-".join(str(part) for part in (network, args.method, pattern, args.ratio) if part is not None)
 
 
 def real_data_command(made: argparse.ArgumentParser, argv: Sequence[str]) -> str:

@@ -124,7 +124,15 @@ WEIGHTS: dict[str, Official] = dict(
         ),
         _weights("yolov4-csp.conv.142", 146_548_116, None, "", f"{_ALEXEYAB}/darknet_yolo_v4_pre"),
         _weights("yolov4x-mish.conv.166", 277_307_668, None, "", f"{_ALEXEYAB}/darknet_yolo_v4_pre"),
-        _weights("darknet53.conv.74", 162_482_580, None, "", _REDMON, _REDMON_BEFORE),
+        _weights(
+            "darknet53.conv.74",
+            162_482_580,
+            "sha512:8983e1c129e2d6e8e3da0cc0781ecb7a07813830ef5a87c24b53100df6a5f23d"
+            "b6c6e6a402aec78025a93fe060b75d1958f1b8f7439a04b54a3f19c81e2ae99b",
+            "microsoft/vcpkg, ports/darknet",
+            _REDMON,
+            _REDMON_BEFORE,
+        ),
     ]
 )
 """By file name. `x.conv.N` are backbones, for --pretrained; darknet53.conv.74 is that of yolov3 and yolov3-spp."""
@@ -196,3 +204,8 @@ def find_weights_file(name: str) -> Official:
             return WEIGHTS[row]
     known = f"{', '.join(WEIGHTS)}, and the data {', '.join(DATA)}"
     raise DetectPruneError(f"no official file is known by the name '{name}'; there are {known}")
+
+
+def download_hint(name: str) -> str:
+    """How to get a missing weights file, to be put behind a sentence; nothing where it is no official one."""
+    return f" ('detect-prune download {name}' fetches it)" if name in WEIGHTS else ""

@@ -11,6 +11,7 @@ from detect_prune.darknet.steps import Head
 from detect_prune.datasets import load_data
 from detect_prune.datasets.classification import load_classification
 from detect_prune.errors import DetectPruneError
+from detect_prune.official import download_hint
 from detect_prune.resources import find_resource
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
@@ -36,7 +37,8 @@ def find_weights(name: str | Path) -> Path:
     for path in (Path(name), Path("weights") / name):
         if path.is_file():
             return path
-    raise DetectPruneError("no such weights file, neither as given nor in ./weights", file=name)
+    hint = download_hint(Path(name).name)
+    raise DetectPruneError(f"no such weights file, neither as given nor in ./weights{hint}", file=name)
 
 
 def detection_task(

@@ -71,6 +71,13 @@ def test_weights_and_a_backbone_together_are_refused(files, tmp_path):
         detection_task(cfg, tmp_path / "tiny.weights", pretrained=backbone, data=data, batch=4)
 
 
+def test_missing_official_weights_say_how_to_get_them(files):
+    with pytest.raises(DetectPruneError, match=r"yolov4\.conv\.137: no such .* \('detect-prune download yolov4\.conv"):
+        detection_task(files[0], pretrained="yolov4.conv.137", data=files[3])
+    with pytest.raises(DetectPruneError, match=r"mine\.weights: no such weights file, .* nor in \./weights$"):
+        detection_task(files[0], "mine.weights", data=files[3])
+
+
 def test_the_official_tiny_weights_cut_at_29_fill_what_darknet_calls_conv_29(real_data, tmp_path):
     """`darknet partial yolov4-tiny.cfg yolov4-tiny.weights yolov4-tiny.conv.29 29` keeps the layers before the 29th."""
     whole = (real_data / "weights/yolov4-tiny/yolov4-tiny.weights").read_bytes()
