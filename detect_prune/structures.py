@@ -26,7 +26,7 @@ class HeadSpec:
     anchors: tuple[tuple[float, float], ...]
     mask: tuple[int, ...]
     all_anchors: tuple[tuple[float, float], ...]
-    """All `num` anchors of the section: a truth is assigned to the best of all, and trained where that one is in `mask`."""
+    """All `num` anchors: a truth is assigned to the best of all, and trained where that one is in `mask`."""
     classes: int
     scale_x_y: float = 1.0
     new_coords: bool = False
@@ -61,7 +61,7 @@ class Truth:
     labels: np.ndarray
     """(n,) int64, index into the data set's names."""
     areas: np.ndarray
-    """(n,) float32: the area that COCO's small/medium/large go by (the segment's where the file has one, else the box's)."""
+    """(n,) float32: what COCO's small/medium/large go by: the segment's area where the file has one, else the box's."""
     crowd: np.ndarray
     """(n,) bool: COCO crowd regions, ignored in scoring and no targets in training."""
     difficult: np.ndarray
@@ -85,7 +85,7 @@ class Detections:
 
     def __str__(self) -> str:
         rows = [
-            f"{self.names[label] if self.names else label} {score:.2f} at ({box[0]:.0f}, {box[1]:.0f}, {box[2]:.0f}, {box[3]:.0f})"
+            f"{self.names[label] if self.names else label} {score:.2f} at ({', '.join(f'{side:.0f}' for side in box)})"
             for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
         ]
         return f"{len(self)} detections" + "".join(f"\n  {row}" for row in rows)

@@ -152,13 +152,22 @@ def add_use_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser, project: str) -> None:
+    parser.add_argument("--seed", type=seed, default=None, metavar="N", help="of everything random (default 0)")
+    add_training_options(parser)
+    add_folder_options(parser, project)
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lr", type=positive(float), metavar="RATE", help="learning rate of every phase, instead of the recipe's"
     )
-    parser.add_argument("--seed", type=seed, default=None, metavar="N", help="of everything random (default 0)")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), help="auto: the fastest by a timed step (default)"
     )
+    parser.add_argument("--save-every", type=positive(float), metavar="MINUTES", help="between checkpoints (default 3)")
+
+
+def add_folder_options(parser: argparse.ArgumentParser, project: str) -> None:
     parser.add_argument("--name", type=folder_name, metavar="NAME", help="name of the run's folder")
     parser.add_argument("--project", default=None, metavar="DIR", help=f"where runs are kept (default {project})")
     parser.add_argument(

@@ -8,6 +8,7 @@ from detect_prune import __version__
 
 COMMANDS = {
     "prune": "prune a network and measure what it cost",
+    "sweep": "prune a network at many ratios and draw the curve",
     "train": "train a dense network, or fine-tune a pruned one",
     "val": "score a network on a data set",
     "detect": "find objects in pictures and videos, and draw them",

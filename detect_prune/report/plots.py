@@ -1,7 +1,9 @@
-"""Plots of a run as PNG files: what is left of each layer, and how loss, residuals and scores went."""
+"""Plots as PNG or SVG files. Of a run: what is left of each layer, and how loss, residuals and scores went. Of many
+runs: accuracy and what is left of each layer over the removal ratio."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from detect_prune.files import atomic_path
@@ -35,7 +37,7 @@ def _bare(axes: "Axes") -> None:
 
 def _save(figure: "Figure", path: str | Path) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format=Path(path).suffix.removeprefix("."))
 
 
 def kept_per_layer(kept: Mapping[str, tuple[int, int]], path: str | Path, title: str) -> None:
@@ -166,3 +168,74 @@ def _name_phases(axes: "Axes", spans: list[tuple[str, float, float]], length: fl
                 (begin + end) / 2, 1.02, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
                 fontsize=9, color="#444444",
             )  # fmt: skip
+
+
+def accuracy_over_ratio(
+    curves: Mapping[str, Sequence[tuple[float | None, Sequence[float]]]], path: str | Path, title: str, score: str
+) -> None:
+    """A line a method: the median over the seeds, with a band from the least to the best; dense ones are level lines.
+
+    Args:
+        curves: method -> (removal ratio, values of the seeds as fractions); the ratio is None where nothing is removed.
+        path: the PNG or SVG file to write.
+        score: what the values are, for the axis.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not curves:
+        raise ValueError("no curves to draw")
+    figure = _figure(8, 5)
+    axes = figure.subplots()
+    for (method, points), colour in zip(curves.items(), _LINE_COLOURS * len(curves)):
+        level = [median(values) for ratio, values in points if ratio is None]
+        if level:
+            axes.axhline(100 * level[0], color=colour, linewidth=1.2, linestyle="--", label=method)
+        pruned = [(100 * ratio, values) for ratio, values in points if ratio is not None]
+        if pruned:
+            ratios = [ratio for ratio, _ in pruned]
+            middle = [100 * median(values) for _, values in pruned]
+            axes.plot(ratios, middle, color=colour, linewidth=1.5, marker="o", markersize=4, label=method)
+            least, best = ([100 * pick(values) for _, values in pruned] for pick in (min, max))
+            axes.fill_between(ratios, least, best, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel("weights removed, %")
+    axes.set_ylabel(f"{score}, %")
+    axes.set_title(title, fontsize=11)
+    axes.grid(color="#d5dae0", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=9)
+    _bare(axes)
+    _save(figure, path)
+
+
+def kept_over_ratio(kept: Mapping[float, Mapping[str, float]], path: str | Path, title: str) -> None:
+    """A line a layer: the share of its weights that is kept at each removal ratio, from the first layer (dark) on.
+
+    Args:
+        kept: removal ratio -> layer -> share kept, the layers in the network's order.
+        path: the PNG or SVG file to write.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not kept:
+        raise ValueError("no ratios to draw")
+    from matplotlib import colormaps
+
+    layers = list(next(iter(kept.values())))
+    ratios = [100 * ratio for ratio in kept]
+    figure = _figure(9, 5.5)
+    axes = figure.subplots()
+    colours = colormaps["viridis"]
+    for number, layer in enumerate(layers):
+        shares = [100 * of_layer[layer] for of_layer in kept.values()]
+        colour = colours(number / max(1, len(layers) - 1))
+        axes.plot(ratios, shares, color=colour, linewidth=1.2, marker="o", markersize=3, label=layer)
+    axes.plot(ratios, [100 - ratio for ratio in ratios], color="#d1605e", linewidth=1.2, linestyle="--", label="all")
+    axes.set_xlabel("weights removed, %")
+    axes.set_ylabel("weights kept, % of the layer")
+    axes.set_title(title, fontsize=11)
+    axes.grid(color="#d5dae0", linewidth=0.6)
+    columns = -(-(len(layers) + 1) // 28)
+    axes.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
+    _bare(axes)
+    _save(figure, path)

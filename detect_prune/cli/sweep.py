@@ -1,0 +1,309 @@
+"""`detect-prune sweep`: one network at many removal ratios, and the curve of what they cost."""
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from queue import Queue
+from types import FrameType
+from typing import Any
+
+from detect_prune.cli import common, prune, train
+from detect_prune.errors import DetectPruneError
+
+PROJECT = Path("runs/sweep")
+FINISHED = "sweep.json"
+INTERRUPTED = 130
+"""Exit status of a run that was asked to stop and has saved itself."""
+OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device"}
+"""Options that the runs of a sweep are not handed as they are."""
+
+
+def parse_ratios(text: str) -> list[str]:
+    """`0.5,0.9` or `0.1:0.9:0.1` (first:last:step, the last included) or both: decimals, so that nothing drifts.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    ratios: list[Decimal] = []
+    for part in text.split(","):
+        numbers = part.split(":")
+        try:
+            first, last, step = (Decimal(number) for number in (numbers if len(numbers) == 3 else [part, part, "1"]))
+        except InvalidOperation:
+            raise ValueError(f"'{part}' is no ratio and no range first:last:step, such as 0.1:0.9:0.1") from None
+        if not (0 < first <= last < 1 and step > 0):
+            raise ValueError(f"'{part}' does not lie above 0 and below 1, or does not rise")
+        ratios += [first + step * number for number in range(int((last - first) / step) + 1)]
+    if len(set(ratios)) < len(ratios):
+        raise ValueError(f"'{text}' has a ratio twice")
+    return [format(ratio.normalize(), "f") for ratio in ratios]
+
+
+def parse_methods(text: str) -> list[str]:
+    """`admm,gradual`. Raises ValueError for a method that there is not, or that is there twice."""
+    methods = text.split(",")
+    for method in methods:
+        if method not in prune.METHODS:
+            raise ValueError(f"'{method}' is none of {', '.join(prune.METHODS)}")
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"'{text}' has a method twice")
+    return methods
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2`. Raises ValueError for what is no seed, or is there twice."""
+    try:
+        seeds = [common.seed(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"'{text}' has a seed twice")
+    return seeds
+
+
+def _checked(parse: Any) -> Any:
+    """An argparse type that refuses what `parse` refuses, and keeps the words as they were typed."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return check
+
+
+def parser(prog: str | None = None) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog=prog or "detect-prune sweep",
+        description="Prunes one network at many ratios, each from the same dense weights, and draws what that costs. "
+        "Runs stand side by side where there are several GPUs.",
+    )
+    common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    common.add_pretrained_option(made)
+    common.add_model_option(made)
+    made.add_argument("--ratios", type=_checked(parse_ratios), help="0.1:0.9:0.1 (last included) or 0.5,0.8,0.9")
+    made.add_argument(
+        "--methods", type=_checked(parse_methods), help=f"one or several of {','.join(prune.METHODS)} (default admm)"
+    )
+    made.add_argument("--seeds", type=_checked(parse_seeds), help="0,1,2: everything once for each (default 0)")
+    common.add_data_options(made)
+    common.add_use_options(made)
+    prune.add_pruning_options(made)
+    common.add_training_options(made)
+    common.add_folder_options(made, str(PROJECT))
+    return made
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    made = parser(prog)
+    return common.run_command(lambda args, words: _sweep(args, words, made), made, argv)
+
+
+def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
+    # Imported here: --help and a typing error should answer at once.
+    from detect_prune.cli.build import look_up
+    from detect_prune.engine.curve import record_of, write_curve
+
+    project = Path(args.project or PROJECT)
+    if args.resume is not None:
+        folder, argv = common.resume_plan("sweep", made, args, project, finished=FINISHED)
+    else:
+        if args.ratios is None:
+            raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
+        look_up(args)
+        folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, sample=False)
+        common.save_plan(folder, "sweep", args, argv)
+    print(f"everything is kept in {folder}", flush=True)
+    methods, seeds = parse_methods(args.methods or "admm"), parse_seeds(args.seeds or "0")
+    with Runs(folder, _devices(args.device)) as runs:
+        dense = {seed: _shared(args, made) for seed in seeds}
+        if args.weights is None:
+            started = [_dense_run(seed, args) for seed in seeds]
+            for seed, trained in zip(seeds, runs.finish(started)):
+                dense[seed] |= _trained_weights(trained, args)
+        points = list(_points(methods, parse_ratios(args.ratios), seeds))
+        finished = runs.finish([point.run(dense[point.seed]) for point in points])
+    table = write_curve([record_of(one) for one in finished], folder)
+    print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
+
+
+def _devices(asked: str | None) -> list[str]:
+    import torch
+
+    if asked is not None:
+        return [common.choose_device(asked)]
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """A run of `prune` or `train` in the sweep's folder."""
+
+    name: str
+    command: str
+    words: list[str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network of the sweep."""
+
+    method: str
+    ratio: str | None
+    seed: int
+
+    def run(self, options: dict[str, Any]) -> ChildRun:
+        """The run of `prune` with these options."""
+        name = "-".join(part for part in (self.method, self.ratio, f"s{self.seed}") if part is not None)
+        options = options | {"method": self.method, "ratio": self.ratio, "seed": self.seed}
+        return ChildRun(name, "prune", _words(prune.parser(), options))
+
+
+def _points(methods: Sequence[str], ratios: Sequence[str], seeds: Sequence[int]) -> Iterator[Point]:
+    """Seed by seed, so that a sweep that is stopped leaves whole curves."""
+    for seed in seeds:
+        for method in methods:
+            for ratio in [None] if method in prune.KEEPING else ratios:
+                yield Point(method, ratio, seed)
+
+
+def _shared(args: argparse.Namespace, made: argparse.ArgumentParser) -> dict[str, Any]:
+    """The options that all runs of `prune` have in common."""
+    return {
+        action.dest: getattr(args, action.dest)
+        for action in made._actions
+        if action.dest not in OWN and getattr(args, action.dest, None) is not None
+    }
+
+
+def _dense_run(seed: int, args: argparse.Namespace) -> ChildRun:
+    """The training that all points of a seed begin with."""
+    made = train.parser()
+    known = {action.dest for action in made._actions}
+    options = {name: value for name, value in vars(args).items() if name in known - OWN and value is not None}
+    return ChildRun(f"dense-s{seed}", "train", _words(made, options | {"seed": seed}))
+
+
+def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The options that make `prune` begin with the network of a finished training."""
+    weights = str(folder / ("trained.pt" if args.cfg is None else "trained.weights"))
+    cfg = {} if args.cfg is None else {"cfg": str(folder / "trained.cfg")}
+    return {"weights": weights, "pretrained": None} | cfg
+
+
+def _words(made: argparse.ArgumentParser, options: dict[str, Any]) -> list[str]:
+    return [
+        word
+        for action in made._actions
+        if options.get(action.dest) is not None
+        for word in common.option_words(common.option_name(action), options[action.dest])
+    ]
+
+
+class Runs:
+    """Runs of a sweep as processes of their own, one a device at a time; finished ones are not run again.
+
+    A run that was begun goes on from its last checkpoint. With one device a run's output is the sweep's, with several
+    it goes to NAME.log. While entered, a kill of the sweep is handed on to the runs; Ctrl-C reaches them by itself.
+    """
+
+    def __init__(self, folder: Path, devices: Sequence[str]):
+        self.folder, self.devices = folder, list(devices)
+        self._processes: set[subprocess.Popen] = set()
+        self._stopping = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Runs":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        if number == signal.SIGTERM:
+            for process in tuple(self._processes):
+                process.send_signal(number)
+
+    def finish(self, runs: Sequence[ChildRun]) -> list[Path]:
+        """Brings all runs to their end; returns their folders in the same order.
+
+        Raises:
+            Stopped: the sweep was asked to stop.
+            DetectPruneError: a run has failed; the others of the same device were not begun.
+        """
+        free: Queue[str] = Queue()
+        for device in self.devices:
+            free.put(device)
+
+        def one(run: ChildRun) -> Path:
+            device = free.get()
+            try:
+                return self._finish_one(run, device)
+            finally:
+                free.put(device)
+
+        with ThreadPoolExecutor(len(self.devices)) as pool:
+            waiting = [pool.submit(one, run) for run in runs]
+            try:
+                return [each.result() for each in waiting]
+            except BaseException:
+                for each in waiting:
+                    each.cancel()
+                raise
+
+    def _folder_of(self, name: str) -> Path:
+        # A run on the built-in set says so in its name.
+        sample = self.folder / f"{name}-sample"
+        return sample if sample.exists() else self.folder / name
+
+    def _finish_one(self, run: ChildRun, device: str) -> Path:
+        from detect_prune.engine.curve import METRICS
+        from detect_prune.engine.run import Stopped
+
+        folder = self._folder_of(run.name)
+        if (folder / METRICS).exists():
+            return folder
+        if (folder / common.PLAN).exists():
+            words = ["--resume", str(folder)]
+        else:
+            words = [*run.words, "--project", str(self.folder), "--name", run.name]
+        if self._stopping:
+            raise Stopped(self.folder)
+        print(f"\n{run.name}, on {device}", flush=True)
+        status = self._call([run.command, *words, "--device", device], run.name)
+        if status == INTERRUPTED or self._stopping:
+            raise Stopped(self.folder)
+        if status:
+            log = f"; see {self._log(run.name)}" if len(self.devices) > 1 else ""
+            raise DetectPruneError(f"the run {run.name} has failed with exit status {status}{log}", file=self.folder)
+        return self._folder_of(run.name)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _call(self, words: Sequence[str], name: str) -> int:
+        command = [sys.executable, "-m", "detect_prune", *words]
+        if len(self.devices) == 1:
+            return self._wait(subprocess.Popen(command))
+        with open(self._log(name), "ab") as log:
+            return self._wait(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+
+    def _wait(self, process: subprocess.Popen) -> int:
+        self._processes.add(process)
+        try:
+            return process.wait()
+        finally:
+            self._processes.discard(process)
