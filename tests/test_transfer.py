@@ -98,6 +98,12 @@ def test_a_server_without_ranges_is_asked_from_the_start(site, tmp_path, lengths
     assert (tmp_path / "x").read_bytes() == CONTENT and len(site.asked) == 2
 
 
+def test_a_range_from_elsewhere_is_not_put_behind_what_is_there(site, tmp_path):
+    site.from_start, site.break_after = True, [70_000]
+    fetch(remote(site, digest=None), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == CONTENT and len(site.asked) == 2
+
+
 @pytest.mark.parametrize(
     "served, said",
     [

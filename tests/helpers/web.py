@@ -13,6 +13,7 @@ class Site:
         files: content by path.
         break_after: the next answers end after so many bytes each, as broken connections do; one is used up an answer.
         ranges: whether `Range` is understood.
+        from_start: whether a range is answered as one, but from the first byte on.
         lengths: whether `Content-Length` is sent.
         kind: the `Content-Type`.
         asked: (path, Range header or None) of every request.
@@ -21,7 +22,7 @@ class Site:
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.break_after: list[int] = []
-        self.ranges, self.lengths = True, True
+        self.ranges, self.lengths, self.from_start = True, True, False
         self.kind = "application/octet-stream"
         self.asked: list[tuple[str, str | None]] = []
         self.url = ""
@@ -37,6 +38,7 @@ def _handler(site: Site) -> type[http.server.BaseHTTPRequestHandler]:
                 self.send_error(404)
                 return
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and site.ranges else 0
+            start = 0 if site.from_start else start
             if wanted and site.ranges and start >= len(content):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")
