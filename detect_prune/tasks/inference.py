@@ -24,7 +24,7 @@ def inference_copy(model: Darknet) -> Darknet:
 
     Batch norms are folded into their convolutions, in float64, as Darknet does before it scores (src/network.c,
     fuse_conv_batchnorm), and the weights lie in channels-last order. On a processor, activations that oneDNN knows are
-    part of their convolutions. yolov4-tiny at 416 takes 98 ms of processor time a picture with the first two, 80 ms
+    part of their convolutions. yolov4-tiny at 416 takes 93 ms of processor time a picture with the first two, 79 ms
     with all three, and 140 ms as it is.
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
