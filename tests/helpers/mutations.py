@@ -1,9 +1,8 @@
-"""Ways to damage a text file or a weights file, each drawn from a seeded generator.
-
-`mutate_text` also says on which line the damage begins, for tests that look at the line an error names.
-"""
+"""Ways to damage a cfg or a weights file, each drawn from a seeded generator."""
 
 import random
+
+from fuzz import mutate_text
 
 EXTREMES = (
     *("0", "-1", "1", "2", "3", "7", "65536", "1000000000", "-1000000000", "99999999999999999999", "9" * 400, "1e400"),
@@ -53,69 +52,48 @@ STRAYS = (
 )
 
 
-def mutate_text(text: str, generator: random.Random) -> tuple[bytes, int]:
+def mutate_cfg(rng: random.Random, text: str) -> tuple[bytes, int]:
     """(damaged file, line counted from 1 on which the damage begins)."""
+    kind = rng.randrange(10)
+    if kind < 4:
+        data, touched = mutate_text(rng, text)
+        return data, min(touched)
     lines = text.split("\n")
-    at = generator.randrange(len(lines))
-    kind = generator.randrange(16)
-    if kind == 0:
-        del lines[at]
-    elif kind == 1:
-        lines.insert(at, generator.choice(lines))
-    elif kind == 2:
-        other = generator.randrange(len(lines))
-        lines[at], lines[other] = lines[other], lines[at]
-        at = min(at, other)
-    elif kind == 3:
-        lines = lines[:at]
-    elif kind == 4:
-        lines[at] = "".join(generator.sample(lines[at], len(lines[at])))
-    elif kind == 5:
-        stray = generator.choice(STRAYS)
-        lines[at:at] = [stray] * (generator.choice((1, 1, 1, 2, 600)) if len(stray) < 100 else 1)
-    elif kind == 6:
-        return _flip_bytes("\n".join(lines).encode(), generator)
+    at = rng.randrange(len(lines))
+    if kind == 4:
+        mark = rng.choice((b"\xef\xbb\xbf", b"\xff\xfe", b"\x00"))
+        return mark + text.encode(), 1
+    if kind == 5:
+        return rng.choice(("\r\n", "\r", "\n\r", "\x0b", " ")).join(lines).encode(), 1
+    if kind == 6:
+        stray = rng.choice(STRAYS)
+        lines[at:at] = [stray] * (rng.choice((1, 1, 1, 2, 600)) if len(stray) < 100 else 1)
     elif kind == 7:
-        return generator.choice((b"\xef\xbb\xbf", b"\xff\xfe", b"\x00")) + "\n".join(lines).encode(), 1
-    elif kind == 8:
-        return generator.choice(("\r\n", "\r", "\n\r", "\x0b", " ")).join(lines).encode(), 1
-    elif kind == 9:
         # Several sections that belong together, many times over.
-        lines[at:at] = lines[at : at + generator.randrange(1, 30)] * generator.choice((1, 2, 60))
+        lines[at:at] = lines[at : at + rng.randrange(1, 30)] * rng.choice((1, 2, 60))
     else:
-        # Half of all: a number or a word that does not fit.
-        keyed = [number for number, line in enumerate(lines) if "=" in line]
-        at = generator.choice(keyed)
-        key = lines[at].split("=")[0]
-        lines[at] = f"{key}={generator.choice(EXTREMES)}"
+        at = rng.choice([number for number, line in enumerate(lines) if "=" in line])
+        lines[at] = f"{lines[at].split('=')[0]}={rng.choice(EXTREMES)}"
     return "\n".join(lines).encode(), at + 1
 
 
-def _flip_bytes(data: bytes, generator: random.Random) -> tuple[bytes, int]:
-    damaged = bytearray(data)
-    places = [generator.randrange(len(data)) for _ in range(generator.choice((1, 1, 2, 5)))]
-    for place in places:
-        damaged[place] = generator.randrange(256)
-    return bytes(damaged), data[: min(places)].count(b"\n") + 1
-
-
-def mutate_floats(data: bytes, generator: random.Random) -> bytes:
+def mutate_floats(rng: random.Random, data: bytes) -> bytes:
     """A damaged weights file: cut, lengthened, with other bits, or with a run of other bytes."""
-    kind = generator.randrange(6)
-    at = generator.choice((generator.randrange(20), generator.randrange(len(data))))
+    kind = rng.randrange(6)
+    at = rng.choice((rng.randrange(20), rng.randrange(len(data))))
     if kind == 0:
         return data[:at]
     if kind == 1:
-        return data + generator.randbytes(generator.choice((1, 2, 3, 4, 8, 400, 100_000)))
+        return data + rng.randbytes(rng.choice((1, 2, 3, 4, 8, 400, 100_000)))
     if kind == 2:
-        return data[: len(data) - 4 * generator.choice((1, 2, 10))]
+        return data[: len(data) - 4 * rng.choice((1, 2, 10))]
     damaged = bytearray(data)
     if kind == 3:
-        damaged[at] ^= 1 << generator.randrange(8)
+        damaged[at] ^= 1 << rng.randrange(8)
     elif kind == 4:
-        run = generator.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff\xff\xff\xff", b"\x00\x00\x80\xbf"))
+        run = rng.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff\xff\xff\xff", b"\x00\x00\x80\xbf"))
         at -= at % 4
         damaged[at : at + 4] = run
     else:
-        del damaged[at : at + generator.choice((1, 4, 64))]
+        del damaged[at : at + rng.choice((1, 4, 64))]
     return bytes(damaged)
