@@ -107,6 +107,17 @@ def test_sizes_may_be_missing(coco_folder):
     assert read_coco(coco_folder / "train", file)[0][0].width == 60
 
 
+def test_a_corrupt_picture_whose_size_is_needed_is_left_out_and_named(coco_folder):
+    file = coco_folder / "train.json"
+    data = json.loads(file.read_text())
+    del data["images"][0]["width"], data["images"][0]["height"]
+    file.write_text(json.dumps(data))
+    (coco_folder / "train" / "0.jpg").write_bytes(b"nothing")
+    dataset, _, warnings = read_coco(coco_folder / "train", file)
+    assert [truth.image_id for truth in dataset] == [11, 12] and [len(truth.boxes) for truth in dataset] == [0, 1]
+    assert "images[0] is left out" in warnings[0] and "0.jpg: this is no picture" in warnings[0]
+
+
 def test_lists_may_come_in_any_order_and_an_annotation_needs_no_id(coco_folder):
     file = coco_folder / "train.json"
     data = json.loads(file.read_text())

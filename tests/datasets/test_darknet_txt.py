@@ -45,6 +45,9 @@ def test_labels_may_have_a_folder_of_their_own(darknet_folder, name):
         ("-1 0.5 0.5 0.5 0.5\n", "class -1 found"),
         ("0 30 20 10 10\n", "shares"),
         ("0 nan 0.5 0.5 0.5\n", "shares"),
+        ("1_0 0.5 0.5 0.5 0.5\n", "found"),
+        ("0 0.5 0.5 0.5_1 0.5\n", "shares"),
+        ("1.0 0.5 0.5 0.5 0.5\n", "found"),
     ],
 )
 def test_bad_labels_name_the_line(darknet_folder, text, message):
@@ -81,6 +84,12 @@ def test_a_corrupt_picture_is_left_out_and_named(darknet_folder):
     [
         ("train = train.txt\nnames = obj.names\n", "obj.data: the line valid = FILE is missing"),
         ("train = train.txt\nvalid = gone.txt\nnames = obj.names\n", "obj.data:2: valid = gone.txt"),
+        ("train = train.txt\ntrain = valid.txt\n", "obj.data:2: the key train stands here a second time"),
+        (
+            "classes = 3\ntrain = train.txt\nvalid = valid.txt\nnames = obj.names\n",
+            "obj.data:1: classes is 3, but",
+        ),
+        ("classes = two\ntrain = train.txt\nvalid = valid.txt\nnames = obj.names\n", "obj.data:1: classes is two"),
         ("# a comment\ntrain train.txt\n", 'obj.data:2: "train train.txt" found; key = value'),
     ],
 )
@@ -88,3 +97,17 @@ def test_bad_data_files(darknet_folder, text, message):
     (darknet_folder / "obj.data").write_text(text)
     with pytest.raises(DetectPruneError, match=re.escape(message)):
         load_data(darknet_folder / "obj.data")
+
+
+def test_lists_made_on_windows(darknet_folder):
+    (darknet_folder / "train.txt").write_bytes(b"\xef\xbb\xbfobj\\0.png\r\n\r\nobj\\1.png \r\n")
+    (darknet_folder / "obj" / "0.txt").write_bytes(b"\xef\xbb\xbf0 0.5 0.5 0.5 0.5\r\n\r\n")
+    (darknet_folder / "obj.names").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n\r\n")
+    data = load_data(darknet_folder / "set.yaml")
+    assert data.names == ("cat", "dog") and [len(truth.boxes) for truth in data.train] == [1, 1]
+
+
+def test_unknown_keys_of_a_data_file_are_told(darknet_folder):
+    file = darknet_folder / "obj.data"
+    file.write_text(file.read_text() + "clases = 3\n")
+    assert "obj.data:6: unknown key clases" in load_data(file).warnings

@@ -67,6 +67,10 @@ def test_one_split_alone(coco_folder, voc_folder):
         ("{images: val, annotations: val.json}", "{images: val}", "4: val has to be"),
         ("{images: val, annotations: val.json}", "{images: val, annotations: {a: b}}", "4: a text, a list"),
         ("path: .", "path: \x01", "2: not valid yaml"),
+        ("path: .", "path: !env DATA", "2: the tag !env has no meaning"),
+        ("{images: val, ", "{images: val, images: train, ", "4: a key stands here a second time"),
+        ("images: val", "images: none", "4: no such folder of pictures: "),
+        ("val.json", "none.json", "4: no such file of annotations: "),
         ("format", "[" * 1500 + "format", "nested too deep"),
     ],
 )

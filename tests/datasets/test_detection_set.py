@@ -81,3 +81,23 @@ def test_missing_pictures_are_counted_and_named(tmp_path):
     require_pictures(paths[:1], tmp_path / "list.txt")
     with pytest.raises(DetectPruneError, match=r"list\.txt:20: 2 of the 3 pictures .*b\.jpg"):
         require_pictures(paths, tmp_path / "list.txt", [10, 20, 30])
+
+
+def test_boxes_may_come_all_at_once_and_in_any_order():
+    one, many = DetectionSetBuilder(NAMES), DetectionSetBuilder(NAMES)
+    rng = np.random.default_rng(0)
+    owners = np.sort(rng.integers(0, 4, 20))
+    boxes = np.concatenate([rng.uniform(-5, 5, (20, 2)), rng.uniform(5, 25, (20, 2))], 1).astype(np.float32)
+    labels, areas = rng.integers(0, 2, 20), rng.uniform(-1, 9, 20).astype(np.float32).round()
+    crowd, difficult = rng.random(20) < 0.3, rng.random(20) < 0.3
+    for number in range(4):
+        for builder in (one, many):
+            builder.add_picture(f"{number}.jpg", number, 20, 20)
+        for i in np.flatnonzero(owners == number):
+            area = None if areas[i] < 0 else areas[i]
+            one.add_box(boxes[i], labels[i], area, crowd=bool(crowd[i]), difficult=bool(difficult[i]))
+    order = np.argsort(rng.permutation(4)[owners], kind="stable")  # whole pictures change places
+    many.add_boxes(*(column[order] for column in (owners, boxes, labels, areas, crowd, difficult)))
+    for mine, theirs in zip(many.finish(), one.finish(), strict=True):
+        for field in ("boxes", "labels", "areas", "crowd", "difficult"):
+            assert np.array_equal(getattr(mine, field), getattr(theirs, field))

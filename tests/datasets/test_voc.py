@@ -38,7 +38,13 @@ def test_a_folder_without_years_and_one_with_a_devkit(voc_folder):
         ("<xmin>11</xmin>", "<xmin>nan</xmin>", 6, '<xmin> is "nan"'),
         ("<xmin>11</xmin>", "<xmin>1e300</xmin>", 6, '<xmin> is "1e300"'),
         ("<xmin>11</xmin>", "", 6, "<bndbox> has no <xmin>"),
+        ("<xmin>11</xmin>", "<xmin>1_1</xmin>", 6, '<xmin> is "1_1"'),
         ("<width>60</width>", "", 2, "<size> has no <width>"),
+        ("<width>60</width>", "<width>60.5</width>", 2, '<width> is "60.5"; a whole number'),
+        ("<width>60</width>", "<width>-60</width>", 2, '<width> is "-60"'),
+        ("<difficult>0<", "<difficult>yes<", 5, '<difficult> is "yes"; 0 or 1'),
+        ("<name>dog</name>", "<name>dog</name>\n<name>cat</name>", 5, "<object> has a second <name>"),
+        ("    <part>", "    <bndbox></bndbox><part>", 7, "<object> has a second <bndbox>"),
         ("    <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>60</xmax><ymax>40</ymax></bndbox>\n", "", 9, "no <bndbox>"),
         ("</annotation>", "", 15, "broken xml"),
         ("</object>", "</objekt>", 8, "broken xml"),
@@ -71,6 +77,41 @@ def test_missing_things_are_named(voc_folder):
     (voc_folder / "VOC2007" / "Annotations" / "000002.xml").unlink()
     with pytest.raises(DetectPruneError, match=r"val\.txt:1: .*000002\.xml"):
         read_voc(voc_folder, ["VOC2007/val"], NAMES)
+
+
+def test_image_sets_are_read_strictly(voc_folder):
+    year = voc_folder / "VOC2007"
+    train = year / "ImageSets" / "Main" / "train.txt"
+    train.write_bytes(b"\xef\xbb\xbf000001\r\n\r\n 000002 -1\r\n")
+    assert len(read_voc(voc_folder, ["VOC2007/train"], NAMES)[0]) == 2
+    for line in ("000002 2", "000002 1 1", "000001 000002"):
+        train.write_text(f"000001\n{line}\n")
+        with pytest.raises(DetectPruneError, match=re.escape(f'{train}:2: "{line}" found')):
+            read_voc(voc_folder, ["VOC2007/train"], NAMES)
+    train.write_text("000001\n")
+    (year / "JPEGImages" / "000001.png").write_bytes((year / "JPEGImages" / "000001.jpg").read_bytes())
+    with pytest.raises(
+        DetectPruneError, match=r"train\.txt:1: there is more than one picture \(000001\.jpg, 000001\.png\)"
+    ):
+        read_voc(voc_folder, ["VOC2007/train"], NAMES)
+
+
+def test_a_corrupt_picture_whose_size_is_needed_is_left_out_and_named(voc_folder):
+    file = voc_folder / "VOC2007" / "Annotations" / "000002.xml"
+    file.write_text(file.read_text().replace(">60</width>", ">0</width>"))
+    (voc_folder / "VOC2007" / "JPEGImages" / "000002.jpg").write_bytes(b"nothing")
+    dataset, warnings = read_voc(voc_folder, ["VOC2007/train"], NAMES)
+    assert len(dataset) == 1 and dataset.box_count == 2
+    assert (
+        len(warnings) == 1
+        and "train.txt:2: left out" in warnings[0]
+        and "000002.jpg: this is no picture" in warnings[0]
+    )
+
+
+def test_text_in_a_million_pieces_takes_no_square_of_time(tmp_path):
+    (tmp_path / "a.xml").write_text("<a>" + "x\n" * 300_000 + "</a>")
+    assert len(parse_xml(tmp_path / "a.xml").text) == 599_999
 
 
 def test_deep_xml_does_not_recurse(tmp_path):
