@@ -37,7 +37,7 @@ def parse_ratios(text: str) -> list[str]:
             first, last, step = (Decimal(number) for number in (numbers if len(numbers) == 3 else [part, part, "1"]))
         except InvalidOperation:
             raise ValueError(f"'{part}' is no ratio and no range first:last:step, such as 0.1:0.9:0.1") from None
-        if not (0 < first <= last < 1 and step > 0):
+        if not all(number.is_finite() for number in (first, last, step)) or not (0 < first <= last < 1 and step > 0):
             raise ValueError(f"'{part}' does not lie above 0 and below 1, or does not rise")
         ratios += [first + step * number for number in range(int((last - first) / step) + 1)]
     if len(set(ratios)) < len(ratios):
@@ -132,7 +132,8 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
                 dense[seed] |= _trained_weights(trained, args)
         points = list(_points(methods, parse_ratios(args.ratios), seeds))
         finished = runs.finish([point.run(dense[point.seed]) for point in points])
-    table = write_curve([record_of(one) for one in finished], folder)
+    network = Path(args.cfg or args.model).stem  # the runs name theirs after the dense network's file
+    table = write_curve([record_of(one) | {"network": network} for one in finished], folder)
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
 
 
@@ -220,6 +221,7 @@ class Runs:
         self.folder, self.devices = folder, list(devices)
         self._processes: set[subprocess.Popen] = set()
         self._stopping = False
+        """No further run is begun."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Runs":
@@ -242,8 +244,10 @@ class Runs:
 
         Raises:
             Stopped: the sweep was asked to stop.
-            DetectPruneError: a run has failed; the others of the same device were not begun.
+            DetectPruneError: a run has failed; those that were not begun yet are not begun.
         """
+        from detect_prune.engine.run import Stopped
+
         free: Queue[str] = Queue()
         for device in self.devices:
             free.put(device)
@@ -257,12 +261,11 @@ class Runs:
 
         with ThreadPoolExecutor(len(self.devices)) as pool:
             waiting = [pool.submit(one, run) for run in runs]
-            try:
-                return [each.result() for each in waiting]
-            except BaseException:
-                for each in waiting:
-                    each.cancel()
-                raise
+        errors = [error for each in waiting if (error := each.exception()) is not None]
+        if errors:
+            # What went wrong says more than that others were not begun because of it.
+            raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
+        return [each.result() for each in waiting]
 
     def _folder_of(self, name: str) -> Path:
         # A run on the built-in set says so in its name.
@@ -287,6 +290,7 @@ class Runs:
         if status == INTERRUPTED or self._stopping:
             raise Stopped(self.folder)
         if status:
+            self._stopping = True
             log = f"; see {self._log(run.name)}" if len(self.devices) > 1 else ""
             raise DetectPruneError(f"the run {run.name} has failed with exit status {status}{log}", file=self.folder)
         return self._folder_of(run.name)

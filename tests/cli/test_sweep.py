@@ -1,0 +1,153 @@
+"""The sweep: which runs it makes of its options, and that none is made twice."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from detect_prune.cli import common, prune, sweep
+from detect_prune.engine.run import Stopped
+from detect_prune.errors import DetectPruneError
+
+
+def test_ratios_are_decimals():
+    assert sweep.parse_ratios("0.1:0.9:0.1") == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
+    assert sweep.parse_ratios("0.988,0.9920") == ["0.988", "0.992"]
+    assert sweep.parse_ratios("0.5:0.62:0.05,0.9") == ["0.5", "0.55", "0.6", "0.9"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--ratios 0.1:0.9",
+        "--ratios 0:0.9:0.1",
+        "--ratios 0.9:0.1:0.1",
+        "--ratios 0.1:0.9:0",
+        "--ratios 0.5,0.5",
+        "--ratios 0.5,",
+        "--ratios nan",
+        "--methods admm,best",
+        "--methods admm,admm",
+        "--seeds 0,0",
+        "--seeds -1",
+        "--seeds a",
+    ],
+)
+def test_lists_are_checked_when_they_are_parsed(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sweep.parser().parse_args(words.split())
+    assert stop.value.code == 2 and words.split()[0] in capsys.readouterr().err
+
+
+def test_each_run_gets_what_the_sweep_was_given():
+    made = sweep.parser()
+    given = "--model lenet5 --ratios 0.5 --exclude a --exclude b --gradual --lr 0.1 --data-root D --name n --device cpu"
+    shared = sweep._shared(made.parse_args(given.split()), made)
+    child = sweep.Point("admm", "0.988", 3).run(shared | {"weights": "w.pt"})
+    args = vars(prune.parser().parse_args(child.words))
+    assert child.name == "admm-0.988-s3" and child.command == "prune"
+    wanted = {"model": "lenet5", "method": "admm", "ratio": 0.988, "seed": 3, "weights": "w.pt", "data_root": "D"}
+    wanted |= {"exclude": ["a", "b"], "gradual": True, "lr": 0.1}
+    assert args == vars(prune.parser().parse_args([])) | wanted
+
+
+def test_methods_that_remove_nothing_run_once_a_seed():
+    points = list(sweep._points(["admm", "dense-longer"], ["0.5", "0.9"], [0, 1]))
+    assert [(point.method, point.ratio, point.seed) for point in points[:3]] == [
+        ("admm", "0.5", 0),
+        ("admm", "0.9", 0),
+        ("dense-longer", None, 0),
+    ]
+    assert len(points) == 6
+
+
+class TestRuns:
+    RUNS = tuple(sweep.ChildRun(name, "prune", ["--ratio", "0.5"]) for name in "abc")
+
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        """What would be run; each call finishes its run, unless `outcome` has another exit status for it."""
+        seen = []
+        outcome = {}
+
+        def call(self, words, name):
+            seen.append((name, list(words)))
+            (self.folder / name).mkdir(exist_ok=True)
+            (self.folder / name / common.PLAN).write_text("{}")
+            status = outcome.get(name, 0)
+            if not status:
+                (self.folder / name / "metrics.json").write_text("{}")
+            return status
+
+        monkeypatch.setattr(sweep.Runs, "_call", call)
+        return seen, outcome
+
+    def test_what_failed_goes_on_and_what_is_finished_stays(self, tmp_path, calls):
+        seen, outcome = calls
+        outcome["b"] = 2
+        with pytest.raises(DetectPruneError, match="run b has failed with exit status 2"):
+            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
+        assert [name for name, _ in seen] == ["a", "b"]
+        outcome.clear()
+        folders = sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
+        assert [folder.name for folder in folders] == ["a", "b", "c"]
+        assert [name for name, _ in seen[2:]] == ["b", "c"]
+        assert seen[2][1][:3] == ["prune", "--resume", str(tmp_path / "b")]
+        assert seen[3][1] == [
+            *["prune", "--ratio", "0.5", "--project", str(tmp_path), "--name", "c", "--device", "cpu"]
+        ]
+
+    def test_a_stop_is_no_failure(self, tmp_path, calls):
+        _, outcome = calls
+        outcome["a"] = sweep.INTERRUPTED
+        with pytest.raises(Stopped):
+            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
+
+    def test_devices_share_the_runs(self, tmp_path, calls):
+        seen, _ = calls
+        folders = sweep.Runs(tmp_path, ["cuda:0", "cuda:1"]).finish(self.RUNS)
+        assert [folder.name for folder in folders] == ["a", "b", "c"]
+        assert {words[-1] for _, words in seen} <= {"cuda:0", "cuda:1"} and len(seen) == 3
+
+    def test_a_kill_reaches_the_run(self, tmp_path, monkeypatch):
+        waits = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+        with sweep.Runs(tmp_path, ["cpu"]) as runs:
+            monkeypatch.setattr(sys, "executable", "/bin/true")
+
+            def wait(process):
+                process = subprocess.Popen(waits, stdout=subprocess.PIPE)
+                process.stdout.readline()
+                runs._processes.add(process)
+                runs._stop(signal.SIGTERM, None)
+                return process.wait(timeout=30)
+
+            monkeypatch.setattr(runs, "_wait", wait)
+            with pytest.raises(Stopped):
+                runs.finish(self.RUNS[:1])
+
+
+def test_a_sweep_from_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
+    data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=3)
+    monkeypatch.chdir(tmp_path)
+    words = f"--cfg tiny.cfg --data {data} --ratios 0.5 --batch 2 --workers 0 --dense-epochs 1 --admm-epochs 1"
+    assert sweep.main([*words.split(), "--epochs", "1"]) == 0
+    folder = tmp_path / "runs" / "sweep" / "tiny"
+    (record,) = json.loads((folder / "sweep.json").read_text())
+    assert (record["network"], record["method"], record["ratio"], record["seed"]) == ("tiny", "admm", 0.5, 0)
+    assert record["n_kept"] == record["n_total"] - record["n_total"] // 2
+    assert {"AP", "AP50", "dense_AP", "cut_AP", "seconds", "command", "epochs"} <= record.keys()
+    for name in ("sweep.csv", "sweep.md", "accuracy.png", "accuracy.svg", "kept_per_layer.png", "kept_per_layer.svg"):
+        assert (folder / name).stat().st_size > 0
+    before = (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns
+    assert sweep.main(["--resume", str(folder)]) == 0
+    assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before
+    assert "admm" in capsys.readouterr().out
+
+
+def test_ratios_are_asked_for(capsys):
+    assert sweep.main(["--model", "lenet5"]) == 2
+    assert "--ratios is missing" in capsys.readouterr().err
