@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +102,36 @@ def test_boxes_may_come_all_at_once_and_in_any_order():
     for mine, theirs in zip(many.finish(), one.finish(), strict=True):
         for field in ("boxes", "labels", "areas", "crowd", "difficult"):
             assert np.array_equal(getattr(mine, field), getattr(theirs, field))
+
+
+def private_bytes():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the system does not tell what is shared")
+def test_a_forked_worker_that_reads_everything_has_no_copy():
+    count = 150_000
+    builder = DetectionSetBuilder(NAMES)
+    for number in range(count):
+        builder.add_picture(f"/folder/{number:012d}.jpg", number, 640, 480)
+    boxes = np.tile(np.array([1, 1, 9, 9], np.float32), (7 * count, 1))
+    zeros = np.zeros(7 * count)
+    builder.add_boxes(np.arange(7 * count) // 7, boxes, zeros, zeros, zeros.astype(bool))
+    dataset = builder.finish()
+    size = len(pickle.dumps(dataset))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for index in range(1000):  # what reading itself writes to is copied before
+            dataset[index]
+        before = private_bytes()
+        for index in range(0, count, 11):  # each page of memory holds some tens of pictures
+            dataset[index]
+        os.write(writer, str(private_bytes() - before).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    grown = int(os.read(reader, 100))
+    os.close(reader)
+    os.close(writer)
+    assert grown < size / 4, f"{grown} bytes of a set of {size}"
