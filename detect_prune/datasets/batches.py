@@ -4,11 +4,12 @@ Training batches are made in processes: augmentation is Python's work. Scoring b
 resizing are OpenCV's, which lets go of Python's lock, and a thread starts at once and copies nothing between processes.
 """
 
+import contextlib
 import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -101,8 +102,8 @@ class _ValBatches:
         if self._workers == 0:
             yield from (self._maker[number] for number in range(len(self)))
             return
-        ahead: deque = deque()
-        with ThreadPoolExecutor(self._workers, "batches") as pool:
+        ahead: deque[Future[Batch]] = deque()
+        with _one_opencv_thread(), ThreadPoolExecutor(self._workers, "batches") as pool:
             try:
                 for number in range(len(self)):
                     ahead.append(pool.submit(self._maker.__getitem__, number))
@@ -113,6 +114,17 @@ class _ValBatches:
             finally:  # whoever stops in the middle does not wait for what was only planned
                 for future in ahead:
                     future.cancel()
+
+
+@contextlib.contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """OpenCV without threads of its own: beside ours and the network's they only get in the way."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def train_batches(

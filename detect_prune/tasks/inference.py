@@ -72,5 +72,6 @@ def to_input(pictures: Tensor, model: nn.Module) -> Tensor:
     telling = next((weight for weight in model.parameters() if weight.dim() == 4 and weight.shape[-1] > 1), None)
     last = telling is not None and telling.is_contiguous(memory_format=torch.channels_last)
     inputs = pictures.to(next(model.parameters()).device, non_blocking=True)
-    inputs = inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
-    return inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    # Bytes are put in order before they become floats of four times the size.
+    inputs = inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -68,9 +69,11 @@ def test_darknets_resizing_is_passed_on(dataset):
 
 
 def test_scoring_can_be_stopped_in_the_middle(dataset):
+    before = cv2.getNumThreads()
     reading = iter(val_batches(dataset, SIZE, 1, workers=2))
     assert next(reading).indices == [0] and next(reading).indices == [1]
     reading.close()
+    assert cv2.getNumThreads() == before
     assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
 
 
