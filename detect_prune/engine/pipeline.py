@@ -20,10 +20,12 @@ from detect_prune.engine.scoring import DENSE, PRUNED, TRAINED, score, score_fil
 from detect_prune.engine.task import Phase, Recipe, Task
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (
+    GOOD_RESIDUAL,
     Constraint,
     Diverged,
     Masks,
     Method,
+    Residuals,
     find_method,
     magnitude_masks,
     make_constraint,
@@ -244,6 +246,12 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
     last = run.train(method.name, phase, pruner=pruner)
     if last is not None:  # it is where the run was stopped after the last update
         print(f"before the cut: {last}", flush=True)
+    if isinstance(last, Residuals) and last.overall[0] > GOOD_RESIDUAL:
+        print(
+            f"ADMM has not come to its end: a residual below {GOOD_RESIDUAL:.0%} makes a good cut. It needs more "
+            "epochs, dozens of steps for each of its updates",
+            flush=True,
+        )
     _cut(run, pruner.cut())
 
 

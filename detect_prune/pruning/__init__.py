@@ -26,12 +26,13 @@ from detect_prune.pruning.methods import (
     make_pruner,
 )
 from detect_prune.pruning.patterns import BlockBudget, NOfM
-from detect_prune.pruning.residuals import Residuals
+from detect_prune.pruning.residuals import GOOD_RESIDUAL, Residuals
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged
 
 __all__ = [
     "BUDGETS",
+    "GOOD_RESIDUAL",
     "METHODS",
     "BlockBudget",
     "Constraint",

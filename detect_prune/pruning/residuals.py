@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+GOOD_RESIDUAL = 0.05
+"""Below this, overall, the cut takes little away that W had not given up already."""
+
 
 @dataclass(frozen=True)
 class Residuals:
