@@ -83,14 +83,14 @@ def draw_boxes(picture: np.ndarray, detections: Detections, names: Sequence[str]
 def _place_tag(
     left: int, top: int, bottom: int, size: tuple[int, int], picture: tuple[int, int], taken: list[tuple[int, ...]]
 ) -> tuple[int, int, int, int]:
-    """Where a box's name goes, (left, top, right, bottom): above the box, else inside it from its top down, else below.
+    """Where a box's name goes, (left, top, right, bottom): above the box, else from its top down, to a little below it.
 
     The first place that covers none of `taken` and lies in the picture; if there is none, the first in the picture.
     """
     width, height = size
     x = max(0, min(left, picture[0] - width))
-    inside = range(top, max(top, bottom - height) + 1, height)
-    places = [y for y in (top - height, *inside, bottom) if 0 <= y <= picture[1] - height]
+    inside, below = range(top, max(top, bottom - height) + 1, height), range(bottom, bottom + 3 * height, height)
+    places = [y for y in (top - height, *inside, *below) if 0 <= y <= picture[1] - height]
     for y in places:
         if not any(x < tag[2] and tag[0] < x + width and y < tag[3] and tag[1] < y + height for tag in taken):
             return x, y, x + width, y + height

@@ -55,6 +55,8 @@ def test_where_nothing_can_be_written_is_said_first(here, capsys):
     assert "file: this folder can't be made" in capsys.readouterr().err
     assert main(["detect", "--cfg", "tiny.cfg", "photos/b.ppm", "--out", "photos"]) == 2
     assert "among their originals" in capsys.readouterr().err
+    assert main(["val", "--cfg", "tiny.cfg", "--data", "sample", "--json", "file/x"]) == 2
+    assert "file: this folder can't be made" in capsys.readouterr().err
 
 
 def test_a_broken_video_is_one_sentence(here, capsys):
