@@ -107,6 +107,7 @@ def test_damaged_weights(base, header, tmp_path):
                     count = abs(len(mutated) - len(data)) // 4
                     assert not count or f"{count:,} float" in str(error), f"{base} {number}: {error}"
                 continue
+            assert len(mutated) % 4 == 0, number
             assert all(tensor.isfinite().all() for tensor in net.state_dict().values()), number
             if len(mutated) == len(data):
                 write_weights(net, tmp_path / "again.weights", header_of(path))

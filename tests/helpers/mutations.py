@@ -10,6 +10,9 @@ EXTREMES = (
     *("\u0661\u0662", "\u00b2", "416 416", "yes", "-", "+", "--1", "1e", "", "1" * 20_000 + "x", "mish", "linear", "]"),
 )
 
+# For the keys that name layers.
+REFERENCES = ("-1000000000", "1000000000", "-2", "-3", "-9", "-40", "9", "40", "-1,9", "-400,-1", "-1,-2,-3,-4,-5,-6")
+
 # Pieces of text that belong somewhere else, or nowhere.
 STRAYS = (
     *(
@@ -72,8 +75,12 @@ def mutate_cfg(rng: random.Random, text: str) -> tuple[bytes, int]:
         # Several sections that belong together, many times over.
         lines[at:at] = lines[at : at + rng.randrange(1, 30)] * rng.choice((1, 2, 60))
     else:
-        at = rng.choice([number for number, line in enumerate(lines) if "=" in line])
-        lines[at] = f"{lines[at].split('=')[0]}={rng.choice(EXTREMES)}"
+        # By key and then by line: most lines say activation= or filters=.
+        keyed = [(line.split("=")[0].strip(), number) for number, line in enumerate(lines) if "=" in line]
+        key = rng.choice(sorted({key for key, _ in keyed}))
+        at = rng.choice([number for name, number in keyed if name == key])
+        values = REFERENCES if key in ("layers", "from") and rng.random() < 0.8 else EXTREMES
+        lines[at] = f"{key}={rng.choice(values)}"
     return "\n".join(lines).encode(), at + 1
 
 
