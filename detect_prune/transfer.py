@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import make_folder, require_disk_space
+from detect_prune.files import make_folder, open_binary, require_disk_space
 
 TIMEOUT = 20.0
 """Seconds without an answer after which a connection counts as broken."""
@@ -61,7 +61,7 @@ class _Unreachable(_Unavailable):
 
 def digest_of(path: Path, kind: str = "sha256") -> str:
     """A file's digest in hex. md5 and sha1 tell a damaged file from a whole one; they do not keep out a forged one."""
-    with open(path, "rb") as file:
+    with open_binary(path, "file with a known digest") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 

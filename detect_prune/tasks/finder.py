@@ -4,6 +4,7 @@ import contextlib
 import glob
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from detect_prune.datasets import read_picture
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture
 from detect_prune.datasets.video import VIDEO_SUFFIXES, CorruptVideo, Video
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import atomic_path, write_json, write_text
+from detect_prune.files import atomic_path, list_folder, write_json, write_text
 from detect_prune.report.figures import draw_boxes, save_picture
 from detect_prune.report.labels import label_lines, records
 from detect_prune.report.progress import Progress
@@ -135,13 +136,15 @@ def find_sources(sources: Sequence[str]) -> list[Path]:
     known = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
     files: list[Path] = []
     for source in sources:
-        path = Path(source)
-        if path.is_file():
-            files.append(path)
+        if os.path.isfile(source):  # unlike Path.is_file, not upset by a name that is too long
+            files.append(Path(source))
             continue
-        if not path.is_dir() and not glob.has_magic(source):
+        if os.path.isdir(source):
+            inside = [Path(source) / name for name in list_folder(source, "pictures or videos")]
+        elif glob.has_magic(source):
+            inside = [Path(name) for name in glob.glob(source, recursive=True)]
+        else:
             raise DetectPruneError("no such file or folder; a picture, a video or a folder was expected", file=source)
-        inside = path.iterdir() if path.is_dir() else (Path(name) for name in glob.glob(source, recursive=True))
         found = sorted(file for file in inside if file.is_file() and file.suffix.lower() in known)
         if not found:
             raise DetectPruneError(

@@ -54,7 +54,13 @@ def test_sources_are_files_folders_and_patterns_each_file_once(folder, monkeypat
 
 
 @pytest.mark.parametrize(
-    "source, said", [("nowhere.jpg", "no such file or folder"), ("empty", "no pictures or videos"), ("*.gif", "here")]
+    "source, said",
+    [
+        ("nowhere.jpg", "no such file or folder"),
+        ("x" * 5000, "no such file or folder"),
+        ("empty", "no pictures or videos"),
+        ("*.gif", "here"),
+    ],
 )
 def test_a_source_that_stands_for_nothing_is_named(folder, monkeypatch, source, said):
     monkeypatch.chdir(folder)
