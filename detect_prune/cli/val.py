@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _PROTOCOLS = """\
 protocols:
   coco           AP as it is published for PyTorch networks: scores above .001, suppression at IoU .6, pictures resized
-                 by OpenCV, scored by pycocotools. On VOC's pictures VOC's own mAP is printed beside it.
+                 by OpenCV, scored by pycocotools. On VOC's pictures VOC's own mAP is printed beside it; a network with
+                 duplicate boxes reads several points better there with --nms-iou .45, which is usual for VOC.
   darknet-map    what `darknet detector map` prints: scores above .005, suppression at .45, boxes not clipped, mAP at
                  IoU .5 over all classes; TP, FP, FN, precision, recall, F1, average IoU at confidence .25. Difficult
                  objects are left out of the truth, so that a detection on one is wrong.
