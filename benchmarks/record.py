@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from detect_prune.files import write_json, write_text
+from recording import write_results
+
 from detect_prune.pruning import magnitude_masks
 from detect_prune.report.tables import Table
 from detect_prune.tasks.build import detection_task
@@ -29,7 +30,7 @@ def records_of(folder: Path) -> list[dict]:
         "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
     }
     rows = [
-        {**common, "method": "dense" if stage["name"] == "dense" else "admm", "stage": stage["name"]}
+        {**common, "method": "dense" if stage["name"] == "dense" else settings["method"], "stage": stage["name"]}
         | {"n_kept": stage["kept"], "n_total": stage["total"], **stage["metrics"]}
         | {name: stage[name] for name in ("macs_dense", "macs_nonzero", "bytes_stored", "bytes_zip")}
         for stage in metrics["stages"]
@@ -57,16 +58,12 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="results/NAME.json and .md")
     args = parser.parse_args()
     records = [record for folder in args.runs for record in records_of(folder)]
-    results = Path(__file__).parent / "results"
-    write_json(results / f"{args.name}.json", records)
     scores = [name for name in ("AP", "AP50", "top-1") if name in records[0]]
     table = Table(["network", "data", "ratio", "stage", *scores, "weights kept"], left=4)
     for record in records:
         shown = [f"{record[name]:.4f}" for name in scores]
         table.row(record["network"], record["data"], record["ratio"], record["stage"], *shown, f"{record['n_kept']:,}")
-    lines = [table.markdown(), "", f"{records[0]['date']}, {records[0]['machine']}.", ""]
-    lines += [f"    {command}" for command in dict.fromkeys(record["command"] for record in records)]
-    write_text(results / f"{args.name}.md", "\n".join(lines) + "\n")
+    write_results(args.name, records, table)
     print(table)
 
 

@@ -31,8 +31,9 @@ def circumstances() -> dict[str, str]:
 
 
 def write_results(name: str, records: list[dict[str, Any]], table: Table, *remarks: str) -> None:
-    """Writes both files; the date, the machine and the command are those of the first record."""
+    """Writes both files, with every record's command; the date and the machine are those of the first."""
     first = records[0]
     write_json(RESULTS / f"{name}.json", records)
     lines = [table.markdown(), "", *remarks, *([""] if remarks else []), f"{first['date']}, {first['machine']}.", ""]
-    write_text(RESULTS / f"{name}.md", "\n".join([*lines, f"    {first['command']}", ""]))
+    commands = [f"    {command}" for command in dict.fromkeys(record["command"] for record in records)]
+    write_text(RESULTS / f"{name}.md", "\n".join([*lines, *commands, ""]))

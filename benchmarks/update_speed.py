@@ -6,21 +6,17 @@ Everything is a ratio of medians of one run, taken in turns, so that a busy mach
 
 import argparse
 import ctypes
-import shlex
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 
 import torch
+from recording import circumstances, write_results
 from torch import Tensor, nn
 
 from detect_prune.darknet import Darknet, load_cfg
 from detect_prune.detection import YoloLoss
-from detect_prune.engine.machine import describe_machine
-from detect_prune.files import write_json, write_text
 from detect_prune.pruning import GlobalADMM, RhoSchedule, keep_count
 from detect_prune.report.tables import Table
 from detect_prune.resources import find_resource
@@ -136,11 +132,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    common = {
-        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "command": f"python benchmarks/update_speed.py {shlex.join(sys.argv[1:])}".strip(),
-        "machine": ", ".join(f"{name} {value}" for name, value in describe_machine(torch.device("cpu")).items()),
-    }
+    common = circumstances()
     records = []
     for name, measure in (
         ("yolov4", lambda model: update_figures(model, args.repeats)),
@@ -153,10 +145,7 @@ def main() -> None:
         for figure, value in record.items():
             if figure != "network" and figure not in common:
                 table.row(record["network"], figure.replace("_", " "), f"{value:,.3f}".removesuffix(".000"))
-    results = Path(__file__).parent / "results"
-    write_json(results / f"{args.name}.json", records)
-    lines = [table.markdown(), "", f"{common['date']}, {common['machine']}.", "", f"    {common['command']}", ""]
-    write_text(results / f"{args.name}.md", "\n".join(lines))
+    write_results(args.name, records, table)
     print(table)
 
 

@@ -22,7 +22,8 @@ def publish(run: Run, settings: dict[str, Any]) -> str:
     table = closing_table(stages, columns)
     kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in run.weights(run.model).items()}
     layers = layer_table(kept)
-    sentence = verdict(stages[0], stages[-1], run.delivered) if len(stages) > 1 else ""
+    pruned = run.masks is not None and len(stages) > 1
+    sentence = verdict(stages[0], stages[-1], run.delivered) if pruned else ""
     notes = list(dict.fromkeys(run.task.problems() + [note for row in run.stages for note in row["notes"]]))
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
