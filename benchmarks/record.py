@@ -45,9 +45,7 @@ def one_shot(folder: Path, plan: dict) -> dict:
     trained = folder / "dense.weights"
     cfg, weights = (folder / "dense.cfg", trained) if trained.exists() else (plan["cfg"], plan["weights"])
     task = detection_task(cfg, weights, data=plan["data"], data_root=plan["data_root"], imgsz=plan["imgsz"])
-    masks = magnitude_masks(
-        task.model, plan["ratio"], include=plan["include"] or (), exclude=plan["exclude"] or ()
-    )
+    masks = magnitude_masks(task.model, plan["ratio"], include=plan["include"] or (), exclude=plan["exclude"] or ())
     masks.apply()
     return {"n_kept": masks.n_kept, "n_total": masks.n_total, **task.evaluate(task.model).values}
 

@@ -4,6 +4,7 @@ import json
 
 import cv2
 import numpy as np
+
 TINY_CFG = """[net]
 width=32
 height=32
