@@ -14,7 +14,7 @@ OUT = Path("runs/detect")
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=prog or "detect-prune detect",
-        description="Finds objects in pictures and videos and draws them: NAME.jpg or NAME.mp4 for each.",
+        description="Finds objects in pictures and videos and draws them, upright: NAME.jpg or NAME.mp4 for each.",
         epilog="--save-txt: a line an object, 'class cx cy w h score', the class's number from 0, centre and size as "
         "shares of the picture (Darknet's labels, with the score behind). --save-json: a list of objects, "
         '{"class": 16, "name": "dog", "score": 0.87, "box": [left, top, right, bottom]}, in pixels; of a video, a list '

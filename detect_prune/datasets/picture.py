@@ -26,33 +26,34 @@ class CorruptPicture(DetectPruneError):
     """A picture that can't be read whole. Loaders of batches skip it, count it and report it."""
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
     """Reads a picture as (H, W, 3) uint8 RGB. Grey, CMYK, palette, 16-bit and transparent pictures are converted.
 
-    The EXIF turn is ignored: boxes follow the stored size.
+    The EXIF turn is ignored, since the boxes of data sets follow the stored picture; `upright` asks for it, to see a
+    picture as its viewers show it.
 
     Raises:
         CorruptPicture: the file is missing, empty, cut off, damaged where that can be seen, too large, or no JPEG, PNG,
             BMP, PPM, TIFF or WebP.
     """
-    return decode_picture(_read_bytes(path), path)
+    return decode_picture(_read_bytes(path), path, upright)
 
 
-def decode_picture(data: bytes, path: str | Path) -> np.ndarray:
+def decode_picture(data: bytes, path: str | Path, upright: bool = False) -> np.ndarray:
     """Decodes an encoded picture to (H, W, 3) uint8 RGB; `path` names it in errors. Raises CorruptPicture."""
     width, height = _checked_size(data, path)
     if is_cut_off(data):
         raise CorruptPicture("the picture is cut off: its end is missing", file=path)
     if has_wrong_checksum(data):
         raise CorruptPicture("the picture is damaged: a checksum in it does not hold", file=path)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        picture = cv2.imdecode(np.frombuffer(without_turn(data), np.uint8), flags)
+        picture = cv2.imdecode(np.frombuffer(data if upright else without_turn(data), np.uint8), flags)
     except cv2.error as error:
         raise CorruptPicture(f"OpenCV can't decode this picture ({error.err})", file=path) from None
     if picture is None:
         raise CorruptPicture("the picture is damaged or cut off: OpenCV can't decode it", file=path)
-    if picture.shape[:2] != (height, width):
+    if picture.shape[:2] not in {(height, width), (width, height) if upright else (height, width)}:
         raise CorruptPicture(
             f"the picture's header says {width} x {height}, but {picture.shape[1]} x {picture.shape[0]} came out of it",
             file=path,

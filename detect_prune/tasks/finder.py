@@ -61,7 +61,7 @@ class Finder:
 
     def _picture(self, path: Path, stem: Path) -> None:
         try:
-            picture = read_picture(path)
+            picture = read_picture(path, upright=True)
         except CorruptPicture as error:
             self.skipped.append(str(error))
             return
