@@ -85,7 +85,7 @@ def test_detect_draws_and_writes_what_it_finds(here, tiny_cfg, tiny_data, capsys
     assert len(list((here / "runs/detect").glob("*.jpg"))) == 8
     assert "8 pictures" in capsys.readouterr().out
     assert run("detect", *pair, "nothing/*.jpg") == 2
-    assert "no pictures here" in capsys.readouterr().err
+    assert "no pictures or videos here" in capsys.readouterr().err
 
 
 def start(folder, *words):
