@@ -22,15 +22,16 @@ _DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "E
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
 
-    A kill in the middle leaves the old file as it was. The parent folder is made if it is missing.
+    A kill in the middle leaves the old file as it was. The parent folder is made if it is missing. A symbolic link
+    stays one: the file that it points to is written.
 
     Raises:
-        DetectPruneError: no file can be written there (no permission, no folder, a full disk).
+        DetectPruneError: no file can be written there (a folder or a device is there, no permission, a full disk).
     """
     path = Path(path)
-    make_folder(path.parent)
+    target = _target(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise _not_written(path, error) from None
     os.close(handle)
@@ -43,11 +44,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 raise _not_written(path, error) from None
             raise
         try:
-            _put_in_place(temporary, path)
+            _put_in_place(temporary, target)
         except OSError as error:
             raise _not_written(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> Path:
+    """The file to rename onto, past symbolic links; its folder is made.
+
+    A rename would take the place of whatever is there, a device or a pipe as well: root would lose a /dev/null.
+    """
+    with contextlib.suppress(OSError):  # nothing there, or nothing that can be looked at; writing will tell
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise DetectPruneError(f"this is {kind}; the name of a file to write was expected", file=path)
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    make_folder(target.parent)
+    return target
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -79,11 +95,9 @@ def require_writable(path: str | Path) -> None:
         DetectPruneError: it can't.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DetectPruneError("this is a folder; the name of a file to write was expected", file=path)
-    make_folder(path.parent)
+    target = _target(path)
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
         raise _not_written(path, error) from None

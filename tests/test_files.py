@@ -55,7 +55,7 @@ def test_a_file_in_the_place_of_a_folder_and_a_folder_in_the_place_of_a_file(tmp
     for refuse in (write_text, lambda path, _: require_writable(path)):
         with pytest.raises(DetectPruneError, match="file: this folder can't be made"):
             refuse(tmp_path / "file" / "a.txt", "")
-        with pytest.raises(DetectPruneError, match=r"folder: (can't be written|this is a folder)"):
+        with pytest.raises(DetectPruneError, match=r"folder: this is a folder"):
             refuse(tmp_path / "folder", "")
     with pytest.raises(DetectPruneError, match="can't be made"):
         make_folder(tmp_path / "file" / "below")
@@ -89,6 +89,29 @@ def test_too_little_space_is_said_in_megabytes(tmp_path):
     require_disk_space(tmp_path / "new", 1)
     with pytest.raises(DetectPruneError, match=r"new: the disk has \d+ MB free, and this run needs about 10+ MB"):
         require_disk_space(tmp_path / "new", 10**21)
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "new"), require_writable])
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path, write):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(DetectPruneError, match=f"{name}: this is no regular file; the name of a file"):
+            write(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_file_is_written(tmp_path, there):
+    target = tmp_path / "elsewhere" / "a.txt"
+    if there:
+        write_text(target, "old")
+    (tmp_path / "link.txt").symlink_to(target)
+    require_writable(tmp_path / "link.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink() and target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_require_writable_leaves_nothing_behind(tmp_path):
