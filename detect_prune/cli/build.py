@@ -118,6 +118,7 @@ def begin(
     command: str,
     project: Path,
     name: Callable[[Task], str],
+    check: Callable[[Task], None] = lambda task: None,
 ) -> Begun:
     """Builds the job of `args` and finds its folder: that of --resume, or a fresh one, where the plan is kept.
 
@@ -128,9 +129,10 @@ def begin(
         command: prune or train.
         project: where runs are kept unless --project says otherwise.
         name: of the run's folder, unless --name is given.
+        check: raises where a new run could only fail, before anything is written.
 
     Raises:
-        DetectPruneError: as `build_job`, `resume_plan`; or the plan can't be written.
+        DetectPruneError: from `check`; as `build_job`, `resume_plan`; or the plan can't be written.
     """
     project = Path(args.project or project)
     resuming = args.resume is not None
@@ -138,6 +140,7 @@ def begin(
         folder, argv = resume_plan(command, made, args, project)
     job = build_job(args)
     if not resuming:
+        check(job.task)
         folder = fresh_folder(project, args.name or name(job.task), job.sample)
         save_plan(folder, command, args, argv)
     arguments = {

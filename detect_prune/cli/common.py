@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,26 +34,42 @@ def run_command(
     What a user can cause becomes one sentence on standard error.
 
     Returns:
-        0; 2 for an error of the input; 130 for a run that was asked to stop and has saved itself.
+        0; 2 for an error of the input; 130 for a run that was asked to stop and has saved itself; 141 where the reader
+        of the output has gone.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     keep_freed_memory()
-    # Imported here: it takes seconds, and --help should not.
-    from detect_prune.engine.run import Stopped
-
+    warnings.showwarning = _show_warning
     try:
-        main(args, argv)
+        # Imported here: it takes seconds, and --help should not.
+        from detect_prune.engine.run import Stopped
+
+        try:
+            main(args, argv)
+            sys.stdout.flush()
+        except Stopped as stopped:
+            print(f"\n{stopped}\ngo on with: {parser.prog} --resume {stopped.folder}", file=sys.stderr)
+            return 130
     except DetectPruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Stopped as stopped:
-        print(f"\n{stopped}\ngo on with: {parser.prog} --resume {stopped.folder}", file=sys.stderr)
-        return 130
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) wants no more of it. Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as the shell counts a process that SIGPIPE ended
     return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+    """What Python calls for a warning: ours are sentences for people, who need no line of our source."""
+    if category.__module__.startswith("detect_prune."):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
 
 
 def keep_freed_memory() -> None:
@@ -135,7 +152,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data, instead of the descriptor's path")
     parser.add_argument("--batch", type=positive(int), metavar="N", help="pictures a step")
     parser.add_argument(
-        "--workers", type=not_negative, metavar="N", help="processes that prepare pictures (detectors only)"
+        "--workers", type=not_negative, metavar="N", help="what prepares pictures beside the network (detectors only)"
     )
 
 

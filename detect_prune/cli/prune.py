@@ -54,7 +54,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         "--importance", choices=IMPORTANCES, help="how weights are compared across layers (default: the method's, lamp)"
     )
     made.add_argument(
-        "--budget", choices=("ratio", "macs", "bytes"), help="what --ratio is a share of (default: of the weights)"
+        "--budget", choices=("ratio", "macs"), help="what --ratio is a share of: the weights (default) or the MACs"
     )
     made.add_argument(
         "--pattern", metavar="P", help="how the zeros lie: N:M, such as 2:4, or blocks 1xN (default: anywhere)"

@@ -112,6 +112,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import look_up
     from detect_prune.engine.curve import record_of, write_curve
+    from detect_prune.tasks.build import SAMPLE
 
     project = Path(args.project or PROJECT)
     if args.resume is not None:
@@ -120,7 +121,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         if args.ratios is None:
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
         look_up(args)
-        folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, sample=False)
+        folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
         common.save_plan(folder, "sweep", args, argv)
     print(f"everything is kept in {folder}", flush=True)
     methods, seeds = parse_methods(args.methods or "admm"), parse_seeds(args.seeds or "0")
@@ -214,7 +215,7 @@ class Runs:
     """Runs of a sweep as processes of their own, one a device at a time; finished ones are not run again.
 
     A run that was begun goes on from its last checkpoint. With one device a run's output is the sweep's, with several
-    it goes to NAME.log. While entered, a kill of the sweep is handed on to the runs; Ctrl-C reaches them by itself.
+    it goes to NAME.log. While entered, Ctrl-C and a kill of the sweep are handed on to the runs.
     """
 
     def __init__(self, folder: Path, devices: Sequence[str]):
@@ -235,9 +236,8 @@ class Runs:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
-        if number == signal.SIGTERM:
-            for process in tuple(self._processes):
-                process.send_signal(number)
+        for process in tuple(self._processes):
+            process.send_signal(number)
 
     def finish(self, runs: Sequence[ChildRun]) -> list[Path]:
         """Brings all runs to their end; returns their folders in the same order.
@@ -300,10 +300,11 @@ class Runs:
 
     def _call(self, words: Sequence[str], name: str) -> int:
         command = [sys.executable, "-m", "detect_prune", *words]
+        # A group of its own: else Ctrl-C reaches a run twice, and the second one tells it not to save.
         if len(self.devices) == 1:
-            return self._wait(subprocess.Popen(command))
+            return self._wait(subprocess.Popen(command, process_group=0))
         with open(self._log(name), "ab") as log:
-            return self._wait(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+            return self._wait(subprocess.Popen(command, process_group=0, stdout=log, stderr=subprocess.STDOUT))
 
     def _wait(self, process: subprocess.Popen) -> int:
         self._processes.add(process)

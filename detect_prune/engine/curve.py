@@ -38,7 +38,8 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "data": settings["data"]["data"],
             "method": settings["method"],
             "ratio": settings["ratio"],
-            "importance": settings["importance"],
+            **{name: settings[name] for name in ("importance", "budget", "pattern", "gradual", "floor")},
+            **{name: " ".join(settings[name]) for name in ("include", "exclude")},
             "n_kept": stages[-1]["kept"],
             "n_total": stages[-1]["total"],
             "seed": settings["seed"],
@@ -66,7 +67,7 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
     """Writes sweep.json, sweep.csv, sweep.md and, as PNG and SVG, the plots `accuracy` and `kept_per_layer`.
 
     Args:
-        records: from `record_of`, of one network and one data set.
+        records: from `record_of`, of one network, one data set and one budget.
         folder: where the files go.
 
     Returns:
@@ -90,12 +91,13 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
     table = _table(records)
     write_text(folder / "sweep.md", table.markdown() + "\n")
     title = f"{records[0]['network']} on {records[0]['data']}"
+    of = "MACs" if records[0]["budget"] == "macs" else "weights"
     shown = "accuracy" if "accuracy" in records[0] else "AP50"
     for suffix in ("png", "svg"):
-        plots.accuracy_over_ratio(_curves(records, shown), folder / f"accuracy.{suffix}", title, shown)
+        plots.accuracy_over_ratio(_curves(records, shown), folder / f"accuracy.{suffix}", title, shown, of)
         by_ratio = _kept_by_ratio(records)
         if by_ratio:
-            plots.kept_over_ratio(by_ratio, folder / f"kept_per_layer.{suffix}", title)
+            plots.kept_over_ratio(by_ratio, folder / f"kept_per_layer.{suffix}", title, of)
     return table
 
 

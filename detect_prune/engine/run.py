@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
+from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.precision import Precision, choose_precision
 from detect_prune.engine.stop import StopSignal
@@ -58,7 +59,7 @@ class Run:
 
     Raises:
         DetectPruneError: the folder of a run to resume does not exist or belongs to other settings; that of a new one
-            holds a run already; a step does not fit into memory.
+            holds a run already; another process is at work in it; a step does not fit into memory.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Run:
         torch.manual_seed(seed)
         if resume and not self.folder.is_dir():
             raise DetectPruneError("no such folder; that of a run to resume was expected", file=self.folder)
+        self._lock = lock_folder(self.folder)
         restored = resume and (self.folder / LAST).exists()
         purge_step = None
         if restored:
@@ -129,6 +131,7 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.stop.__exit__(kind, error, trace)
         self.writer.close()
+        self._lock.close()
         if kind is KeyboardInterrupt and (self.folder / LAST).exists():
             raise Stopped(self.folder) from None
 

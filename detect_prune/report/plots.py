@@ -171,7 +171,11 @@ def _name_phases(axes: "Axes", spans: list[tuple[str, float, float]], length: fl
 
 
 def accuracy_over_ratio(
-    curves: Mapping[str, Sequence[tuple[float | None, Sequence[float]]]], path: str | Path, title: str, score: str
+    curves: Mapping[str, Sequence[tuple[float | None, Sequence[float]]]],
+    path: str | Path,
+    title: str,
+    score: str,
+    of: str = "weights",
 ) -> None:
     """A line a method: the median over the seeds, with a band from the least to the best; dense ones are level lines.
 
@@ -179,6 +183,7 @@ def accuracy_over_ratio(
         curves: method -> (removal ratio, values of the seeds as fractions); the ratio is None where nothing is removed.
         path: the PNG or SVG file to write.
         score: what the values are, for the axis.
+        of: what the ratio is a share of.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -198,7 +203,7 @@ def accuracy_over_ratio(
             axes.plot(ratios, middle, color=colour, linewidth=1.5, marker="o", markersize=4, label=method)
             least, best = ([100 * pick(values) for _, values in pruned] for pick in (min, max))
             axes.fill_between(ratios, least, best, color=colour, alpha=0.15, linewidth=0)
-    axes.set_xlabel("weights removed, %")
+    axes.set_xlabel(f"{of} removed, %")
     axes.set_ylabel(f"{score}, %")
     axes.set_title(title, fontsize=11)
     axes.grid(color="#d5dae0", linewidth=0.6)
@@ -207,12 +212,15 @@ def accuracy_over_ratio(
     _save(figure, path)
 
 
-def kept_over_ratio(kept: Mapping[float, Mapping[str, float]], path: str | Path, title: str) -> None:
+def kept_over_ratio(
+    kept: Mapping[float, Mapping[str, float]], path: str | Path, title: str, of: str = "weights"
+) -> None:
     """A line a layer: the share of its weights that is kept at each removal ratio, from the first layer (dark) on.
 
     Args:
         kept: removal ratio -> layer -> share kept, the layers in the network's order.
         path: the PNG or SVG file to write.
+        of: what the ratio is a share of.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -230,8 +238,10 @@ def kept_over_ratio(kept: Mapping[float, Mapping[str, float]], path: str | Path,
         shares = [100 * of_layer[layer] for of_layer in kept.values()]
         colour = colours(number / max(1, len(layers) - 1))
         axes.plot(ratios, shares, color=colour, linewidth=1.2, marker="o", markersize=3, label=layer)
-    axes.plot(ratios, [100 - ratio for ratio in ratios], color="#d1605e", linewidth=1.2, linestyle="--", label="all")
-    axes.set_xlabel("weights removed, %")
+    if of == "weights":
+        whole = [100 - ratio for ratio in ratios]
+        axes.plot(ratios, whole, color="#d1605e", linewidth=1.2, linestyle="--", label="all")
+    axes.set_xlabel(f"{of} removed, %")
     axes.set_ylabel("weights kept, % of the layer")
     axes.set_title(title, fontsize=11)
     axes.grid(color="#d5dae0", linewidth=0.6)

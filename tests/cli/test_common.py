@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from detect_prune.cli import common, prune, train
+from detect_prune.darknet.cfg import CfgWarning
 from detect_prune.errors import DetectPruneError
 
 
@@ -163,3 +167,32 @@ def test_the_newest_unfinished_run_of_the_command_is_taken(tmp_path):
         resume(["--resume", str(tmp_path / "trained")])
     with pytest.raises(DetectPruneError, match="no unfinished run"):
         resume(["--resume"], tmp_path / "nowhere")
+
+
+def test_a_reader_that_has_gone_ends_the_output_quietly():
+    talks = (
+        "import argparse; from detect_prune.cli.common import run_command\n"
+        "def talk(args, words):\n    for _ in range(100_000): print('a line')\n"
+        "raise SystemExit(run_command(talk, argparse.ArgumentParser(), []))"
+    )
+    with subprocess.Popen([sys.executable, "-c", talks], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+
+
+def test_our_warnings_are_sentences_and_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def main(args, words):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            monkeypatch.setattr(warnings, "showwarning", common._show_warning)
+            warnings.warn(CfgWarning("x.cfg:3: an unknown key"), stacklevel=1)
+            warnings.warn("somebody else's", stacklevel=1)
+        raise KeyboardInterrupt
+
+    assert common.run_command(main, argparse.ArgumentParser(), []) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("warning: x.cfg:3: an unknown key\n") and "UserWarning: somebody else's" in said
+    assert said.endswith("\nstopped\n")

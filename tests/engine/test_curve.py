@@ -20,6 +20,12 @@ def finished_run(folder, method="admm", ratio=0.9, seed=0, rows=(0.9, 0.5, 0.6, 
             "method": method,
             "ratio": ratio,
             "importance": "lamp",
+            "budget": "ratio",
+            "pattern": None,
+            "gradual": False,
+            "floor": 0.05,
+            "include": [],
+            "exclude": ["a.*", "b"],
             "seed": seed,
         },
         "recipe": {"dense": {"epochs": 5}, "admm": {"epochs": 3}, "retrain": {"epochs": 2}},
@@ -38,7 +44,7 @@ def finished_run(folder, method="admm", ratio=0.9, seed=0, rows=(0.9, 0.5, 0.6, 
 def test_a_record_has_what_was_asked_and_what_came_out(tmp_path):
     record = record_of(finished_run(tmp_path / "a"))
     wanted = {"method": "admm", "ratio": 0.9, "seed": 0, "n_kept": 100, "n_total": 1000, "epochs": 5}
-    wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "layers": {"a": 0.1}}
+    wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "layers": {"a": 0.1}, "exclude": "a.* b"}
     assert wanted.items() <= record.items()
 
 

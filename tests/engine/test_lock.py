@@ -1,0 +1,41 @@
+"""A run's folder belongs to one process at a time."""
+
+import subprocess
+import sys
+
+import pytest
+
+from detect_prune.engine.lock import lock_folder
+from detect_prune.errors import DetectPruneError
+
+HOLDER = """
+import sys
+from detect_prune.engine.lock import lock_folder
+held = lock_folder(sys.argv[1])
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+    pytest.importorskip("fcntl")
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(DetectPruneError, match="another process is at work"):
+            lock_folder(folder)
+        holder.kill()
+    lock_folder(folder).close()
+
+
+def test_one_process_may_go_on_with_its_own_run(tmp_path):
+    with lock_folder(tmp_path):
+        lock_folder(tmp_path).close()
+
+
+def test_a_folder_that_can_not_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DetectPruneError, match="file"):
+        lock_folder(tmp_path / "file" / "run")
