@@ -7,6 +7,7 @@ resizing are OpenCV's, which lets go of Python's lock, and a thread starts at on
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,8 @@ from detect_prune.structures import Truth
 
 CACHE_BYTES = 300_000_000
 """A training set whose decoded pictures fit in this is kept in memory: reading JPEGs is half of the work."""
+AHEAD_BYTES = 1_000_000_000
+"""Scoring batches are made ahead until they take so much, whatever the number of threads."""
 
 
 @dataclass
@@ -102,18 +105,23 @@ class _ValBatches:
         if self._workers == 0:
             yield from (self._maker[number] for number in range(len(self)))
             return
+        wanted = threading.Event()
+        wanted.set()
         ahead: deque[Future[Batch]] = deque()
-        with _one_opencv_thread(), ThreadPoolExecutor(self._workers, "batches") as pool:
+        # One being made by each thread and one that is ready, as far as memory goes.
+        most = min(self._workers + 1, max(1, AHEAD_BYTES // self._maker.batch_bytes))
+        pool = ThreadPoolExecutor(min(self._workers, most), "batches")
+        with _one_opencv_thread():
             try:
                 for number in range(len(self)):
-                    ahead.append(pool.submit(self._maker.__getitem__, number))
-                    if len(ahead) > self._workers + 1:  # one being made by each thread, and one that is ready
+                    ahead.append(pool.submit(self._maker.make, number, wanted.is_set))
+                    if len(ahead) > most:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()
-            finally:  # whoever stops in the middle does not wait for what was only planned
-                for future in ahead:
-                    future.cancel()
+            finally:  # whoever stops in the middle waits for one picture a thread, not for what was only planned
+                wanted.clear()
+                pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -207,9 +215,21 @@ class _BatchMaker(Dataset):
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch)
 
+    @property
+    def batch_bytes(self) -> int:
+        """Of a batch's pictures at most: Darknet's resizing makes floats."""
+        width, height = self.size
+        return min(self.batch, max(1, len(self.order))) * width * height * 3 * 4
+
     def __getitem__(self, number: int) -> Batch:
+        return self.make(number)
+
+    def make(self, number: int, wanted: Callable[[], bool] = lambda: True) -> Batch:
+        """The batch of that number; of no use where `wanted`, asked before each picture, has come to say no."""
         pictures, targets, indices, placements, skipped = [], [], [], [], []
         for index in self.order[number * self.batch : (number + 1) * self.batch].tolist():
+            if not wanted():
+                break
             try:
                 picture, boxes, labels, placement = self._make(index)
             except CorruptPicture as error:

@@ -126,8 +126,12 @@ def find_all(
     truths: list[Truth] = []
     found: list[Detections] = []
     skipped: list[str] = []
-    with contextlib.nullcontext() if quiet else Progress(len(batches), "scoring") as progress:
-        for group in batches:
+    with (
+        contextlib.nullcontext() if quiet else Progress(len(batches), "scoring") as progress,
+        # Left to the garbage collector, the threads of an interrupted run would go on for a while.
+        contextlib.closing(iter(batches)) as groups,
+    ):
+        for group in groups:
             skipped += group.skipped
             if len(group):
                 raws = network(to_input(group.pictures, network))

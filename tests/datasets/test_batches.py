@@ -2,6 +2,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -75,6 +76,40 @@ def test_scoring_can_be_stopped_in_the_middle(dataset):
     reading.close()
     assert cv2.getNumThreads() == before
     assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+def test_nobody_waits_for_pictures_that_are_not_wanted_any_more(dataset, monkeypatch):
+    read = []
+
+    def slow(path):
+        read.append(path)
+        time.sleep(0.1)
+        return read_picture(path)
+
+    monkeypatch.setattr(batches, "read_picture", slow)
+    monkeypatch.setattr(batches, "AHEAD_BYTES", 0)
+    reading = iter(val_batches(dataset, SIZE, 5, workers=1))
+    next(reading)
+    reading.close()
+    assert len(read) <= 7, "the second batch is given up after the picture that was being read"
+
+
+@pytest.mark.parametrize("room, expected", [(10**9, 4), (2 * 48 * 64 * 3 * 4 * 2, 2), (0, 1)])
+def test_what_is_made_ahead_is_bounded_by_memory(dataset, monkeypatch, room, expected):
+    monkeypatch.setattr(batches, "AHEAD_BYTES", room)
+    begun = []
+    maker = batches._BatchMaker.make
+
+    def counted(self, number, wanted):
+        begun.append(number)
+        return maker(self, number, wanted)
+
+    monkeypatch.setattr(batches._BatchMaker, "make", counted)
+    reading = iter(val_batches(dataset, SIZE, 2, workers=3))
+    assert next(reading).indices == [0, 1]
+    time.sleep(0.1)
+    assert sorted(begun) == list(range(expected + 1))
+    reading.close()
 
 
 def test_what_fails_in_a_thread_fails_here(dataset, monkeypatch):

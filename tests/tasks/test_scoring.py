@@ -1,6 +1,7 @@
 """Running a network over a set, in the ways that the protocols say."""
 
 import dataclasses
+import threading
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from detect_prune.boxes import clip_boxes
 from detect_prune.darknet import parse_cfg
 from detect_prune.datasets import load_data
 from detect_prune.datasets.detection_set import DetectionSetBuilder
+from detect_prune.tasks import scoring
 from detect_prune.tasks.detector import Detector
 from detect_prune.tasks.scoring import PROTOCOLS, find_all
 
@@ -85,3 +87,14 @@ def test_pictures_that_can_not_be_read_are_left_out_and_named(model, pictures):
     truths, found, skipped = find_all(model, pictures, PROTOCOLS["coco"], batch=2, workers=1, quiet=True)
     assert [truth.image_id for truth in truths] == [0, 2, 3] and len(found) == 3
     assert len(skipped) == 1 and "1.png" in skipped[0]
+
+
+def test_an_interrupted_run_leaves_no_threads(model, pictures, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "to_input", interrupt)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        find(model, pictures, PROTOCOLS["coco"], batch=1, workers=2)
+    # The traceback still holds the frame that held the batches.
+    assert kept.value and not any(thread.name.startswith("batches") for thread in threading.enumerate())
