@@ -14,6 +14,7 @@ from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
+from detect_prune.resources import find_resource
 from detect_prune.tasks.build import SAMPLE, classification_task, detection_task, find_weights
 from detect_prune.tasks.detector import Detector, load
 
@@ -159,10 +160,11 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
     """The network of --cfg with --weights, for commands that use it as it is.
 
     Raises:
-        DetectPruneError: --cfg is missing, or there are no weights.
+        DetectPruneError: --cfg is missing, there is no such file, or there are no weights.
     """
     if args.cfg is None:
         raise DetectPruneError("--cfg is missing: the network's Darknet cfg")
+    find_resource("cfg", args.cfg)  # before its weights are: a mistyped cfg is what is wrong then
     weights = find_weights(args.weights) if args.weights is not None else _weights_of(args.cfg)
     names = read_names(Path(args.names)) if getattr(args, "names", None) else ()
     model = load(args.cfg, weights, names=names, imgsz=args.imgsz)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from detect_prune.structures import Detections, Truth
     from detect_prune.tasks.scoring import Protocol
 
+LARGEST_BATCH = 4096
+"""Pictures; thousands at once are no faster, and a typing error fills the memory."""
+
 _PROTOCOLS = """\
 protocols:
   coco           AP as it is published for PyTorch networks: scores above .001, suppression at IoU .6, pictures resized
@@ -54,10 +57,13 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="keep the proportions of pictures (default: the cfg's)",
     )
     made.add_argument(
-        "--score", type=common.positive(float), help="lowest score of a detection (default: the protocol's)"
+        "--score", type=common.share, metavar="SHARE", help="lowest score of a detection (default: the protocol's)"
     )
     made.add_argument(
-        "--nms-iou", type=common.positive(float), help="IoU threshold of the suppression (default: the protocol's)"
+        "--nms-iou",
+        type=common.share,
+        metavar="SHARE",
+        help="IoU threshold of the suppression (default: the protocol's)",
     )
     made.add_argument(
         "--nms", choices=("cfg", "plain"), default="cfg", help="the suppression that the cfg names, or plain IoU"
@@ -91,13 +97,18 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     from detect_prune.files import require_writable, write_json
     from detect_prune.tasks.scoring import find_all, require_same_classes
 
-    if args.json:
+    if args.json == "":
+        raise DetectPruneError("--json is empty; the name of a file was expected")
+    if args.json is not None:
         require_writable(args.json)
+    if args.batch is not None and args.batch > LARGEST_BATCH:
+        raise DetectPruneError(f"--batch {args.batch} is more pictures at once than the {LARGEST_BATCH} that val takes")
     if args.data is None:
         args.data = "coco.yaml"
     protocol = _chosen_protocol(args)
     model = detector_for_use(args)
     data = load_data(args.data, args.data_root, splits=("val",))
+    _refuse_what_has_no_use(args, data)
     require_same_classes(model, data)
     truths, found, skipped = find_all(
         model,
@@ -114,9 +125,24 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
         raise DetectPruneError(f"none of the {len(skipped)} pictures could be read: {skipped[0]}")
     score = _as_darknet_map if protocol.name == "darknet-map" else _as_coco
     values = score(args, data, truths, found)
-    if args.json:
+    if args.json is not None:
         used = {**dataclasses.asdict(protocol), "letterbox": _letterbox(args, model), "nms": args.nms}
         write_json(args.json, {**values, "pictures": len(truths), "skipped": skipped, "protocol": used})
+
+
+def _refuse_what_has_no_use(args: argparse.Namespace, data: "DetectionData") -> None:
+    """Raises DetectPruneError for an option that would change nothing: whoever gives it expects that it does."""
+    from detect_prune.errors import DetectPruneError
+
+    if data.format == "voc":
+        return
+    if args.difficult is not None:
+        raise DetectPruneError(f"--difficult is for VOC's data; '{data.name}' is of the format {data.format}")
+    if args.ap is not None and args.protocol != "darknet-map":
+        raise DetectPruneError(
+            f"--ap is for VOC's data and for --protocol darknet-map; '{data.name}' is of the format {data.format}, "
+            f"and {args.protocol} takes AP as pycocotools does"
+        )
 
 
 def _chosen_protocol(args: argparse.Namespace) -> "Protocol":

@@ -1,5 +1,6 @@
 """From file names to a task: the network for the classes of the data, with the weights as far as they fit."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -32,11 +33,13 @@ def find_weights(name: str | Path) -> Path:
     """The path as given, or weights/`name`.
 
     Raises:
-        DetectPruneError: it is in neither place.
+        DetectPruneError: it is in neither place, or a folder is.
     """
     for path in (Path(name), Path("weights") / name):
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, not upset by a name that is too long
             return path
+    if os.path.isdir(name):
+        raise DetectPruneError("this is a folder; the name of a weights file was expected", file=name)
     hint = download_hint(Path(name).name)
     raise DetectPruneError(f"no such weights file, neither as given nor in ./weights{hint}", file=name)
 

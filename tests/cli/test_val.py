@@ -147,3 +147,34 @@ def test_help_tells_the_protocols_and_their_defaults(capsys):
     text = capsys.readouterr().out
     for words in ("darknet detector map", "darknet detector valid", "default: opencv for coco, darknet for the other"):
         assert words in re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize(
+    "words", [["--score", "7"], ["--score", "-.1"], ["--score", "nan"], ["--nms-iou", "9"], ["--batch", "0"]]
+)
+def test_options_out_of_range(here, capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(["val", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", *words])
+    assert stop.value.code == 2 and f"argument {words[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--ap", "area"], "--ap is for VOC's data and for --protocol darknet-map; 'tiny' is of the format coco"),
+        (["--ap", "area", "--protocol", "darknet-valid"], "--ap is for VOC's data"),
+        (["--difficult", "keep"], "--difficult is for VOC's data; 'tiny' is of the format coco"),
+        (["--difficult", "keep", "--protocol", "darknet-map"], "--difficult is for VOC's data"),
+        (["--json", ""], "--json is empty; the name of a file was expected"),
+        (["--json", "squares"], "squares: this is a folder"),
+        (["--batch", "1000000000"], "--batch 1000000000 is more pictures at once than the 4096"),
+        (["--cfg", ""], "'' is not the name of a file"),
+        (["--cfg", "nope.cfg"], "nope.cfg: no such file"),
+        (["--cfg", "squares"], "squares: no such file"),
+        (["--weights", "squares"], "squares: this is a folder; the name of a weights file was expected"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_before_the_work(here, capsys, words, said):
+    assert main(["val", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {said}") and printed.err.count("\n") == 1 and "scoring" not in printed.out
