@@ -6,7 +6,6 @@ way with the same epochs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from detect_prune.pruning import (
     GOOD_RESIDUAL,
     Constraint,
     Diverged,
+    GlobalBudget,
     Masks,
     Method,
     Residuals,
@@ -30,7 +30,25 @@ from detect_prune.pruning import (
     magnitude_masks,
     make_constraint,
     make_pruner,
+    prunable_weights,
+    require_trainable,
 )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What settings that go together mean for a network."""
+
+    method: Method
+    importance: str | None
+    """The method's own where none was chosen; None where nothing is removed."""
+    constraint: Constraint | None
+    """None where nothing is removed."""
+
+    @property
+    def floor(self) -> float | None:
+        """None where no floor applies."""
+        return self.constraint.floor if isinstance(self.constraint, GlobalBudget) else None
 
 
 @dataclass
@@ -61,7 +79,7 @@ def prune(
     bits: Mapping[str, float] | None = None,
     gradual: bool = False,
     importance: str | None = None,
-    floor: float = 0.05,
+    floor: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     recipe: Recipe | None = None,
@@ -87,7 +105,8 @@ def prune(
         gradual: let ADMM's removal grow over its updates.
         importance: how a weight's worth is compared across layers, see `detect_prune.pruning.importance`; the method's
             own unless given.
-        floor: no layer keeps less than this share of what an even cut would leave it.
+        floor: no layer keeps less than this share of what an even cut would leave it; None for
+            `detect_prune.pruning.DEFAULT_FLOOR` where all layers share a budget, the only place for a floor.
         include, exclude: glob patterns of weight names that are (not) pruned.
         recipe: lengths and rates of the phases; the task's own unless given.
         train_dense: train the network first, since it has no weights that would be worth pruning.
@@ -105,11 +124,12 @@ def prune(
     """
     recipe = (recipe or task.recipe).for_set(task.steps_per_epoch)
     task.model = model
-    target = {"budget": budget, "pattern": pattern, "bits": dict(bits or {}), "floor": floor}
     layers = {"include": list(include), "exclude": list(exclude)}
-    chosen, importance, constraint = _choose(method, importance, gradual, task, ratio, target, layers)
-    identity = {"ratio": ratio, "method": method, "importance": importance, "gradual": gradual, **target, **layers}
-    identity |= {"train_dense": train_dense, "seed": seed, "data": task.settings()}
+    target = {"ratio": ratio, "budget": budget, "pattern": pattern, "bits": dict(bits or {})}
+    choice = check(task, method=method, gradual=gradual, importance=importance, floor=floor, **target, **layers)
+    chosen, importance, constraint = choice.method, choice.importance, choice.constraint
+    identity = {**target, "method": method, "importance": importance, "gradual": gradual, "floor": choice.floor}
+    identity |= {**layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
         Path(folder),
@@ -136,9 +156,7 @@ def prune(
             pruner = {"updates": _updates(task, recipe), "importance": importance, "gradual": gradual, **layers}
             run.once("cut", lambda: _train_and_cut(run, phases[method], chosen, constraint, pruner))
         elif chosen.prunes == "at once":
-            run.once(
-                "cut", lambda: _cut(run, magnitude_masks(model, constraint=constraint, importance=importance, **layers))
-            )
+            run.once("cut", lambda: _cut_at_once(run, constraint, importance, layers))
         if chosen.prunes != "never":
             run.once("score cut", lambda: score(run, "cut"))
             run.once("batch norm", lambda: reestimate(model, task.inputs()))
@@ -189,30 +207,70 @@ def train(
     return Result(run.folder, task.load(run.folder, TRAINED), run.stages, text)
 
 
-def _choose(
-    name: str,
-    importance: str | None,
-    gradual: bool,
+def check(
     task: Task,
-    ratio: float | str | Decimal | Mapping[str, float] | None,
-    target: Mapping[str, Any],
-    layers: Mapping[str, Any],
-) -> tuple[Method, str | None, Constraint | None]:
-    """Says before the first step what would only turn out after the whole dense training."""
+    *,
+    ratio: float | Mapping[str, float] | None = None,
+    method: str = "admm",
+    budget: str = "ratio",
+    pattern: str | None = None,
+    bits: Mapping[str, float] | None = None,
+    gradual: bool = False,
+    importance: str | None = None,
+    floor: float | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Choice:
+    """Says at once what would else only turn out after the whole dense training; `prune` begins with it.
+
+    Args:
+        task: its network need not be trained; no batch of it is drawn but for a budget of multiplications.
+        ratio, method, budget, pattern, bits, gradual, importance, floor, include, exclude: see `prune`.
+
+    Raises:
+        DetectPruneError: the settings can't be used together, or not with this network.
+    """
     try:
-        method = find_method(name)
-        if gradual and not method.uses_admm:
-            raise ValueError(f"a ratio that grows is a choice of ADMM's; {name} has none")
-        importance = method.choose_importance(importance)
-        if method.prunes == "never":
-            return method, importance, None
-        example = next(iter(task.inputs()))[:1] if target["budget"] == "macs" else None
+        found = find_method(method)
+        if gradual and not found.uses_admm:
+            raise ValueError(f"a ratio that grows is a choice of ADMM's; {method} has none")
+        importance = found.choose_importance(importance)
+        weights = prunable_weights(task.model, include, exclude)
+        if found.prunes == "never":
+            _require_nothing_to_remove(
+                method,
+                {
+                    "a ratio": ratio is not None,
+                    f"a budget of {budget}": budget != "ratio",
+                    "a pattern": pattern is not None,
+                    "bits a weight": bool(bits),
+                    "a floor": floor is not None,
+                },
+            )
+            return Choice(found, importance, None)
+        if found.uses_admm:
+            require_trainable(weights)
         constraint = make_constraint(
-            task.model, ratio, layerwise=method.layerwise, example_input=example, **target, **layers
+            task.model,
+            ratio,
+            budget=budget,
+            pattern=pattern,
+            layerwise=found.layerwise,
+            floor=floor,
+            bits=bits,
+            example_input=next(iter(task.inputs()))[:1] if budget == "macs" else None,
+            include=include,
+            exclude=exclude,
         )
     except ValueError as error:
         raise DetectPruneError(str(error)) from None
-    return method, importance, constraint
+    return Choice(found, importance, constraint)
+
+
+def _require_nothing_to_remove(method: str, given: Mapping[str, bool]) -> None:
+    if any(given.values()):
+        named = " and ".join(name for name, is_given in given.items() if is_given)
+        raise ValueError(f"{method} removes nothing: {named} can't be given with it")
 
 
 def _phases(method: Method, recipe: Recipe, train_dense: bool) -> dict[str, Phase]:
@@ -253,6 +311,14 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
             flush=True,
         )
     _cut(run, pruner.cut())
+
+
+def _cut_at_once(run: Run, constraint: Constraint, importance: str, layers: Mapping[str, Any]) -> None:
+    try:
+        masks = magnitude_masks(run.model, constraint=constraint, importance=importance, **layers)
+    except Diverged as error:
+        raise DetectPruneError(str(error)) from None
+    _cut(run, masks)
 
 
 def _cut(run: Run, masks: Masks) -> None:

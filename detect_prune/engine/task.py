@@ -74,6 +74,10 @@ class Recipe:
     updates: int = 40
     """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
 
+    def __post_init__(self) -> None:
+        if self.updates < 1:
+            raise DetectPruneError(f"a recipe has at least one update of what prunes, not {self.updates}")
+
     def for_set(self, steps_per_epoch: int) -> "Recipe":
         """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is."""
         needed = -(-min(self.updates, LEAST_UPDATES) // steps_per_epoch)

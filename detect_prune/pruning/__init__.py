@@ -3,6 +3,7 @@
 from detect_prune.pruning.admm import GlobalADMM
 from detect_prune.pruning.budgets import (
     BUDGETS,
+    DEFAULT_FLOOR,
     bytes_budget,
     bytes_per_weight,
     macs_budget,
@@ -11,7 +12,7 @@ from detect_prune.pruning.budgets import (
     ratio_budget,
 )
 from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio
-from detect_prune.pruning.counts import Macs, as_ratio, count_macs, keep_count, prunable_weights
+from detect_prune.pruning.counts import Macs, as_ratio, count_macs, keep_count, prunable_weights, require_trainable
 from detect_prune.pruning.decay import parameter_groups
 from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw
 from detect_prune.pruning.masks import Masks, magnitude_masks
@@ -32,6 +33,7 @@ from detect_prune.pruning.selection import Diverged
 
 __all__ = [
     "BUDGETS",
+    "DEFAULT_FLOOR",
     "GOOD_RESIDUAL",
     "METHODS",
     "BlockBudget",
@@ -70,4 +72,5 @@ __all__ = [
     "parameter_groups",
     "prunable_weights",
     "ratio_budget",
+    "require_trainable",
 ]

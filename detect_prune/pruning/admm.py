@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 
 from detect_prune.pruning.budgets import ratio_budget
 from detect_prune.pruning.constraints import Constraint
-from detect_prune.pruning.counts import prunable_weights
+from detect_prune.pruning.counts import prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
 from detect_prune.pruning.residuals import Residuals, residuals_of
@@ -143,8 +143,9 @@ class GlobalADMM:
         all-reduce.
 
         Raises:
-            ValueError: the optimizer does not train one of the prunable weights.
+            ValueError: one of the prunable weights is frozen, or the optimizer does not train it.
         """
+        require_trainable(self.weights)
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         strangers = [name for name, weight in self.weights.items() if id(weight) not in trained]
         if strangers:

@@ -13,6 +13,8 @@ from detect_prune.pruning.patterns import BlockBudget, NOfM
 
 BUDGETS = ("ratio", "macs", "bytes")
 """What a removal ratio can be a share of: the number of weights, multiply-accumulates, stored bytes."""
+DEFAULT_FLOOR = 0.05
+"""No layer keeps less than this share of what an even cut would leave it, unless the caller says otherwise."""
 
 
 def ratio_budget(weights: Mapping[str, Tensor], ratio: float | str | Decimal, floor: float = 0.0) -> GlobalBudget:
@@ -118,7 +120,7 @@ def make_constraint(
     budget: str = "ratio",
     pattern: str | None = None,
     layerwise: bool = False,
-    floor: float = 0.05,
+    floor: float | None = None,
     bits: Mapping[str, float] | None = None,
     example_input: Tensor | None = None,
     include: Sequence[str] = (),
@@ -132,7 +134,7 @@ def make_constraint(
         budget: of what `ratio` is a share: `ratio` (number of weights), `macs`, `bytes`.
         pattern: None for single weights, `N:M`, or `1xN` (blocks of outputs).
         layerwise: the same ratio in every layer instead of one budget for all.
-        floor: of a global budget, see GlobalBudget.
+        floor: of a global budget, see GlobalBudget; None for DEFAULT_FLOOR where there is such a budget.
         bits: for `bytes`, see `bytes_per_weight`.
         example_input: for `macs`, see `count_macs`.
         include, exclude: see `prunable_weights`.
@@ -149,6 +151,8 @@ def make_constraint(
         raise ValueError(f"bits a weight matter for the budget of bytes, not for that of {budget}")
     if (kept is not None or layerwise) and budget != "ratio":
         raise ValueError(f"a budget of {budget} is shared by all layers; it can't go with a rule for each of them")
+    if (kept is not None or layerwise) and floor is not None:
+        raise ValueError("a floor is for a budget that all layers share; with a rule for each of them it has no use")
     if kept is not None:
         if ratio is not None or layerwise:
             raise ValueError(f"{pattern} says itself which share of each layer goes: no ratio can be given with it")
@@ -163,6 +167,7 @@ def make_constraint(
         return by_layer
     if isinstance(ratio, Mapping):
         raise ValueError("a removal ratio for each layer is for the layer-wise method; a global one takes one number")
+    floor = DEFAULT_FLOOR if floor is None else floor
     if budget == "macs":
         if example_input is None:
             raise ValueError("multiplications are counted with an example input, which is missing")
@@ -172,7 +177,11 @@ def make_constraint(
     else:
         found = ratio_budget(weights, ratio, floor)
     found.floors(sizes)
-    return found if block == 1 else BlockBudget(found.budget, block, costs=found.costs, floor=floor)
+    if block == 1:
+        return found
+    blocks = BlockBudget(found.budget, block, costs=found.costs, floor=floor)
+    blocks.block_floors({name: weight.shape for name, weight in weights.items()})
+    return blocks
 
 
 def _parse_pattern(pattern: str | None) -> tuple[int, tuple[int, int] | None]:

@@ -1,7 +1,7 @@
 """Which weights can be pruned, how many of them stay, and how many multiplications they stand for."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -55,6 +55,20 @@ def prunable_weights(
     if not chosen:
         raise ValueError("every convolution and linear layer is excluded: there is nothing to prune")
     return chosen
+
+
+def require_trainable(weights: Mapping[str, nn.Parameter]) -> None:
+    """ADMM moves the weights that it prunes, so it can't leave a frozen layer as it is.
+
+    Raises:
+        ValueError: names the weights that have requires_grad off.
+    """
+    frozen = [name for name, weight in weights.items() if not weight.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{', '.join(frozen)} must not be trained (requires_grad is off), and ADMM moves what it prunes; "
+            "exclude such layers from pruning"
+        )
 
 
 def as_ratio(ratio: float | str | Decimal) -> Decimal:

@@ -5,7 +5,7 @@ a transposed convolution they are the other way round; exclude such layers where
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -83,17 +83,42 @@ class BlockBudget(GlobalBudget):
             raise ValueError(f"a block is at least one weight long, along dimension 0 or 1; not {length} along {dim}")
         self.length, self.dim = length, dim
 
+    def block_floors(self, shapes: Mapping[str, Sequence[int]]) -> list[int]:
+        """How many blocks each layer keeps at least, all of them whole ones where it has any: its floor rounded down
+        to whole blocks, and never less than one.
+
+        Args:
+            shapes: name -> shape of the weight.
+
+        Raises:
+            ValueError: the budget does not pay for them.
+        """
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        floors, needed = [], 0.0
+        for (name, shape), floor in zip(shapes.items(), self.floors(sizes)):
+            length = min(self.length, shape[self.dim])
+            there_are = sizes[name] // shape[self.dim] * (shape[self.dim] // length)
+            floors.append(min(max(1, floor // length), there_are))
+            needed += floors[-1] * length * self.cost(name)
+        if needed > self.budget:
+            raise ValueError(
+                f"each of the {len(floors)} layers keeps at least one block of {self.length} weights, and with the "
+                f"floor of {self.floor:g} all together cost {needed:g}; the ratio leaves {self.budget:g}, so a smaller "
+                "ratio or shorter blocks are needed"
+            )
+        return floors
+
     def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor], progress: float = 1.0) -> Selection:
-        """See Constraint. Raises ValueError as `floors` does, too."""
+        """See Constraint. Raises ValueError as `block_floors` does, too."""
         sizes = {name: value.numel() for name, value in values.items()}
+        least = self.block_floors({name: value.shape for name, value in values.items()})
         items, floors, owners = [], [], []
-        for owner, (name, value, floor) in enumerate(zip(values, values.values(), self.floors(sizes))):
+        for owner, (name, value, floor) in enumerate(zip(values, values.values(), least)):
             lengths = value.abs() * worth[name].sqrt()
             for part, length in self._parts(lengths):
                 blocks = torch.linalg.vector_norm(part.unflatten(self.dim, (-1, length)), dim=self.dim + 1)
                 items.append(Items(blocks.contiguous(), blocks.new_ones(()), self.cost(name) * length))
-                # The floor of a layer, rounded down to whole blocks, is that of its first part.
-                floors.append(max(1, floor // length) if owner not in owners else 0)
+                floors.append(floor if owner not in owners else 0)
                 owners.append(owner)
         chosen = select(items, self._allowed(sizes, progress), floors)
         masks = [

@@ -10,7 +10,7 @@ import torch
 from toy import ToyTask
 
 from detect_prune.engine.checkpoint import load_checkpoint
-from detect_prune.engine.pipeline import prune
+from detect_prune.engine.pipeline import check, prune
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError
@@ -37,7 +37,8 @@ class Counting(ToyTask):
 
 def run(folder, task=None, **options):
     task = task or Counting()
-    defaults = {"ratio": 0.6, "train_dense": True, "precision": Precision(), "recipe": RECIPE}
+    removes = METHODS.get(options.get("method"), METHODS["admm"]).prunes != "never"
+    defaults = {"ratio": 0.6 if removes else None, "train_dense": True, "precision": Precision(), "recipe": RECIPE}
     return prune(task.model, task=task, folder=folder, **(defaults | options))
 
 
@@ -83,7 +84,7 @@ def test_a_floor_that_binds_is_said(tmp_path, capsys):
 def test_a_trained_network_is_only_measured_by_the_method_dense(tmp_path):
     task = Counting()
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    result = run(tmp_path / "run", task, method="dense", train_dense=False, ratio=None)
+    result = run(tmp_path / "run", task, method="dense", train_dense=False)
     assert task.asked == 0 and [stage["name"] for stage in result.stages] == ["dense"]
     assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
 
@@ -153,10 +154,26 @@ def test_admm_s_ratio_may_grow(tmp_path):
         ({"budget": "macs", "method": "admm-layerwise"}, "shared by all layers"),
         ({"bits": {"4": 8}}, "bits a weight matter"),
         ({"budget": "bytes", "bits": {"nosuch": 8}}, "'nosuch' matches no"),
+        ({"method": "dense", "exclude": ["nosuch"]}, "'nosuch' matches no"),
+        ({"method": "dense-longer", "ratio": 0.5}, "removes nothing: a ratio can't"),
+        ({"method": "dense", "pattern": "2:4", "floor": 0.1}, "a pattern and a floor can't"),
+        ({"method": "dense", "budget": "macs"}, "a budget of macs can't"),
+        ({"method": "dense", "bits": {"4": 8}}, "bits a weight can't"),
+        ({"method": "dense", "gradual": True}, "choice of ADMM's; dense has none"),
+        ({"pattern": "1x16", "ratio": 0.9}, "at least one block of 16 weights"),
+        ({"pattern": "2:4", "ratio": None, "floor": 0.05}, "a floor is for a budget"),
+        ({"method": "admm-layerwise", "floor": 0.05}, "a floor is for a budget"),
+        ({"freeze": 4}, r"4\.weight must not be trained.*exclude"),
     ],
 )
 def test_what_does_not_go_together_is_said_before_anything_is_written(tmp_path, options, match):
-    task = Counting()
+    task, options = Counting(), dict(options)
+    if "freeze" in options:
+        task.model[options.pop("freeze")].requires_grad_(False)
+    if not options.get("method", "").startswith("dense"):
+        options = {"ratio": 0.6, **options}
+    with pytest.raises(DetectPruneError, match=match):
+        check(task, **options)
     with pytest.raises(DetectPruneError, match=match):
         run(tmp_path / "run", task, **options)
     assert not (tmp_path / "run").exists() and task.asked == 0

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -103,6 +104,11 @@ def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once():
 def test_options_replace_fields_of_one_phase():
     recipe = ToyTask.recipe.with_options(admm={"epochs": 3, "lr": 0.5})
     assert recipe.admm == Phase(3, 0.5) and recipe.dense == ToyTask.recipe.dense
+
+
+def test_a_recipe_without_updates_is_refused_before_any_training():
+    with pytest.raises(DetectPruneError, match="at least one update"):
+        replace(ToyTask.recipe, updates=0)
 
 
 def test_statistics_can_t_come_from_nothing():

@@ -492,6 +492,10 @@ def test_what_is_refused():
     admm = GlobalADMM(model, 0.5, updates=1)
     with pytest.raises(ValueError, match=r"6\.weight"):
         admm.attach(torch.optim.SGD(model[:5].parameters(), 0.1))
+    frozen = network()
+    frozen[4].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"4\.weight must not be trained.*exclude"):
+        GlobalADMM(frozen, 0.5).attach(torch.optim.SGD(frozen.parameters(), 0.1))
     with pytest.raises(ValueError, match="attach"):
         admm.update()
     with pytest.raises(ValueError, match="another network"):

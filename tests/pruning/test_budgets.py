@@ -128,6 +128,9 @@ def test_plain_values_describe_each_set():
         ({"ratio": None}, "ratio is missing"),
         ({"floor": 2.0}, "floor"),
         ({"ratio": 0.999995}, "at least one weight"),
+        ({"pattern": "1x16", "ratio": 0.9999}, "at least one block of 16 weights"),
+        ({"pattern": "2:4", "ratio": None, "floor": 0.1}, "no use"),
+        ({"layerwise": True, "floor": 0.1}, "no use"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, match):

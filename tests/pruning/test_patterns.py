@@ -82,6 +82,14 @@ def test_blocks_respect_costs_and_floors():
     assert 160 - 12 < 3 * int(dear[0].sum()) + int(dear[1].sum()) <= 160
 
 
+def test_floors_are_whole_blocks_and_no_more_than_there_are():
+    budget = BlockBudget(100, 4, costs={"a": 2.0}, floor=1.0)
+    # An even cut of 176 leaves 100 / 176 of each: 36 of the first, 22 of the second, and 9 of the short third.
+    assert budget.block_floors({"a": (8, 8), "b": (4, 8), "c": (2, 8)}) == [64 * 100 // 176 // 4, 18 // 4, 9 // 2]
+    # Of five outputs four are a whole block, so there is no second one.
+    assert BlockBudget(9, 4, floor=1.0).block_floors({"a": (5, 2)}) == [2]
+
+
 def test_masks_lie_in_memory_as_the_weights_do():
     values = layer(4, 8, 3, 3).to(memory_format=torch.channels_last)
     for constraint in (NOfM(2, 4), BlockBudget(100, 2)):
@@ -100,5 +108,5 @@ def test_what_is_no_pattern_is_refused():
             BlockBudget(10, length, dim=dim)
     with pytest.raises(Diverged):
         NOfM(2, 4).project({"w": torch.full((2, 4), float("nan"))}, {"w": ONE})
-    with pytest.raises(ValueError, match="floors"):
+    with pytest.raises(ValueError, match=r"one block of 4 weights.*cost 8"):
         BlockBudget(2, 4).project({"a": layer(8, 8), "b": layer(8, 8)}, {"a": ONE, "b": ONE})
