@@ -4,6 +4,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detect_prune.cli import common
 from detect_prune.errors import DetectPruneError
@@ -80,11 +81,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import begin
-    from detect_prune.engine.pipeline import prune
+    from detect_prune.engine.pipeline import check, prune
 
     if args.resume is None and args.ratio is None and needs_ratio(args):
         raise DetectPruneError("--ratio is missing: the share of all weights to remove, such as 0.8")
-    begun = begin(args, argv, made, "prune", PROJECT, lambda task: _run_name(task.name, args))
+    begun = begin(
+        args,
+        argv,
+        made,
+        "prune",
+        PROJECT,
+        name=lambda task: _run_name(task.name, args),
+        check=lambda task: check(task, ratio=args.ratio, **chosen_options(args)),
+    )
     job = begun.job
     removed = f"removal ratio {args.ratio}; " if args.ratio is not None else ""
     print(f"{job.says}\n{removed}everything is kept in {begun.folder}", flush=True)
@@ -92,11 +101,7 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     if train_dense:
         known = "only a backbone's weights" if args.pretrained is not None else "no weights"
         print(f"there are {known} to start from, so a dense network is trained first", flush=True)
-    chosen = {
-        name: value
-        for name in ("method", "importance", "budget", "pattern", "gradual", "floor", "include", "exclude")
-        if (value := getattr(args, name)) is not None
-    }
+    chosen = chosen_options(args)
     result = prune(job.task.model, ratio=args.ratio, train_dense=train_dense, **begun.arguments, **chosen)
     print(result.text)
     if job.sample:
@@ -104,6 +109,12 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
             "This was the built-in sample set: small pictures and few steps, to show the machinery. "
             f"The same for real data:\n{real_data_command(made, begun.argv)}"
         )
+
+
+def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was chosen of how to prune, as the engine's `prune` and `check` take it."""
+    names = ("method", "importance", "budget", "pattern", "gradual", "floor", "include", "exclude")
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def needs_ratio(args: argparse.Namespace) -> bool:

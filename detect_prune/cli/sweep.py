@@ -22,6 +22,8 @@ INTERRUPTED = 130
 """Exit status of a run that was asked to stop and has saved itself."""
 OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device"}
 """Options that the runs of a sweep are not handed as they are."""
+OF_PRUNING = {"importance", "budget", "pattern", "gradual", "floor"}
+"""Options that a method which removes nothing is not handed."""
 
 
 def parse_ratios(text: str) -> list[str]:
@@ -121,6 +123,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         if args.ratios is None:
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
         look_up(args)
+        _check_all(args)
         folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
         common.save_plan(folder, "sweep", args, argv)
     print(f"everything is kept in {folder}", flush=True)
@@ -136,6 +139,19 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     network = Path(args.cfg or args.model).stem  # the runs name theirs after the dense network's file
     table = write_curve([record_of(one) | {"network": network} for one in finished], folder)
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
+
+
+def _check_all(args: argparse.Namespace) -> None:
+    """Says before the first training what some run of the sweep could not do."""
+    from detect_prune.cli.build import build_job
+    from detect_prune.engine.pipeline import check
+
+    seed = parse_seeds(args.seeds or "0")[0]
+    task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
+    for method in parse_methods(args.methods or "admm"):
+        for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
+            options = _of_method(method, prune.chosen_options(args))
+            check(task, ratio=None if ratio is None else float(ratio), **options)
 
 
 def _devices(asked: str | None) -> list[str]:
@@ -166,8 +182,13 @@ class Point:
     def run(self, options: dict[str, Any]) -> ChildRun:
         """The run of `prune` with these options."""
         name = "-".join(part for part in (self.method, self.ratio, f"s{self.seed}") if part is not None)
-        options = options | {"method": self.method, "ratio": self.ratio, "seed": self.seed}
+        options = _of_method(self.method, options) | {"ratio": self.ratio, "seed": self.seed}
         return ChildRun(name, "prune", _words(prune.parser(), options))
+
+
+def _of_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    left_out = OF_PRUNING if method in prune.KEEPING else set()
+    return {name: value for name, value in options.items() if name not in left_out} | {"method": method}
 
 
 def _points(methods: Sequence[str], ratios: Sequence[str], seeds: Sequence[int]) -> Iterator[Point]:

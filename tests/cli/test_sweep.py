@@ -54,6 +54,28 @@ def test_each_run_gets_what_the_sweep_was_given():
     assert args == vars(prune.parser().parse_args([])) | wanted
 
 
+def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
+    words = ["--cfg", "tiny.cfg", "--data", str(tiny.write_coco(tmp_path / "coco", pictures=4, classes=2))]
+    monkeypatch.chdir(tmp_path)
+    for wrong, said in (
+        ("--ratios 0.5,0.9999", "smaller"),
+        ("--ratios 0.5 --pattern 2:4", "no ratio"),
+        ("--ratios 0.5 --methods admm,magnitude --gradual", "magnitude has none"),
+    ):
+        assert sweep.main([*words, "--workers", "0", *wrong.split()]) == 2
+        assert said in capsys.readouterr().err
+    assert prune.main([*words, "--workers", "0", "--ratio", "0.5", "--exclude", "nosuch"]) == 2
+    assert "nosuch" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_a_method_that_removes_nothing_gets_no_options_of_pruning():
+    options = {"weights": "w.pt", "model": "lenet5", "pattern": "1x4", "floor": 0.1, "budget": "macs", "exclude": ["a"]}
+    given = vars(prune.parser().parse_args(sweep.Point("dense-longer", None, 1).run(options).words))
+    wanted = {"method": "dense-longer", "weights": "w.pt", "model": "lenet5", "exclude": ["a"], "seed": 1}
+    assert given == vars(prune.parser().parse_args([])) | wanted
+
+
 def test_methods_that_remove_nothing_run_once_a_seed():
     points = list(sweep._points(["admm", "dense-longer"], ["0.5", "0.9"], [0, 1]))
     assert [(point.method, point.ratio, point.seed) for point in points[:3]] == [
