@@ -57,15 +57,19 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
     from detect_prune.cli.build import detector_for_use
     from detect_prune.files import require_writable
     from detect_prune.tasks.finder import Finder, find_sources
+    from detect_prune.tasks.inference import inference_copy
 
+    if args.out == "":
+        raise DetectPruneError("--out is empty; the name of a folder was expected")
     files = find_sources(args.sources)
     out = Path(args.out) if args.out is not None else common.fresh_folder(OUT.parent, OUT.name, sample=False)
     if out.resolve() in {path.resolve().parent for path in files}:
         raise DetectPruneError("the results would lie among their originals; give another --out", file=out)
+    network = inference_copy(detector_for_use(args))
+    was_there = out.exists()
     require_writable(out / "x")
-    model = detector_for_use(args)
     finder = Finder(
-        lambda picture: model.predict(picture, score_threshold=args.score, iou_threshold=args.nms_iou),
+        lambda picture: network.predict(picture, score_threshold=args.score, iou_threshold=args.nms_iou),
         save_txt=args.save_txt,
         save_json=args.save_json,
     )
@@ -73,6 +77,8 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
     finder.go_through(files, out)
     seconds = time.perf_counter() - start
     if not finder.seen:
+        if not was_there:
+            out.rmdir()
         others = len(finder.skipped) - 1
         raise DetectPruneError(finder.skipped[0] + (f" (and {others} more that can't be read)" if others else ""))
     for reason in finder.skipped:

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from detect_prune.cli.main import main
 from detect_prune.darknet import write_weights
-from detect_prune.tasks.detector import load
+from detect_prune.tasks.detector import Detector, load
 
 
 @pytest.fixture
@@ -71,6 +71,37 @@ def test_a_broken_video_is_one_sentence(here, capsys):
     (here / "photos" / "a.jpg").write_bytes(b"")
     assert main(["detect", "--cfg", "tiny.cfg", "broken.mp4", "photos/a.jpg"]) == 2
     assert "(and 1 more that can't be read)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["photos", "--weights", "nope.weights"], "nope.weights: no such weights file"),
+        (["photos", "--weights", "photos"], "photos: this is a folder; the name of a weights file"),
+        (["photos", "--cfg", ""], "'' is not the name of a file"),
+        (["photos", "--cfg", "nope.cfg"], "nope.cfg: no such file"),
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["broken.mp4"], "broken.mp4: this is no video"),
+        (["photos", "--out", ""], "--out is empty"),
+    ],
+)
+def test_what_fails_leaves_no_folder(here, capsys, words, said):
+    (here / "broken.mp4").write_bytes(b"junk" * 99)
+    assert main(["detect", "--cfg", "tiny.cfg", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert not list((here / "runs").glob("*"))
+
+
+def test_what_runs_is_the_copy_made_for_use(here, monkeypatch):
+    predict, layers = Detector.predict, []
+
+    def watched(self, *args, **options):
+        layers.extend(self.modules())
+        return predict(self, *args, **options)
+
+    monkeypatch.setattr(Detector, "predict", watched)
+    assert main(["detect", "--cfg", "tiny.cfg", "photos/a.jpg"]) == 0
+    assert layers and not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in layers)
 
 
 @pytest.mark.parametrize("word, value", [("--score", "2"), ("--nms-iou", "-1"), ("--imgsz", "x")])
