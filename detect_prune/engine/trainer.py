@@ -16,7 +16,7 @@ from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit
 from detect_prune.errors import DetectPruneError
-from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, parameter_groups
+from detect_prune.pruning import Diverged, GlobalADMM, GradualMagnitude, Masks, Pruner, Update, parameter_groups
 
 
 @dataclass
@@ -77,6 +77,7 @@ class Trainer:
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
         self.pruner = pruner
+        self.masks = pruner.masks if isinstance(pruner, GradualMagnitude) else masks
         self.total = phase.epochs * task.steps_per_epoch
         self.step = 0
         self.optimizer = build_optimizer(model, phase, pruner)
@@ -134,6 +135,8 @@ class Trainer:
                 raise self._not_finite(f"the loss became {value}", rate, epoch, self.step + 1)
             loss.backward()
             if self.phase.clip:
+                if self.masks is not None:  # what has been removed must not lengthen the norm
+                    self.masks.drop_gradients()
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
             self.optimizer.step()
         except torch.cuda.OutOfMemoryError:

@@ -86,14 +86,14 @@ class Masks:
         """Holds the support from now on: removed weights are exactly zero after every step of this optimizer.
 
         Their gradients are dropped before the step and their state in the optimizer (momentum, Adam's moments) is
-        zeroed now, so that neither what they did before nor weight decay can reach the others through a norm.
-        Attaching twice changes nothing.
+        zeroed now. Whoever clips does so earlier: call `drop_gradients` before, or removed weights lengthen the norm
+        and shorten the steps of those that stay. Attaching twice changes nothing.
         """
         self.apply()
         self._clear_state(optimizer)
         if optimizer not in self._handles:
             self._handles[optimizer] = [
-                optimizer.register_step_pre_hook(lambda *_: self._drop_gradients()),
+                optimizer.register_step_pre_hook(lambda *_: self.drop_gradients()),
                 optimizer.register_step_post_hook(lambda *_: self.apply()),
             ]
 
@@ -122,7 +122,10 @@ class Masks:
         self._handles.clear()
 
     @torch.no_grad()
-    def _drop_gradients(self) -> None:
+    def drop_gradients(self) -> None:
+        """Zeroes the gradients of removed weights. In your own loop: after `backward()` (and `scaler.unscale_`), and
+        before `clip_grad_norm_` or anything else that looks at all gradients together.
+        """
         for name, weight in self._weights.items():
             if weight.grad is not None:
                 weight.grad.masked_fill_(~self._masks[name], 0)

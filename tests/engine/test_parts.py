@@ -20,6 +20,7 @@ from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Phase
 from detect_prune.engine.trainer import Trainer, learning_rate
 from detect_prune.errors import DetectPruneError
+from detect_prune.pruning import GlobalBudget, GradualMagnitude, magnitude_masks
 
 
 def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
@@ -109,6 +110,34 @@ def test_options_replace_fields_of_one_phase():
 def test_a_recipe_without_updates_is_refused_before_any_training():
     with pytest.raises(DetectPruneError, match="at least one update"):
         replace(ToyTask.recipe, updates=0)
+
+
+class Steep(ToyTask):
+    """One linear layer, whose gradient is 1 where `steep` is false and 1000 where it is true."""
+
+    def __init__(self, steep):
+        super().__init__()
+        self.steep = steep
+
+    def loss(self, model, batch):
+        return (model.weight * (1 + 999 * self.steep)).sum(), {}
+
+
+@pytest.mark.parametrize("pruned_while_training", [False, True])
+def test_removed_weights_do_not_shorten_the_clipped_steps_of_the_others(pruned_while_training):
+    model = nn.Linear(10, 10, bias=False)
+    before = model.weight.detach().clone()
+    masks = magnitude_masks(model, 0.9)
+    removed = ~masks["weight"]
+    pruner = GradualMagnitude(model, GlobalBudget(10), updates=1) if pruned_while_training else None
+    if pruner is not None:
+        pruner.masks.replace({"weight": masks["weight"]})
+    phase = Phase(1, 1.0, momentum=0.0, warmup=0.0, clip=10.0)
+    trainer = Trainer(Steep(removed), model, phase, CANDIDATES[0], pruner=pruner, masks=None if pruner else masks)
+    rate = next(trainer.steps()).lr
+    assert not model.weight[removed].any()
+    # Ten gradients of 1 have a norm below 10: nothing is clipped.
+    torch.testing.assert_close(model.weight[~removed], before[~removed] - rate)
 
 
 def test_statistics_can_t_come_from_nothing():
