@@ -169,6 +169,9 @@ class GlobalADMM:
                 "a fused optimizer under GradScaler gets scaled gradients, to which the penalty can't be added; "
                 "call scaler.unscale_(optimizer) before the step, or leave out fused=True"
             )
+        # A plain optimizer is not called where the scaler found an overflow; a fused one is, and does nothing.
+        if float(getattr(optimizer, "found_inf", 0.0)):
+            return
         self._steps += 1
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:

@@ -539,6 +539,37 @@ def test_scaled_gradients_of_a_fused_optimizer_are_refused():
     scaler.step(optimizer)
 
 
+@pytest.mark.parametrize("importance", ["raw", "fisher"])
+def test_an_overflow_that_a_fused_optimizer_skips_is_no_step_for_admm(importance):
+    """As if that step had not been, and as with a plain optimizer, which the scaler does not call."""
+    results = []
+    for fused, overflow in ((True, None), (True, 3), (False, 3)):
+        model = network()
+        optimizer = torch.optim.AdamW(model.parameters(), 0.01, fused=fused)
+        admm = GlobalADMM(model, 0.8, updates=4, importance=importance)
+        admm.attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        steps = list(batches(0, 12))
+        if overflow is not None:
+            steps.insert(overflow, steps[0])
+        for i, (pictures, labels) in enumerate(steps):
+            optimizer.zero_grad()
+            # Without the statistics of a batch that is not to count.
+            model.train(i != overflow)
+            scaler.scale(F.cross_entropy(model(pictures), labels)).backward()
+            if i == overflow:
+                model[4].weight.grad[0, 0] = float("inf")
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        assert admm.state_dict()["steps"] == 12
+        admm.update()
+        results.append((admm.rho, torch.cat([weight.detach().flatten() for weight in admm.weights.values()])))
+    for rho, weights in results[1:]:
+        assert rho == pytest.approx(results[0][0], rel=1e-4)
+        torch.testing.assert_close(weights, results[0][1], rtol=1e-4, atol=1e-6)
+
+
 def test_scaled_gradients_of_a_plain_optimizer_are_right():
     results = []
     for scale in (False, True):
