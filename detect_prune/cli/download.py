@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from detect_prune.cli import common
+from detect_prune.errors import DetectPruneError
 from detect_prune.official import DATA, WEIGHTS, DataSet, find_weights_file, install_data, install_file
 from detect_prune.resources import find_resource
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def _download(args: argparse.Namespace, argv: list[str]) -> None:
+    if args.dir == "":
+        raise DetectPruneError("--dir is empty; the name of a folder was expected")
     wanted = [DATA[name] if name in DATA else find_weights_file(name) for name in args.names]
     for official, name in zip(wanted, args.names):
         if name in DATA:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import require_disk_space, write_text
+from detect_prune.files import make_folder, require_disk_space, write_text
 from detect_prune.official.archives import unpack
 from detect_prune.official.table import DataSet, Official
 from detect_prune.transfer import digest_of, fetch
@@ -35,6 +35,7 @@ def install_file(official: Official, folder: Path, watch: Watch) -> tuple[Path, 
                 f"there is another file of this name, which {problem}; move it away, or give another --dir", file=path
             )
     else:
+        make_folder(folder)
         with watch(file.name, file.size) as told:
             fetch(file, path, told)
     when = "was there already" if was_there else "was fetched"
@@ -61,6 +62,11 @@ def install_data(data: DataSet, folder: Path, watch: Watch) -> list[str]:
     Raises:
         DetectPruneError: an archive can't be had or unpacked; what was done stays.
     """
+    if folder.name in ("", ".."):  # as of "." and "/"
+        folder = folder.resolve()
+    if not folder.name or (folder.exists() and not folder.is_dir()):
+        kind = "a file" if folder.name else "the whole disk"
+        raise DetectPruneError(f"this is {kind}; the name of a folder for the data was expected", file=folder)
     store = folder.with_name(f"{folder.name}.downloads")
     marker_of = {archive.name: folder / f"{archive.name}.unpacked" for archive in data.archives}
     told = [

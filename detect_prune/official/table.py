@@ -192,7 +192,7 @@ DATA: dict[str, DataSet] = {
     "coco": DataSet("coco", (_COCO_LABELS, _COCO_VAL, _COCO_TRAIN), "coco.yaml"),
     "coco-val": DataSet("coco", (_COCO_LABELS, _COCO_VAL), "coco.yaml"),
     "voc": DataSet("voc", (_VOC2007, _VOC2007_TEST, _VOC2012), "voc0712.yaml"),
-    "voc2007": DataSet("voc", (_VOC2007, _VOC2007_TEST), "voc.yaml"),
+    "voc2007": DataSet("voc", (_VOC2007, _VOC2007_TEST), "voc2007.yaml"),
 }
 """By the name on the command line. coco-val is enough to score on COCO."""
 

@@ -160,3 +160,30 @@ def test_room_for_archives_and_content_is_asked_for_first(site, mini, monkeypatc
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1500}))
     assert main(["download", "mini"]) == 2
     assert "for the archives and what is in them" in capsys.readouterr().err and not site.asked
+
+
+@pytest.mark.parametrize(
+    "name, folder, said",
+    [
+        ("mini", "file", "file: this is a file; the name of a folder"),
+        ("mini", "/", "/: this is the whole disk; the name of a folder"),
+        ("mini", "file/below", "file/below.downloads: this folder can't be made"),
+        ("mini", "", "--dir is empty"),
+        ("tiny", "file", "file: this folder can't be made"),
+        ("tiny", "", "--dir is empty"),
+    ],
+)
+def test_what_is_no_folder_is_said_before_the_network_is_asked(site, mini, tiny, tmp_path, capsys, name, folder, said):
+    (tmp_path / "file").touch()
+    assert main(["download", name, "--dir", folder]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}") and error.count("\n") == 1 and not site.asked
+
+
+@pytest.mark.parametrize("folder", [".", "..", "below/.."])
+def test_data_in_the_working_folder(site, mini, tmp_path, monkeypatch, folder):
+    (tmp_path / "coco" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "coco" if folder != ".." else tmp_path / "coco" / "below")
+    assert main(["download", "mini-val", "--dir", folder]) == 0
+    assert (tmp_path / "coco" / "images" / "val2017" / "1.jpg").is_file()
+    assert not (tmp_path / "coco.downloads").exists()

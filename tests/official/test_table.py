@@ -52,6 +52,15 @@ def test_data_sets_name_descriptors_that_exist(data):
     assert f"path: ../datasets/{data.folder}\n" in text
 
 
+@pytest.mark.parametrize("data", [data for data in DATA.values() if data.folder == "voc"])
+def test_voc_is_fetched_as_far_as_its_descriptor_reads_it_and_no_farther(data):
+    text = find_resource("data", data.descriptor).read_text()
+    archive_of = {"VOC2007/trainval": "VOCtrainval_06-Nov-2007.tar", "VOC2007/test": "VOCtest_06-Nov-2007.tar"}
+    archive_of["VOC2012/trainval"] = "VOCtrainval_11-May-2012.tar"
+    read = re.findall(r"VOC20\d\d/\w+", "".join(re.findall(r"^(?:train|val): .*$", text, re.M)))
+    assert {archive_of[split] for split in read} == {archive.name for archive in data.archives}
+
+
 def test_names_with_and_without_their_ending():
     assert find_weights_file("yolov4") is find_weights_file("yolov4.weights") is WEIGHTS["yolov4.weights"]
     assert find_weights_file("yolov4.conv.137").file.name == "yolov4.conv.137"
