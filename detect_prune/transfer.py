@@ -79,6 +79,8 @@ def fetch(file: RemoteFile, path: Path, watch: Callable[[int], None] | None = No
         DetectPruneError: no place gives the file (no network, perhaps), or the disk has no room for it.
     """
     part = path.with_name(f"{path.name}.part")
+    if os.path.lexists(part) and not part.is_file():
+        raise DetectPruneError("this is no file, but what has arrived so far is kept here; move it away", file=part)
     failures: list[tuple[str, _Unavailable]] = []
     for url in file.urls:
         try:
@@ -136,6 +138,8 @@ def _complete(url: str, file: RemoteFile, part: Path, watch: Callable[[int], Non
                 raise _Unavailable(f"HTTP {error.code} {error.reason}") from None
             part.unlink()  # it is longer than the file, or as long and of unknown size
             continue
+        except (http.client.InvalidURL, ValueError) as error:  # ValueError: urllib's "unknown url type"
+            raise _Unavailable(f"is no address: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = _said(error)
             if not connected:
@@ -164,7 +168,8 @@ def _append(answer: Any, have: int, file: RemoteFile, part: Path, watch: Callabl
     else:
         have = 0
         length = answer.headers.get("Content-Length")
-        total = None if length is None else int(length)
+        # Garbled, it says no more than none.
+        total = int(length) if length is not None and re.fullmatch(r"[0-9]{1,18}", length.strip()) else None
     if file.size is not None and total is not None and total != file.size:
         raise _Unavailable(f"offers {total:,} bytes; {file.size:,} were expected")
     total = file.size if total is None else total

@@ -150,6 +150,30 @@ def test_no_network_is_said_in_one_sentence(tmp_path):
     assert "\n" not in str(caught.value) and not names(tmp_path)
 
 
+@pytest.mark.parametrize("length", ["many", "-5", "1e3", "9" * 5000, "", "\u00b2"])
+def test_a_garbled_length_is_no_length(site, tmp_path, length):
+    site.lengths = length
+    fetch(remote(site), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "url", ["x", "gopher:x", "http://", "http://a:b/x", "http://a b/x", "http://[x/x", "http:///x"]
+)
+def test_what_is_no_address_is_said(site, tmp_path, url):
+    with pytest.raises(DetectPruneError, match=r"/x: can't be downloaded \(") as caught:
+        fetch(RemoteFile("x", (url,), SIZE, SHA256), tmp_path / "x")
+    assert "\n" not in str(caught.value)
+    fetch(RemoteFile("x", (url, f"{site.url}/x"), SIZE, SHA256), tmp_path / "x")
+
+
+def test_a_folder_in_the_place_of_the_part(site, tmp_path):
+    (tmp_path / "x.part").mkdir()
+    with pytest.raises(DetectPruneError, match=r"x\.part: this is no file"):
+        fetch(remote(site), tmp_path / "x")
+    assert not site.asked and names(tmp_path) == ["x.part"]
+
+
 def test_room_on_the_disk_is_asked_for_first(site, tmp_path):
     with pytest.raises(DetectPruneError, match=r"the disk has \d+ MB free, .* 10+ MB for this download"):
         fetch(remote(site, size=10**21), tmp_path / "x")

@@ -14,7 +14,7 @@ class Site:
         break_after: the next answers end after so many bytes each, as broken connections do; one is used up an answer.
         ranges: whether `Range` is understood.
         from_start: whether a range is answered as one, but from the first byte on.
-        lengths: whether `Content-Length` is sent.
+        lengths: whether `Content-Length` is sent, or what is sent in its place.
         kind: the `Content-Type`.
         asked: (path, Range header or None) of every request.
     """
@@ -22,7 +22,8 @@ class Site:
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.break_after: list[int] = []
-        self.ranges, self.lengths, self.from_start = True, True, False
+        self.ranges, self.from_start = True, False
+        self.lengths: bool | str = True
         self.kind = "application/octet-stream"
         self.asked: list[tuple[str, str | None]] = []
         self.url = ""
@@ -47,7 +48,8 @@ def _handler(site: Site) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_response(206 if wanted and site.ranges else 200)
             self.send_header("Content-Type", site.kind)
             if site.lengths:
-                self.send_header("Content-Length", str(len(content) - start))
+                right = str(len(content) - start)
+                self.send_header("Content-Length", site.lengths if isinstance(site.lengths, str) else right)
             if wanted and site.ranges:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()
