@@ -29,15 +29,13 @@ def prunable_weights(
         exclude: glob patterns of layers to leave alone.
 
     Raises:
-        ValueError: nothing is left to prune, or a pattern matches no layer.
+        ValueError: nothing is left to prune, a pattern matches no layer, or a layer that is not excluded computes its
+            weight from other parameters, as weight normalisation does: a zero could not be held there.
     """
-    found: dict[str, nn.Parameter] = {}
+    found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(module, _ConvNd | nn.Linear) or not isinstance(weight, nn.Parameter):
-            continue
-        if all(weight is not other for other in found.values()):
-            found[f"{prefix}.weight" if prefix else "weight"] = weight
+        if isinstance(module, _ConvNd | nn.Linear) and all(module.weight is not other for other in found.values()):
+            found[f"{prefix}.weight" if prefix else "weight"] = module.weight
     if not found:
         raise ValueError("this model has no convolution or linear layer: there is nothing to prune")
 
@@ -54,6 +52,12 @@ def prunable_weights(
     }
     if not chosen:
         raise ValueError("every convolution and linear layer is excluded: there is nothing to prune")
+    computed = [name for name, weight in chosen.items() if not isinstance(weight, nn.Parameter)]
+    if computed:
+        raise ValueError(
+            f"{', '.join(computed)} is computed from other parameters (weight normalisation, say) and can't be pruned; "
+            "make it a plain parameter (torch.nn.utils.parametrize.remove_parametrizations), or exclude such layers"
+        )
     return chosen
 
 

@@ -51,6 +51,13 @@ def test_a_shared_weight_counts_once():
     assert list(prunable_weights(model)) == ["0.weight"]
 
 
+def test_a_weight_that_is_computed_is_refused_unless_it_is_excluded():
+    model = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
+    with pytest.raises(ValueError, match=r"1\.weight is computed.*exclude"):
+        prunable_weights(model)
+    assert list(prunable_weights(model, exclude=["1"])) == ["0.weight"]
+
+
 def test_macs_by_hand():
     model = LeNet5()
     with torch.no_grad():
