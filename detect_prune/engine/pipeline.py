@@ -183,7 +183,16 @@ def train(
     precision: Precision | None = None,
     command: str = "",
 ) -> Result:
-    """Trains a network with the recipe's dense phase, holding `masks` if given; the arguments are those of `prune`."""
+    """Trains a network with the recipe's dense phase, holding `masks` if given; the arguments are those of `prune`.
+
+    Raises:
+        DetectPruneError: the network has no weights that could be pruned, and so counted, or as `prune` does.
+        Stopped, NotFinite: see `prune`.
+    """
+    try:
+        prunable_weights(model)
+    except ValueError as error:
+        raise DetectPruneError(f"the weights of this network can't be counted: {error}") from None
     recipe = recipe or task.recipe
     task.model = model
     identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}

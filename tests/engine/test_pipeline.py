@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from toy import ToyTask
 
 from detect_prune.engine import pipeline
@@ -207,6 +208,15 @@ def test_what_can_t_work_is_said_before_anything_is_written(tmp_path, options, m
     task = ToyTask()
     with pytest.raises(DetectPruneError, match=match):
         run(tmp_path / "run", task, **options)
+    assert not (tmp_path / "run").exists() and task.asked == 0
+
+
+def test_a_network_that_can_t_be_counted_is_not_trained(tmp_path):
+    task = ToyTask()
+    nn.utils.parametrizations.weight_norm(task.model[8])
+    for start in (lambda: run(tmp_path / "run", task), lambda: train(task.model, task=task, folder=tmp_path / "run")):
+        with pytest.raises(DetectPruneError, match=r"8\.weight is computed from other parameters"):
+            start()
     assert not (tmp_path / "run").exists() and task.asked == 0
 
 
