@@ -14,6 +14,7 @@ from detect_prune.detection import detect
 from detect_prune.errors import DetectPruneError
 from detect_prune.resources import find_resource, packaged_folder
 from detect_prune.structures import Detections
+from detect_prune.tasks.inference import full_float32
 
 
 def usual_names(classes: int) -> tuple[str, ...]:
@@ -40,6 +41,7 @@ class Detector(Darknet):
             )
 
     @torch.inference_mode()
+    @full_float32()
     def predict(
         self,
         picture: str | Path | np.ndarray,

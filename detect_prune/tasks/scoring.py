@@ -15,7 +15,7 @@ from detect_prune.detection import detect
 from detect_prune.errors import DetectPruneError
 from detect_prune.report.progress import Progress
 from detect_prune.structures import Detections, Truth
-from detect_prune.tasks.inference import inference_copy, to_input
+from detect_prune.tasks.inference import full_float32, inference_copy, to_input
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def require_same_classes(model: Darknet, data: DetectionData) -> None:
 
 
 @torch.inference_mode()
+@full_float32()
 def find_all(
     model: Darknet,
     pictures: DetectionSet,

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from tiny import TINY_CFG
+from tiny import TINY_CFG, write_coco
 
 from detect_prune.darknet import parse_cfg
 from detect_prune.darknet.activations import ACTIVATIONS
+from detect_prune.datasets import load_data
 from detect_prune.tasks import inference
 from detect_prune.tasks.detector import Detector
-from detect_prune.tasks.inference import inference_copy, to_input
+from detect_prune.tasks.inference import full_float32, inference_copy, to_input
+from detect_prune.tasks.scoring import PROTOCOLS, find_all
 
 
 @pytest.fixture
@@ -73,3 +75,52 @@ def test_a_network_of_1x1_kernels_takes_pictures():
     model = Detector(parse_cfg(TINY_CFG.replace("size=3", "size=1")))
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(to_input(pictures, model), pictures.float() / 255)
+
+
+def tf32_allowed() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.fixture
+def tf32():
+    places, before = (torch.backends.cudnn, torch.backends.cuda.matmul), tf32_allowed()
+    for place in places:
+        place.allow_tf32 = True
+    yield
+    for place, allowed in zip(places, before):
+        place.allow_tf32 = allowed
+
+
+def test_tf32_is_off_for_a_while(tf32):
+    with pytest.raises(KeyboardInterrupt), full_float32():
+        assert tf32_allowed() == (False, False)
+        raise KeyboardInterrupt
+    assert tf32_allowed() == (True, True)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, data: find_all(model, data, PROTOCOLS["coco"], batch=2, quiet=True),
+        lambda model, data: model.predict(data.path(0)),
+    ],
+)
+def test_whoever_looks_for_boxes_does_it_without_tf32(model, tf32, tmp_path, monkeypatch, run):
+    forward, seen = Detector.forward, []
+
+    def watched(self, inputs):
+        seen.append(tf32_allowed())
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Detector, "forward", watched)
+    run(model, load_data(write_coco(tmp_path / "squares", classes=2), splits=("val",)).val)
+    assert set(seen) == {(False, False)} and tf32_allowed() == (True, True)
+
+
+def test_float32_on_a_gpu_is_as_on_the_processor(model):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    pictures = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode(), full_float32():
+        for theirs, ours in zip(model(pictures), inference_copy(model.cuda())(pictures.cuda())):
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-5)
