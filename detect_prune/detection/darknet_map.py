@@ -34,6 +34,10 @@ class DarknetClass:
     TP: int
     FP: int
 
+    @property
+    def FN(self) -> int:
+        return self.truths - self.TP
+
 
 @dataclass(frozen=True)
 class DarknetMap:
@@ -78,10 +82,14 @@ class DarknetMap:
         return 2 * self.TP / max(2 * self.TP + self.FP + self.FN, 1)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: mAP and the totals at the top level, the classes' rows under `classes`."""
+        """Plain values for JSON: mAP and the totals at the top level, the classes' rows under `classes`.
+
+        At an IoU threshold of .5 the mean is there as AP50, too, the name that other protocols have for it.
+        """
         totals = {name: getattr(self, name) for name in ("TP", "FP", "FN", "precision", "recall", "F1")}
         values = {name: value for name, value in vars(self).items() if name != "classes"}
-        return {**values, **totals, "classes": [vars(row) for row in self.classes]}
+        same = {"AP50": self.mAP} if self.iou_threshold == 0.5 else {}
+        return {**same, **values, **totals, "classes": [{**vars(row), "FN": row.FN} for row in self.classes]}
 
     def __str__(self) -> str:
         """Line by line as Darknet prints it, tabs and trailing blanks aside, so that two logs can be compared."""

@@ -116,6 +116,15 @@ def test_nothing_found_and_nothing_to_find():
     assert json.loads(json.dumps(darknet_map([], [], ["cat"]).as_dict()))["mAP"] == 0
 
 
+def test_what_is_written_has_the_usual_names_too():
+    result = darknet_map([make_truth([A, B], [0, 1])], [make_found([A, FAR], [0, 0], [0.9, 0.8])], ["cat", "dog"])
+    values = result.as_dict()
+    assert values["AP50"] == values["mAP"] == 0.5
+    assert [(row["TP"], row["FP"], row["FN"]) for row in values["classes"]] == [(1, 1, 0), (0, 0, 1)]
+    assert sum(row["FN"] for row in values["classes"]) == values["FN"]
+    assert "AP50" not in darknet_map([], [], ["cat"], iou_threshold=0.75).as_dict()
+
+
 def test_it_prints_what_darknet_prints():
     truths = [make_truth([A, B], [0, 1])]
     found = [make_found([A, FAR, B], [0, 0, 1], [0.9, 0.8, 0.2])]
