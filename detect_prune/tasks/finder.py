@@ -73,18 +73,23 @@ class Finder:
             write_json(_with_ending(stem, ".json"), records(found))
 
     def _video(self, path: Path, stem: Path) -> None:
-        before = self.seen
         try:
             with Video(path) as video, Progress(video.frames_promised or None, path.name) as progress:
-                self._frames(video, video.rate, stem, progress.step)
+                done, stopped = self._frames(video, video.rate, stem, progress.step)
         except CorruptVideo as error:
             self.skipped.append(str(error))
-        else:
-            read = self.seen - before
-            if read < video.frames_promised:
-                self.skipped.append(f"{path}: its last {video.frames_promised - read} frames can't be read")
+            return
+        if stopped:
+            print(f"{path}: stopped; its first {done} frames are kept")
+            raise KeyboardInterrupt
+        if done < video.frames_promised:
+            self.skipped.append(f"{path}: its last {video.frames_promised - done} frames can't be read")
 
-    def _frames(self, frames: Iterable[np.ndarray], rate: float, stem: Path, step: Callable[..., None]) -> None:
+    def _frames(
+        self, frames: Iterable[np.ndarray], rate: float, stem: Path, step: Callable[..., None]
+    ) -> tuple[int, bool]:
+        """Goes through the frames; how many were done, and whether Ctrl-C ended it, which keeps what was done."""
+        done, stopped = 0, False
         frames = iter(frames)
         first = next(frames)
         size = first.shape[1::-1]
@@ -93,16 +98,23 @@ class Finder:
             if self.save_json:
                 # Written as it comes: the frames of a long video are too many to be kept.
                 listed = stack.enter_context(open(stack.enter_context(atomic_path(_with_ending(stem, ".json"))), "w"))
-            for number, frame in enumerate(itertools.chain([first], frames), 1):
-                found = self._found(frame)
-                show(draw_boxes(frame, found))
-                if self.save_txt:
-                    write_text(stem / f"{number:06}.txt", label_lines(found, size))
-                if self.save_json:
-                    listed.write(("[" if number == 1 else ",\n") + json.dumps(records(found)))
-                step(objects=str(self.objects))
+            try:
+                for number, frame in enumerate(itertools.chain([first], frames), 1):
+                    found = self._found(frame)
+                    show(draw_boxes(frame, found))
+                    if self.save_txt:
+                        write_text(stem / f"{number:06}.txt", label_lines(found, size))
+                    if self.save_json:
+                        listed.write(("[" if number == 1 else ",\n") + json.dumps(records(found)))
+                    done = number
+                    step(objects=str(self.objects))
+            except KeyboardInterrupt:
+                if not done:
+                    raise
+                stopped = True
             if self.save_json:
                 listed.write("]\n")
+        return done, stopped
 
     def _found(self, picture: np.ndarray) -> Detections:
         found = self.find(picture)
@@ -116,13 +128,18 @@ def _with_ending(stem: Path, ending: str) -> Path:
 
 
 def output_names(files: Sequence[Path]) -> list[str]:
-    """A name for what is made of each file, no two alike, also where the disk does not tell A from a."""
+    """A name for what is made of each file, no two things alike, also where the disk does not tell A from a."""
     names: list[str] = []
     taken: set[str] = set()
     for path in files:
+        # The frames' text lies in a folder without an ending, which the files of another source may have for a name.
+        endings = ("", ".mp4", ".json") if path.suffix.lower() in VIDEO_SUFFIXES else (".jpg", ".txt", ".json")
         numbered = (f"{path.name}-{number}" for number in itertools.count(2))
-        name = next(name for name in itertools.chain((path.stem, path.name), numbered) if name.casefold() not in taken)
-        taken.add(name.casefold())
+        for name in itertools.chain((path.stem, path.name), numbered):
+            made = {(name + ending).casefold() for ending in endings}
+            if not made & taken:
+                break
+        taken |= made
         names.append(name)
     return names
 
@@ -151,4 +168,7 @@ def find_sources(sources: Sequence[str]) -> list[Path]:
                 f"no pictures or videos here; files ending in {', '.join(known)} were expected", file=source
             )
         files += found
-    return list(dict.fromkeys(files))
+    each_once: dict[str, Path] = {}
+    for file in files:
+        each_once.setdefault(os.path.realpath(file), file)
+    return list(each_once.values())

@@ -49,6 +49,8 @@ def test_sources_are_files_folders_and_patterns_each_file_once(folder, monkeypat
     monkeypatch.chdir(folder)
     names = [path.as_posix() for path in find_sources(["b.jpg", ".", "*.jpg", "**/*.bmp"])]
     assert names == ["b.jpg", "a.avi", "a.png", "deeper/c.bmp"]
+    whole = str((folder / "b.jpg").resolve())
+    assert find_sources(["b.jpg", whole, "deeper/../b.jpg", "a.png"]) == [Path("b.jpg"), Path("a.png")]
     (folder / "odd[1].jpg").touch()
     assert find_sources(["odd[1].jpg"]) == [Path("odd[1].jpg")], "a name is no pattern where there is such a file"
 
@@ -73,6 +75,35 @@ def test_a_source_that_stands_for_nothing_is_named(folder, monkeypatch, source, 
 def test_no_two_files_share_a_name():
     files = [Path(name) for name in ("x/a.jpg", "x/A.png", "y/a.jpg", "z/a.jpg", "x/b.jpg", "y/b.mp4")]
     assert output_names(files) == ["a", "A.png", "a.jpg", "a.jpg-2", "b", "b.mp4"]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "txt", "json"])
+def test_the_folder_of_a_videos_frames_has_no_files_name(folder, tmp_path, ending):
+    (folder / "a.avi").rename(folder / f"b.{ending}.avi")
+    finder = Finder(bright_half, save_txt=True, save_json=True)
+    finder.go_through([folder / "b.jpg", folder / f"b.{ending}.avi"], tmp_path / "out")
+    assert not finder.skipped and (tmp_path / "out" / f"b.{ending}.avi" / "000006.txt").is_file()
+
+
+def test_what_is_done_of_a_video_when_it_is_stopped_is_kept(folder, tmp_path, capsys):
+    def interrupted(number):
+        finds = iter([bright_half] * number)
+
+        def find(picture):
+            if (one := next(finds, None)) is None:
+                raise KeyboardInterrupt
+            return one(picture)
+
+        return Finder(find, save_json=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(3).go_through([folder / "a.avi"], tmp_path / "out")
+    assert f"{folder / 'a.avi'}: stopped; its first 3 frames are kept" in capsys.readouterr().out
+    assert cv2.VideoCapture(str(tmp_path / "out" / "a.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert len(json.loads((tmp_path / "out" / "a.json").read_text())) == 3
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(0).go_through([folder / "a.avi"], tmp_path / "none")
+    assert not list((tmp_path / "none").iterdir())
 
 
 def test_pictures_and_videos_are_drawn_and_listed(folder, tmp_path, capsys):
