@@ -57,13 +57,14 @@ class CocoResult:
     def __str__(self) -> str:
         width = max([5, *(len(row.name) for row in self.classes)])
         lines = [f"{'class':{width}}  truths     AP   AP50"]
-        lines += [f"{row.name:{width}}  {row.truths:6d}  {_show(row.AP)}  {_show(row.AP50)}" for row in self.classes]
+        lines += [f"{row.name:{width}}  {row.truths:6d}  {shown(row.AP)}  {shown(row.AP50)}" for row in self.classes]
         for names in (_MEASURES[:6], _MEASURES[6:]):
-            lines.append("  ".join(f"{name} {_show(getattr(self, name)).strip()}" for name in names))
+            lines.append("  ".join(f"{name} {shown(getattr(self, name)).strip()}" for name in names))
         return "\n".join([*lines, f"COCO's AP over IoU .50:.95 on {self.pictures} pictures"])
 
 
-def _show(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """A share in a column of five characters; a dash where there is none."""
     return "    -" if value is None else f"{value:5.3f}"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from detect_prune.boxes import pairwise_iou
+from detect_prune.detection.coco import shown
 from detect_prune.structures import Detections, Truth
 
 DIFFICULT_RULES = ("ignore", "drop", "keep")
@@ -74,24 +75,20 @@ class VocResult:
         width = max([5, *(len(row.name) for row in self.classes)])
         lines = [f"{'class':{width}}  truths     AP    TP    FP    FN"]
         lines += [
-            f"{row.name:{width}}  {row.truths:6d}  {_show(row.AP)}  {row.TP:4d}  {row.FP:4d}  {row.FN:4d}"
+            f"{row.name:{width}}  {row.truths:6d}  {shown(row.AP)}  {row.TP:4d}  {row.FP:4d}  {row.FN:4d}"
             for row in self.classes
         ]
         how = "area under the curve" if self.ap == "area" else self.ap
         return "\n".join(
             [
                 *lines,
-                f"mAP at IoU {self.iou_threshold:.2f} ({how}): {_show(self.mAP).strip()} over the classes that have "
-                f"truths, {_show(self.mAP_all).strip()} over all",
+                f"mAP at IoU {self.iou_threshold:.2f} ({how}): {shown(self.mAP).strip()} over the classes that have "
+                f"truths, {shown(self.mAP_all).strip()} over all",
                 f"{self.pictures} pictures; difficult objects: {self.difficult}",
                 f"at confidence {self.confidence:.2f}: TP {self.TP}, FP {self.FP}, FN {self.FN}, "
                 f"precision {self.precision:.3f}, recall {self.recall:.3f}",
             ]
         )
-
-
-def _show(value: float | None) -> str:
-    return "    -" if value is None else f"{value:5.3f}"
 
 
 def voc_metrics(
