@@ -69,8 +69,9 @@ def load_data(
     for split, (dataset, _, _) in found.items():
         if len(dataset) == 0:
             raise descriptor.wrong(split, f"the {split} set is empty: it lists no picture")
-        if dataset.box_count == 0:
-            raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures")
+        if dataset.object_count == 0:
+            crowds = f" but {dataset.box_count} crowd regions, which do not count" if dataset.box_count else ""
+            raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures{crowds}")
     names, category_ids = _same_classes(descriptor, found)
     empty = DetectionSetBuilder(names).finish()
     return DetectionData(

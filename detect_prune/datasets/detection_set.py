@@ -79,6 +79,11 @@ class DetectionSet:
         return len(self._boxes)
 
     @property
+    def object_count(self) -> int:
+        """Boxes that can be found and missed: all but crowd regions."""
+        return int((self._flags & _CROWD == 0).sum())
+
+    @property
     def decoded_bytes(self) -> int:
         """Bytes of all pictures once decoded to uint8 RGB."""
         return int(self._sizes.astype(np.int64).prod(1).sum()) * 3

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -86,6 +87,21 @@ def test_what_is_no_descriptor(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(DetectPruneError, match=r"a\.yaml:1: a descriptor has keys"):
         load_data(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("crowds", [0, 2])
+def test_a_set_without_an_object_is_refused(coco_folder, crowds):
+    """Nothing can be found or missed on it: AP is not even 0. A crowd region is no object."""
+    content = json.loads((coco_folder / "val.json").read_text())
+    content["annotations"] = [{**one, "iscrowd": 1} for one in content["annotations"][:1] * crowds]
+    for number, one in enumerate(content["annotations"]):
+        one["id"] = number + 1
+    (coco_folder / "val.json").write_text(json.dumps(content))
+    said = f" but {crowds} crowd regions, which do not count$" if crowds else "$"
+    with pytest.raises(
+        DetectPruneError, match=r"set\.yaml:4: the val set has no box on any of its \d+ pictures" + said
+    ):
+        load_data(coco_folder / "set.yaml")
 
 
 def test_train_and_val_must_agree(coco_folder):
