@@ -134,7 +134,8 @@ class GlobalADMM:
 
     def _worths(self) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
-        return scaled_worths(self.importance, self.weights, self.constraint.keep_share(sizes, self._progress()))
+        keep = self.constraint.keep_share(sizes, self._progress())
+        return scaled_worths(self.importance, self.weights, keep, self.constraint.costs)
 
     # ---- the W-step's share
 

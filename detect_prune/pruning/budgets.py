@@ -86,7 +86,7 @@ def bytes_budget(
         bits: see `bytes_per_weight`.
     """
     costs = bytes_per_weight(weights, bits)
-    dense = sum(Decimal(costs[name]) * weight.numel() for name, weight in weights.items())
+    dense = sum(Decimal(str(costs[name])) * weight.numel() for name, weight in weights.items())
     return GlobalBudget(float(dense - as_ratio(ratio) * dense), costs, floor)
 
 

@@ -6,8 +6,9 @@ weights) and a cost. A set of whole channels would have coupled channels for ite
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -19,8 +20,11 @@ from detect_prune.pruning.selection import Items, Selection, select
 class Constraint(Protocol):
     """A set S of networks, such that the nearest point of S keeps some weights as they are and zeroes the others."""
 
+    costs: Mapping[str, float]
+    """Name -> what a weight of that layer costs; 1 for every layer that is not named."""
+
     def keep_share(self, sizes: Mapping[str, int], progress: float = 1.0) -> float:
-        """About which share of all weights stays, 0..1.
+        """About which share of all weights, each counted by what it costs, stays, 0..1.
 
         Args:
             sizes: name -> number of weights.
@@ -62,17 +66,24 @@ class GlobalBudget:
         self.budget = budget
         self.costs = dict(costs or {})
         self.floor = floor
+        # Sums of whole numbers are exact, those of tenths are not: 500 weights at 0.2 would cost more than 100.
+        self._unit = _common_unit(self.costs.values())
+        self._budget = budget if self._unit == 1 else math.floor(budget * self._unit * (1 + _ROUNDING))
 
     def cost(self, name: str) -> float:
         """c of each weight of the layer."""
         return self.costs.get(name, 1.0)
 
+    def _price(self, name: str) -> float:
+        """The cost in the unit in which all are whole numbers, as far as there is one."""
+        return self.cost(name) if self._unit == 1 else round(self.cost(name) * self._unit)
+
     def _dense(self, sizes: Mapping[str, int]) -> float:
-        return sum(size * self.cost(name) for name, size in sizes.items())
+        return sum(size * self._price(name) for name, size in sizes.items())
 
     def _allowed(self, sizes: Mapping[str, int], progress: float) -> float:
         """The budget, or as much more as there is while not the whole removal is asked for."""
-        return self.budget + (1 - progress) * max(self._dense(sizes) - self.budget, 0.0)
+        return self._budget + (1 - progress) * max(self._dense(sizes) - self._budget, 0.0)
 
     def keep_share(self, sizes: Mapping[str, int], progress: float = 1.0) -> float:
         """See Constraint: the share of the dense cost that the budget pays for."""
@@ -84,21 +95,33 @@ class GlobalBudget:
         Raises:
             ValueError: the budget does not pay for them: there are more layers than weights that may stay, say.
         """
-        share = self.budget / self._dense(sizes)
+        share = self._budget / self._dense(sizes)
         floors = [max(1, math.floor(self.floor * share * size)) for size in sizes.values()]
-        needed = sum(floor * self.cost(name) for name, floor in zip(sizes, floors))
-        if needed > self.budget:
+        needed = sum(floor * self._price(name) for name, floor in zip(sizes, floors))
+        if needed > self._budget:
             raise ValueError(
                 f"each of the {len(floors)} layers keeps at least one weight, and with the floor of {self.floor:g} all "
-                f"together cost {needed:g}; the ratio leaves {self.budget:g}, so a smaller one is needed"
+                f"together cost {needed / self._unit:g}; the ratio leaves {self.budget:g}, so a smaller one is needed"
             )
         return floors
 
     def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor], progress: float = 1.0) -> Selection:
         """See Constraint. Raises ValueError as `floors` does, too."""
-        layers = [Items(value, worth[name], self.cost(name)) for name, value in values.items()]
+        layers = [Items(value, worth[name], self._price(name)) for name, value in values.items()]
         sizes = {name: value.numel() for name, value in values.items()}
         return select(layers, self._allowed(sizes, progress), self.floors(sizes))
+
+
+_ROUNDING = 1e-12
+_FINEST = 10**6
+
+
+def _common_unit(costs: Iterable[float]) -> int:
+    """How many of a unit in which all costs are whole numbers make one; 1 where there is none of a sensible size."""
+    fractions = [(cost, Fraction(cost).limit_denominator(_FINEST)) for cost in costs]
+    unit = math.lcm(*(fraction.denominator for _, fraction in fractions))
+    exact = all(abs(float(fraction) - cost) <= _ROUNDING * cost for cost, fraction in fractions)
+    return unit if exact and unit <= _FINEST else 1
 
 
 class LayerwiseRatio:
@@ -113,6 +136,7 @@ class LayerwiseRatio:
         self.ratios = (
             {name: as_ratio(r) for name, r in ratio.items()} if isinstance(ratio, Mapping) else as_ratio(ratio)
         )
+        self.costs: dict[str, float] = {}
 
     def _keep(self, name: str, size: int, progress: float) -> int:
         ratio = self.ratios[name] if isinstance(self.ratios, dict) else self.ratios

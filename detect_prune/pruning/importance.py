@@ -24,11 +24,14 @@ class Importance(Protocol):
         """Sees the loss gradient of one layer at one step, before the penalty is added."""
         ...
 
-    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    def worths(
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+    ) -> dict[str, Tensor]:
         """q > 0 for each layer, 0-dimensional or of the shape of its weight.
 
         Args:
-            keep: share of all weights that is going to stay.
+            keep: share of all weights, each counted by what it costs, that is going to stay.
+            costs: name -> what a weight of the layer costs; 1 where it is not named.
         """
         ...
 
@@ -45,7 +48,9 @@ class Raw:
     def observe(self, name: str, gradient: Tensor) -> None:
         raise NotImplementedError("this importance needs no gradients")
 
-    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    def worths(
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+    ) -> dict[str, Tensor]:
         return {name: torch.ones((), device=weight.device) for name, weight in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,7 +64,9 @@ class Raw:
 class Normalised(Raw):
     """q = 1 / mean(w^2) of the layer: magnitude relative to the layer's own."""
 
-    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    def worths(
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+    ) -> dict[str, Tensor]:
         return {name: 1 / weight.square().mean().clamp(min=_TINY) for name, weight in weights.items()}
 
 
@@ -71,26 +78,36 @@ class Lamp(Raw):
     each layer keeps is its own. So q is one number a layer, chosen so that the projection of W is the same as with
     LAMP's own scores: one over the square of the weight at which the layer is cut. Where a layer has lost more than the
     others, those that are left are a larger part of it and rise in the ranking: no layer dies.
+
+    Where weights cost differently, as in a budget of multiplications, the ranking is that of LAMP's score over cost.
+    What is left of the budget when the first weight does not fit may then go to others that do. Blocks of weights are
+    ranked by a q that was found for single weights.
     """
 
-    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
-        squares, layers = [], []
-        for weight in weights.values():
+    def worths(
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+    ) -> dict[str, Tensor]:
+        costs = costs or {}
+        squares, layers, budget = [], [], 0.0
+        for name, weight in weights.items():
+            cost = costs.get(name, 1.0)
+            budget += keep * cost * weight.numel()
             # Of a large layer every `step`-th weight stands for `step` of them: sorting all would take longer than the
             # rest of an update. Where one weight of a hundred stays, q then comes out right to about two hundredths.
             step = -(-weight.numel() // _SORTED)
             square = flat(weight)[::step].float().square().sort(descending=True).values.double().clamp_(min=_TINY)
             squares.append(square)
-            # Items are ranked by worth over cost: equal ones leave just the score.
-            layers.append(Items(square / square.cumsum(0) / step, torch.tensor(float(step)), step))
-        budget = keep * sum(weight.numel() for weight in weights.values())
+            # Items are ranked by worth over cost: equal ones leave just the value.
+            price = step * cost
+            layers.append(Items(square / square.cumsum(0) / price, torch.tensor(price, dtype=torch.double), price))
         q = {}
-        for name, square, mask in zip(weights, squares, select(layers, max(round(budget), 1)).masks):
+        # `keep` was a quotient: the last weight that the budget just pays for must not be lost to its rounding.
+        for name, square, mask in zip(weights, squares, select(layers, budget * (1 + _ROUNDING)).masks):
             # The scores fall with the squares, so the mask is a run of `kept` ones.
             kept = int(mask.count_nonzero())
             inner, outer = square[max(kept - 1, 0)], square[min(kept, len(square) - 1)]
             # Anything between the last that stays and the first that goes cuts here, but for a cut at zero.
-            q[name] = (1 / (inner * outer.clamp(min=1e-6 * inner)).sqrt()).float()
+            q[name] = (costs.get(name, 1.0) / (inner * outer.clamp(min=1e-6 * inner)).sqrt()).float()
         return q
 
 
@@ -122,7 +139,9 @@ class Fisher:
             self._mean[name] = square * (1 - self.decay)
         self._steps[name] = self._steps.get(name, 0) + 1
 
-    def worths(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    def worths(
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+    ) -> dict[str, Tensor]:
         """See Importance; raises ValueError where no gradient of a layer has been seen yet."""
         unseen = [name for name in weights if name not in self._mean]
         if unseen:
@@ -144,6 +163,7 @@ class Fisher:
 
 
 _TINY = 1e-30
+_ROUNDING = 1e-12
 _SORTED = 1 << 15
 _KINDS = {
     "raw": Raw,
@@ -168,20 +188,25 @@ def make_importance(kind: "str | Importance") -> Importance:
 
 
 @torch.no_grad()
-def scaled_worths(importance: Importance, weights: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+def scaled_worths(
+    importance: Importance,
+    weights: Mapping[str, Tensor],
+    keep: float,
+    costs: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
     """q for all layers, scaled by one number so that sum q w^2 = sum w^2.
 
     With this scale rho means the same for every importance: a penalty of rho/2 times the plain squared length of all
     weights would remove them all.
 
     Args:
-        keep: share of all weights that is going to stay.
+        keep, costs: see Importance.worths.
 
     Raises:
         Diverged: the weights are all zero, or they or their worths are not finite.
     """
     values = {name: weight.detach() for name, weight in weights.items()}
-    q = importance.worths(values, keep)
+    q = importance.worths(values, keep, costs)
     plain = weighted = 0.0
     for name, value in values.items():
         square = float(sum(part.float().square().sum() for (part,) in chunks(value)))

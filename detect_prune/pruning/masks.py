@@ -213,5 +213,6 @@ def magnitude_masks(
         constraint = ratio_budget(weights, ratio, floor)
     values = {name: weight.detach() for name, weight in weights.items()}
     keep = constraint.keep_share({name: value.numel() for name, value in values.items()})
-    selection = constraint.project(values, scaled_worths(make_importance(importance), values, keep))
+    worths = scaled_worths(make_importance(importance), values, keep, constraint.costs)
+    selection = constraint.project(values, worths)
     return Masks.chosen(weights, selection)

@@ -141,7 +141,8 @@ class GradualMagnitude:
         progress = cubic(self.done / self.updates)
         values = {name: weight.detach() for name, weight in self.weights.items()}
         keep = self.constraint.keep_share({name: value.numel() for name, value in values.items()}, progress)
-        selection = self.constraint.project(values, scaled_worths(self.importance, values, keep), progress)
+        worths = scaled_worths(self.importance, values, keep, self.constraint.costs)
+        selection = self.constraint.project(values, worths, progress)
         names = list(values)
         self.masks.replace(dict(zip(names, selection.masks)))
         self.masks.bound = tuple(names[i] for i in selection.bound)

@@ -32,6 +32,7 @@ class NOfM:
         if not 0 < n < m:
             raise ValueError(f"a pattern keeps n of m weights with 0 < n < m, not {n}:{m}")
         self.n, self.m = n, m
+        self.costs: dict[str, float] = {}
 
     def _kept(self, progress: float) -> int:
         return self.m - math.floor(progress * (self.m - self.n))
@@ -99,12 +100,12 @@ class BlockBudget(GlobalBudget):
             length = min(self.length, shape[self.dim])
             there_are = sizes[name] // shape[self.dim] * (shape[self.dim] // length)
             floors.append(min(max(1, floor // length), there_are))
-            needed += floors[-1] * length * self.cost(name)
-        if needed > self.budget:
+            needed += floors[-1] * length * self._price(name)
+        if needed > self._budget:
             raise ValueError(
                 f"each of the {len(floors)} layers keeps at least one block of {self.length} weights, and with the "
-                f"floor of {self.floor:g} all together cost {needed:g}; the ratio leaves {self.budget:g}, so a smaller "
-                "ratio or shorter blocks are needed"
+                f"floor of {self.floor:g} all together cost {needed / self._unit:g}; the ratio leaves "
+                f"{self.budget:g}, so a smaller ratio or shorter blocks are needed"
             )
         return floors
 
@@ -117,7 +118,7 @@ class BlockBudget(GlobalBudget):
             lengths = value.abs() * worth[name].sqrt()
             for part, length in self._parts(lengths):
                 blocks = torch.linalg.vector_norm(part.unflatten(self.dim, (-1, length)), dim=self.dim + 1)
-                items.append(Items(blocks.contiguous(), blocks.new_ones(()), self.cost(name) * length))
+                items.append(Items(blocks.contiguous(), blocks.new_ones(()), self._price(name) * length))
                 floors.append(floor if owner not in owners else 0)
                 owners.append(owner)
         chosen = select(items, self._allowed(sizes, progress), floors)

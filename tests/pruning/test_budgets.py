@@ -98,6 +98,24 @@ def test_bytes():
             bytes_per_weight(weights, bits)
 
 
+@pytest.mark.parametrize("bits", [1.6, 0.1, 1.58, 3])
+@pytest.mark.parametrize("ratio", [0.5, 0.9, "0.7"])
+@pytest.mark.parametrize("length", [None, 10])
+def test_parts_of_a_bit_add_up(bits, ratio, length):
+    model = nn.Linear(100, 10)
+    pattern = None if length is None else f"1x{length}"
+    constraint = make_constraint(model, ratio, budget="bytes", bits={"*": bits}, pattern=pattern)
+    assert magnitude_masks(model, constraint=constraint).n_kept == keep_count(1000, ratio)
+
+
+def test_costs_without_a_common_unit_are_paid_all_the_same():
+    model = nn.Sequential(*(nn.Linear(10, 10) for _ in range(4)))
+    costs = {f"{i}.weight": (2 + i) ** 0.5 for i in range(4)}
+    masks = magnitude_masks(model, constraint=GlobalBudget(300.0, costs))
+    spent = sum(kept * costs[name] for name, (kept, _) in masks.kept().items())
+    assert 300 - 5**0.5 < spent <= 300
+
+
 def test_equal_bytes_are_a_ratio():
     model = lenet()
     one = magnitude_masks(model, 0.8)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detect_prune.pruning import Fisher, GlobalADMM, Normalised, Raw, magnitude_masks
+from detect_prune.pruning import Fisher, GlobalADMM, GlobalBudget, Normalised, Raw, magnitude_masks
 from detect_prune.pruning.importance import make_importance, scaled_worths
 
 
@@ -99,6 +99,31 @@ def test_lamp_keeps_what_its_paper_keeps(ratio):
     expected = torch.zeros(len(kept), dtype=torch.bool)
     expected[torch.cat(scores).topk(masks.n_kept).indices] = True
     assert torch.equal(kept, expected)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.9])
+def test_lamp_pays_what_a_weight_costs(ratio):
+    """Greedy by LAMP's score over cost; only what is left for the first that does not fit may go elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 30), nn.Linear(30, 20))
+    prices = (64.0, 9.0, 1.0)
+    scores, costs = [], []
+    for layer, price in zip(model, prices):
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) ** 3)
+        squares = layer.weight.detach().double().square().flatten()
+        scores.append(squares / torch.stack([squares[squares >= square].sum() for square in squares]) / price)
+        costs.append(torch.full_like(squares, price))
+    scores, costs = torch.cat(scores), torch.cat(costs)
+    budget = round(float((1 - ratio) * costs.sum()))
+    constraint = GlobalBudget(budget, {f"{i}.weight": price for i, price in enumerate(prices)})
+    masks = magnitude_masks(model, constraint=constraint, importance="lamp")
+    kept = torch.cat([masks[name].flatten() for name in masks])
+    order = scores.argsort(descending=True)
+    expected = torch.zeros(len(kept), dtype=torch.bool)
+    expected[order[costs[order].cumsum(0) <= budget]] = True
+    assert (kept | ~expected).all()
+    assert float(costs[kept & ~expected].sum()) <= budget - float(costs[expected].sum()) < 64
 
 
 def test_fisher_is_the_running_mean_of_squares():
