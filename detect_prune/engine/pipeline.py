@@ -286,7 +286,10 @@ def _phases(method: Method, recipe: Recipe, train_dense: bool) -> dict[str, Phas
     """What is trained, by name. Whoever does not prune while training has those epochs for retraining."""
     phases = {"dense": recipe.dense} if train_dense else {}
     if method.prunes == "while training":
-        return phases | {method.name: recipe.admm, "retrain": recipe.retrain}
+        pruning = recipe.admm
+        if not method.uses_admm:  # only ADMM's penalty is at odds with decay, so its rivals have it throughout
+            pruning = replace(pruning, weight_decay=recipe.retrain.weight_decay)
+        return phases | {method.name: pruning, "retrain": recipe.retrain}
     if method.name == "dense":
         return phases
     return phases | {"retrain": replace(recipe.retrain, epochs=recipe.epochs_after_dense)}

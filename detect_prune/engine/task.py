@@ -69,7 +69,8 @@ class Recipe:
 
     dense: Phase
     admm: Phase
-    """In which ADMM, or the rival that stands in for it, prunes. Its weight decay acts on what ADMM does not hold."""
+    """In which ADMM, or the rival that stands in for it, prunes. Its weight decay acts on what ADMM does not hold; a
+    rival without ADMM has that of `retrain`."""
     retrain: Phase
     updates: int = 40
     """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""

@@ -13,6 +13,7 @@ from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import check, prune
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Stopped
+from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import METHODS, prunable_weights
 
@@ -101,6 +102,24 @@ def test_gradual_pruning_tightens_along_the_cubic(tmp_path):
     kept = [record["kept"] for record in load_checkpoint(folder / "last.pt")["history"] if "kept" in record]
     wanted = [1 - 0.6 * (1 - (1 - i / 32) ** 3) for i in range(1, 33)]
     assert kept == pytest.approx(wanted, abs=1 / 320)
+
+
+@pytest.mark.parametrize("method", ["admm-layerwise", "gradual", "dense-longer"])
+def test_all_but_what_admm_holds_decays_throughout(tmp_path, monkeypatch, method):
+    """Only the penalty of ADMM is at odds with weight decay."""
+    decays, build = [], Trainer.__init__
+
+    def watched(trainer, *arguments, **options):
+        build(trainer, *arguments, **options)
+        groups = trainer.optimizer.param_groups
+        by_weight = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+        decays.append({by_weight[id(weight)] for weight in prunable_weights(trainer.model).values()})
+
+    monkeypatch.setattr(Trainer, "__init__", watched)
+    recipe = RECIPE.with_options(admm={"weight_decay": 0.0}, retrain={"weight_decay": 1e-3, "epochs": 1})
+    run(tmp_path / "run", method=method, train_dense=False, recipe=recipe)
+    held = {"admm-layerwise": [{0.0}], "gradual": [{1e-3}]}.get(method, [])
+    assert decays == [*held, {1e-3}]
 
 
 def test_layerwise_ratios_may_differ(tmp_path):
