@@ -321,6 +321,16 @@ def option_words(name: str, value: Any) -> list[str]:
     return [name, str(value)]
 
 
+def command_words(parser: argparse.ArgumentParser, options: dict[str, Any]) -> list[str]:
+    """The words that give a parser's options these values, by `dest`; None stands for one that is not given."""
+    return [
+        word
+        for action in parser._actions
+        if options.get(action.dest) is not None
+        for word in option_words(option_name(action), options[action.dest])
+    ]
+
+
 def _could_be(action: argparse.Action, value: Any) -> bool:
     """Whether the parser could have given an option this value."""
     if value is None or action.nargs == 0:  # a flag

@@ -134,10 +134,4 @@ def real_data_command(made: argparse.ArgumentParser, argv: Sequence[str]) -> str
     given |= {"data": "coco.yaml", "data_root": "DIR", "name": None, "project": None, "resume": None}
     if given["pretrained"] is None:
         given["weights"] = given["weights"] or f"{Path(given['cfg']).stem}.weights"
-    words = [
-        word
-        for action in made._actions
-        if given.get(action.dest) is not None
-        for word in common.option_words(common.option_name(action), given[action.dest])
-    ]
-    return f"{made.prog} {shlex.join(words)}"
+    return f"{made.prog} {shlex.join(common.command_words(made, given))}"

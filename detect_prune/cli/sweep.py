@@ -183,7 +183,7 @@ class Point:
         """The run of `prune` with these options."""
         name = "-".join(part for part in (self.method, self.ratio, f"s{self.seed}") if part is not None)
         options = _of_method(self.method, options) | {"ratio": self.ratio, "seed": self.seed}
-        return ChildRun(name, "prune", _words(prune.parser(), options))
+        return ChildRun(name, "prune", common.command_words(prune.parser(), options))
 
 
 def _of_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _dense_run(seed: int, args: argparse.Namespace) -> ChildRun:
     made = train.parser()
     known = {action.dest for action in made._actions}
     options = {name: value for name, value in vars(args).items() if name in known - OWN and value is not None}
-    return ChildRun(f"dense-s{seed}", "train", _words(made, options | {"seed": seed}))
+    return ChildRun(f"dense-s{seed}", "train", common.command_words(made, options | {"seed": seed}))
 
 
 def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -221,15 +221,6 @@ def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     weights = str(folder / ("trained.pt" if args.cfg is None else "trained.weights"))
     cfg = {} if args.cfg is None else {"cfg": str(folder / "trained.cfg")}
     return {"weights": weights, "pretrained": None} | cfg
-
-
-def _words(made: argparse.ArgumentParser, options: dict[str, Any]) -> list[str]:
-    return [
-        word
-        for action in made._actions
-        if options.get(action.dest) is not None
-        for word in common.option_words(common.option_name(action), options[action.dest])
-    ]
 
 
 class Runs:
