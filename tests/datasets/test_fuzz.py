@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 from fuzz import WORDS, case, limits, mutate_bytes, mutate_text, outcome
+from pictures import FORMATS, encode
 from PIL import Image
 
 from detect_prune.datasets import load_data
@@ -229,9 +230,7 @@ def test_a_gzip_bomb_is_not_blown_up(tmp_path):
 
 def encoded(form, **options):
     x, y = np.meshgrid(np.linspace(0, 255, 60), np.linspace(0, 255, 40))
-    file = io.BytesIO()
-    Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8)).save(file, form, **options)
-    return file.getvalue()
+    return encode(Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8)), form, **options)
 
 
 def add(tar, name, data, **changes):
@@ -277,20 +276,7 @@ def test_archives_with_strange_members(tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
-@pytest.mark.parametrize(
-    "form, options",
-    [
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
-        ("PNG", {}),
-        ("BMP", {}),
-        ("PPM", {}),
-        ("TIFF", {}),
-        ("TIFF", {"compression": "tiff_lzw"}),
-        ("WEBP", {}),
-        ("WEBP", {"lossless": True}),
-    ],
-)
+@pytest.mark.parametrize("form, options", FORMATS)
 def test_pictures(form, options, capfd):
     whole = encoded(form, **options)
     kind = f"{form} {options}"

@@ -1,10 +1,10 @@
-import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from pictures import FORMATS, encode
 from PIL import Image
 
 from detect_prune.datasets.picture import CorruptPicture, decode_picture, picture_size, read_picture
@@ -74,25 +74,6 @@ def test_sixteen_bits_and_transparency(tmp_path):
     assert np.abs(read_picture(tmp_path / "a.png").astype(int) - ramp()).max() <= 1
     Image.fromarray(ramp()).convert("RGBA").save(tmp_path / "b.png")
     assert (read_picture(tmp_path / "b.png") == ramp()).all()
-
-
-FORMATS = [
-    ("JPEG", {}),
-    ("JPEG", {"progressive": True}),
-    ("PNG", {}),
-    ("BMP", {}),
-    ("PPM", {}),
-    ("TIFF", {}),
-    ("TIFF", {"compression": "tiff_lzw"}),
-    ("WEBP", {}),
-    ("WEBP", {"lossless": True}),
-]
-
-
-def encode(picture, form, **options):
-    file = io.BytesIO()
-    picture.save(file, form, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("form, options", FORMATS)
