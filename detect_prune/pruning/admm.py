@@ -132,10 +132,10 @@ class GlobalADMM:
         nothing for the penalty to do."""
         return cubic((self.done + 1) / (_GROWING * self.updates)) if self.gradual else 1.0
 
-    def _worths(self) -> dict[str, Tensor]:
+    def _worths(self, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
         keep = self.constraint.keep_share(sizes, self._progress())
-        return scaled_worths(self.importance, self.weights, keep, self.constraint.costs)
+        return scaled_worths(self.importance, self.weights, keep, self.constraint.costs, squares)
 
     # ---- the W-step's share
 
@@ -278,7 +278,7 @@ class GlobalADMM:
         if self.done == 1 or self.gradual:
             self._first_residual = max(self._first_residual, self.residuals.worst)
         if self.schedule.ends_stage(self.done, self.updates):
-            self._next_stage()
+            self._next_stage(lengths)
         return self.residuals
 
     def _add_weights(self, name: str) -> float:
@@ -305,10 +305,10 @@ class GlobalADMM:
             u.sub_(new)
         return float(apart), float(way)
 
-    def _next_stage(self) -> None:
+    def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before = self.rho, self.q
         grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.residuals.worst)
-        self.q = self._worths()
+        self.q = self._worths(lengths)
         self.rho = max(self.rho, min(max(grown, self._effective_rho()), self._stable_rho()))
         # rho * q * u, the multiplier itself, stays what it was.
         for name, u in self.u.items():
