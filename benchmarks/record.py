@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from recording import write_results
+from recording import portable_command, write_results
 
 from detect_prune.pruning import magnitude_masks
 from detect_prune.report.tables import Table
@@ -26,7 +26,8 @@ def records_of(folder: Path) -> list[dict]:
         "retrain_epochs": recipe["retrain"]["epochs"],
         "precision": metrics["precision"],
         "seconds": metrics["seconds"],
-        **{name: metrics[name] for name in ("date", "command")},
+        "date": metrics["date"],
+        "command": portable_command(metrics["command"]),
         "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
     }
     rows = [

@@ -3,9 +3,10 @@
 import csv
 import io
 import json
-import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from detect_prune.errors import DetectPruneError
@@ -15,14 +16,17 @@ from detect_prune.report.tables import Table, score, share
 
 METRICS = "metrics.json"
 """What a finished run leaves; its being there says that the run is finished."""
+SETTINGS = ("importance", "pattern", "gradual", "floor", "include", "exclude", "epochs")
+"""What may tell two runs of one method, ratio and seed apart."""
+BEST, TIE = "**best**", "tie"
 
 
 def record_of(folder: str | Path) -> dict[str, Any]:
     """One flat record of a finished run of `prune`: what was asked for, what came out, and what it took.
 
     Accuracies are fractions. `accuracy` (or `AP` and `AP50`) is the last row's, `dense_accuracy` and `cut_accuracy`
-    those rows'; `epochs` are those after the dense training. `layers` is the one entry that is not flat: the share that
-    each layer keeps.
+    those rows'; `epochs` are those after the dense training. `layers` is the one entry that is not flat: of each layer
+    the weights that are kept, and all.
 
     Raises:
         DetectPruneError: the folder has no metrics of a finished run.
@@ -49,7 +53,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             **({f"cut_{name}": value for name, value in _accuracies(stages[1]).items()} if pruned else {}),
             **{name: metrics[name] for name in ("seconds", "precision", "date", "command")},
             "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
-            "layers": {row["layer"]: row["kept"] / row["total"] for row in metrics["layers"]},
+            "layers": {row["layer"]: [row["kept"], row["total"]] for row in metrics["layers"]},
         }
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DetectPruneError(f"these are no metrics of a finished run of prune ({error!r})", file=file) from None
@@ -71,7 +75,7 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
         folder: where the files go.
 
     Returns:
-        The table of sweep.md: a row for each method and ratio, medians over the seeds.
+        The table of sweep.md, see `compare`.
 
     Raises:
         ValueError: no records.
@@ -80,78 +84,174 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
     if not records:
         raise ValueError("no records to draw a curve of")
     folder = Path(folder)
-    records = [record | _trained_longer(record, records) for record in records]
+    records = beside_longer(records)
     write_json(folder / "sweep.json", records)
-    flat = [{name: value for name, value in record.items() if name != "layers"} for record in records]
+    flat = [flattened(record) for record in records]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for record in flat for name in record)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     write_text(folder / "sweep.csv", text.getvalue())
-    table = _table(records)
+    table = compare(records)
     write_text(folder / "sweep.md", table.markdown() + "\n")
-    title = f"{records[0]['network']} on {records[0]['data']}"
-    of = "MACs" if records[0]["budget"] == "macs" else "weights"
-    shown = "accuracy" if "accuracy" in records[0] else "AP50"
-    for suffix in ("png", "svg"):
-        plots.accuracy_over_ratio(_curves(records, shown), folder / f"accuracy.{suffix}", title, shown, of)
-        by_ratio = _kept_by_ratio(records)
-        if by_ratio:
-            plots.kept_over_ratio(by_ratio, folder / f"kept_per_layer.{suffix}", title, of)
+    plot_accuracy(records, folder, "accuracy")
+    by_ratio = _kept_by_ratio(records)
+    if by_ratio:
+        for suffix in ("png", "svg"):
+            plots.kept_over_ratio(by_ratio, folder / f"kept_per_layer.{suffix}", _title(records), _removed(records))
     return table
 
 
-def _trained_longer(record: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The accuracies of the dense network of the same seed that was trained for as long."""
-    for other in records:
-        if (other["method"], other["seed"], other["epochs"]) == ("dense-longer", record["seed"], record["epochs"]):
-            return {f"dense_longer_{name}": other[name] for name in ("accuracy", "AP", "AP50") if name in other}
-    return {}
+def flattened(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without `layers`."""
+    return {name: value for name, value in record.items() if name != "layers"}
 
 
-def _groups(records: Sequence[dict[str, Any]]) -> dict[tuple[str, float | None], list[dict[str, Any]]]:
-    """(method, ratio) -> its records, one a seed, in the order of method and ratio."""
-    groups: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
-    for record in sorted(records, key=lambda record: (record["method"], record["ratio"] or 0.0, record["seed"])):
-        groups.setdefault((record["method"], record["ratio"]), []).append(record)
-    return groups
+def beside_longer(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with `dense_longer_accuracy` (or AP and AP50): of the dense network of the same seed that was trained
+    for as many epochs, where there is one."""
+    longer = {(record["seed"], record["epochs"]): record for record in records if record["method"] == "dense-longer"}
+    return [
+        record | {f"dense_longer_{name}": other[name] for name in _scores(other)}
+        if (other := longer.get((record["seed"], record["epochs"]))) is not None
+        else record
+        for record in records
+    ]
 
 
-def _table(records: Sequence[dict[str, Any]]) -> Table:
-    names = [name for name in ("accuracy", "AP", "AP50") if name in records[0]]
-    table = Table(["method", "removed", "kept", *names, "spread", "as cut", "dense", "seeds"])
-    for (method, ratio), rows in _groups(records).items():
-        values = [row[names[-1]] for row in rows]
-        cut = [row[f"cut_{names[-1]}"] for row in rows if f"cut_{names[-1]}" in row]
+def compare(records: Sequence[dict[str, Any]]) -> Table:
+    """A row for each method, choice of settings and ratio: medians over the seeds.
+
+    A setting has a column where runs of one method differ in it. `spread` goes from the worst seed to the best. `loss`
+    is the median loss, in points, against the better of the dense network and the one trained for as long (see
+    `beside_longer`) of the same seed. The last column says which row is the best of its ratio; where a difference of
+    medians lies inside the spread of either row, that is a tie. With one seed there is no spread, and nothing is said.
+
+    Args:
+        records: from `record_of`, of one network, one data set and one budget, not empty.
+    """
+    names = _scores(records[0])
+    rows = _rows(records)
+    marks = _marks(rows, names[-1])
+    table = Table(
+        ["method", *rows[0].settings, "removed", "kept", *names, "spread", "loss", "as cut", "seeds", "of its ratio"],
+        left=1 + len(rows[0].settings),
+    )
+    for row, mark in zip(rows, marks):
+        values, losses, cut = (row.values(name) for name in (names[-1], "loss", f"cut_{names[-1]}"))
         table.row(
-            method,
-            "-" if ratio is None else share(ratio),
-            f"{rows[0]['n_kept']:,}",
-            *(score(_shown_as(name), statistics.median(row[name] for row in rows)) for name in names),
-            score(_shown_as(names[-1]), max(values) - min(values)) if len(values) > 1 else "-",
-            score(_shown_as(names[-1]), statistics.median(cut)) if cut else "-",
-            score(_shown_as(names[-1]), statistics.median(row[f"dense_{names[-1]}"] for row in rows)),
-            str(len(rows)),
+            row.method,
+            *row.settings.values(),
+            "-" if row.ratio is None else share(row.ratio),
+            f"{row.records[0]['n_kept']:,}",
+            *(_shown(name, median(row.values(name))) for name in names),
+            f"{_shown(names[-1], min(values))} .. {_shown(names[-1], max(values))}" if len(values) > 1 else "-",
+            f"{100 * median(losses):.2f}" if losses else "-",
+            _shown(names[-1], median(cut)) if cut else "-",
+            row.seeds,
+            mark,
         )
     return table
 
 
-def _shown_as(name: str) -> str:
-    return "top-1" if name == "accuracy" else name
-
-
-def _curves(records: Sequence[dict[str, Any]], shown: str) -> dict[str, list[tuple[float | None, list[float]]]]:
-    """method -> (ratio, the values of all seeds), in the order of the ratio; None where nothing is removed.
-
-    The networks that the runs began with are the curve `dense`.
-    """
+def plot_accuracy(records: Sequence[dict[str, Any]], folder: str | Path, name: str) -> None:
+    """Writes folder/NAME.png and .svg: accuracy (or AP50) over the ratio, a line for each method and settings."""
+    shown = _scores(records[0])[-1]
     curves: dict[str, list[tuple[float | None, list[float]]]] = {}
-    for (method, ratio), rows in _groups(records).items():
-        curves.setdefault(method, []).append((ratio, [row[shown] for row in rows]))
-    if "dense" not in curves:
-        by_seed = {record["seed"]: record[f"dense_{shown}"] for record in records}
-        curves["dense"] = [(None, list(by_seed.values()))]
-    return curves
+    for row in _rows(records):
+        curves.setdefault(row.label, []).append((row.ratio, row.values(shown)))
+    for suffix in ("png", "svg"):
+        plots.accuracy_over_ratio(curves, Path(folder) / f"{name}.{suffix}", _title(records), shown, _removed(records))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Runs that differ in their seed alone."""
+
+    method: str
+    settings: dict[str, str]
+    """Those in which runs of some method differ."""
+    ratio: float | None
+    records: list[dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        return ", ".join([self.method, *(f"{name} {value}" for name, value in self.settings.items() if value != "-")])
+
+    @property
+    def seeds(self) -> int:
+        return len({record["seed"] for record in self.records})
+
+    def values(self, name: str) -> list[float]:
+        """That figure of all runs that have it."""
+        return [record[name] for record in self.records if name in record]
+
+
+def _rows(records: Sequence[dict[str, Any]]) -> list[_Row]:
+    """In the order of method, dense ones first, settings and ratio.
+
+    Where no run stands for the dense networks, they are taken from those that began with them.
+    """
+    shown = _scores(records[0])[-1]
+    # What removes nothing has no loss.
+    rows = [record if record["ratio"] is None else record | {"loss": _loss(record, shown)} for record in records]
+    if all(record["method"] != "dense" for record in records):
+        rows += {record["seed"]: _dense(record) for record in records}.values()
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
+    varied = [name for name in SETTINGS if any(len({row[name] for row in own}) > 1 for own in by_method.values())]
+    groups: dict[tuple[Any, ...], _Row] = {}
+    for record in rows:
+        settings = {name: "-" if record[name] in (None, "") else str(record[name]) for name in varied}
+        key = (not record["method"].startswith("dense"), record["method"], *settings.values(), record["ratio"] or 0.0)
+        groups.setdefault(key, _Row(record["method"], settings, record["ratio"], [])).records.append(record)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _loss(record: dict[str, Any], name: str) -> float:
+    dense = record[f"dense_{name}"]
+    return max(dense, record.get(f"dense_longer_{name}", dense)) - record[name]
+
+
+def _dense(record: dict[str, Any]) -> dict[str, Any]:
+    """The network that a run began with, as far as the table shows it."""
+    facts = {"method": "dense", "ratio": None, "seed": record["seed"], "n_kept": record["n_total"]}
+    return dict.fromkeys(SETTINGS) | facts | {name: record[f"dense_{name}"] for name in _scores(record)}
+
+
+def _marks(rows: Sequence[_Row], name: str) -> list[str]:
+    """For each row what it is among those of its ratio: BEST, TIE or nothing."""
+    marks = [""] * len(rows)
+    for ratio in {row.ratio for row in rows} - {None}:
+        rivals = [number for number, row in enumerate(rows) if row.ratio == ratio]
+        if len(rivals) < 2 or any(rows[number].seeds < 2 for number in rivals):
+            continue
+        middle = {number: median(rows[number].values(name)) for number in rivals}
+        spread = {number: max(rows[number].values(name)) - min(rows[number].values(name)) for number in rivals}
+        best = max(rivals, key=middle.__getitem__)
+        # Accuracies are fractions of thousands of pictures: what differs by less than 1e-9 is equal.
+        near = [n for n in rivals if middle[best] - middle[n] <= max(spread[best], spread[n]) + 1e-9]
+        for number in near:
+            marks[number] = TIE if len(near) > 1 else BEST
+    return marks
+
+
+def _scores(record: dict[str, Any]) -> list[str]:
+    return [name for name in ("accuracy", "AP", "AP50") if name in record]
+
+
+def _shown(name: str, value: float) -> str:
+    return score("top-1" if name == "accuracy" else name, value)
+
+
+def _title(records: Sequence[dict[str, Any]]) -> str:
+    return f"{records[0]['network']} on {records[0]['data']}"
+
+
+def _removed(records: Sequence[dict[str, Any]]) -> str:
+    """What a ratio is a share of."""
+    return "MACs" if records[0]["budget"] == "macs" else "weights"
 
 
 def _kept_by_ratio(records: Sequence[dict[str, Any]]) -> dict[float, dict[str, float]]:
@@ -161,4 +261,7 @@ def _kept_by_ratio(records: Sequence[dict[str, Any]]) -> dict[float, dict[str, f
         return {}
     method, seed = pruned[0]["method"], pruned[0]["seed"]
     chosen = [record for record in pruned if (record["method"], record["seed"]) == (method, seed)]
-    return {record["ratio"]: record["layers"] for record in sorted(chosen, key=lambda record: record["ratio"])}
+    return {
+        record["ratio"]: {layer: kept / total for layer, (kept, total) in record["layers"].items()}
+        for record in sorted(chosen, key=lambda record: record["ratio"])
+    }

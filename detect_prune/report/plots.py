@@ -1,5 +1,5 @@
 """Plots as PNG or SVG files. Of a run: what is left of each layer, and how loss, residuals and scores went. Of many
-runs: accuracy and what is left of each layer over the removal ratio."""
+runs: accuracy and what is left of each layer over the removal ratio, and networks of several depths side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,10 @@ _DPI = 110
 _BAR = "#3b75af"
 _REST = "#e3e8ee"
 _PHASE_COLOURS = ("#f1f4f8", "#fdf1dc", "#e6f3e6")
-_LINE_COLOURS = ("#3b75af", "#d1605e", "#4f9d57", "#8a63b0", "#c98a1b", "#555555")
+_LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
+"""Those of Okabe and Ito, which the colour-blind can tell apart, less yellow, which is hard to see on white."""
+_MARKERS = "osD^vPX"
+"""As many: lines can be told apart in black and white."""
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -192,7 +195,7 @@ def accuracy_over_ratio(
         raise ValueError("no curves to draw")
     figure = _figure(8, 5)
     axes = figure.subplots()
-    for (method, points), colour in zip(curves.items(), _LINE_COLOURS * len(curves)):
+    for (method, points), colour, marker in zip(curves.items(), _LINE_COLOURS * len(curves), _MARKERS * len(curves)):
         level = [median(values) for ratio, values in points if ratio is None]
         if level:
             axes.axhline(100 * level[0], color=colour, linewidth=1.2, linestyle="--", label=method)
@@ -200,7 +203,7 @@ def accuracy_over_ratio(
         if pruned:
             ratios = [ratio for ratio, _ in pruned]
             middle = [100 * median(values) for _, values in pruned]
-            axes.plot(ratios, middle, color=colour, linewidth=1.5, marker="o", markersize=4, label=method)
+            axes.plot(ratios, middle, color=colour, linewidth=1.5, marker=marker, markersize=5, label=method)
             least, best = ([100 * pick(values) for _, values in pruned] for pick in (min, max))
             axes.fill_between(ratios, least, best, color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel(f"{of} removed, %")
@@ -247,5 +250,35 @@ def kept_over_ratio(
     axes.grid(color="#d5dae0", linewidth=0.6)
     columns = -(-(len(layers) + 1) // 28)
     axes.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
+    _bare(axes)
+    _save(figure, path)
+
+
+def kept_over_depth(networks: Mapping[str, Sequence[float]], path: str | Path, title: str) -> None:
+    """A line a network from its first layer to its last: the share kept over that of the whole network.
+
+    Args:
+        networks: name -> by layer, in the network's order, share kept of the layer / share kept of all weights.
+        path: the PNG or SVG file to write.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not networks:
+        raise ValueError("no networks to draw")
+    figure = _figure(8.5, 5)
+    axes = figure.subplots()
+    axes.axhline(1, color="#333333", linewidth=1, linestyle="--", label="the whole network")
+    for (name, shares), colour, marker in zip(networks.items(), _LINE_COLOURS * 9, _MARKERS * 9):
+        depth = [100 * number / max(1, len(shares) - 1) for number in range(len(shares))]
+        size = 5 if len(shares) <= 12 else 3
+        axes.plot(depth, shares, color=colour, linewidth=1.3, marker=marker, markersize=size, label=name)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x" if value >= 1 else f"1/{1 / value:g}")
+    axes.set_xlabel("depth: the layer's place between the first (0) and the last (100), %")
+    axes.set_ylabel("share of the layer's weights kept,\nas a multiple of the whole network's")
+    axes.set_title(title, fontsize=11)
+    axes.grid(color="#d5dae0", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _bare(axes)
     _save(figure, path)

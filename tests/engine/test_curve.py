@@ -4,47 +4,17 @@ import csv
 import json
 
 import pytest
+from finished import finished_run
 
-from detect_prune.engine.curve import record_of, write_curve
+from detect_prune.engine.curve import BEST, TIE, beside_longer, compare, record_of, write_curve
 from detect_prune.errors import DetectPruneError
-
-
-def finished_run(folder, method="admm", ratio=0.9, seed=0, rows=(0.9, 0.5, 0.6, 0.8)):
-    names = ("dense", "cut", "cut + batch norm re-estimated", "retrained") if len(rows) == 4 else ("dense", "longer")
-    kept = 1000 if ratio is None else round(1000 * (1 - ratio))
-    folder.mkdir(parents=True)
-    stages = [{"name": name, "metrics": {"top-1": top}, "kept": kept, "total": 1000} for name, top in zip(names, rows)]
-    metrics = {
-        "settings": {
-            "data": {"network": "net", "data": "set"},
-            "method": method,
-            "ratio": ratio,
-            "importance": "lamp",
-            "budget": "ratio",
-            "pattern": None,
-            "gradual": False,
-            "floor": 0.05,
-            "include": [],
-            "exclude": ["a.*", "b"],
-            "seed": seed,
-        },
-        "recipe": {"dense": {"epochs": 5}, "admm": {"epochs": 3}, "retrain": {"epochs": 2}},
-        "stages": stages,
-        "layers": [{"layer": "a", "kept": kept, "total": 1000}],
-        "seconds": 1.5,
-        "precision": "float32",
-        "date": "2000-01-01",
-        "command": "prune",
-        "machine": {"cores": 2},
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return folder
 
 
 def test_a_record_has_what_was_asked_and_what_came_out(tmp_path):
     record = record_of(finished_run(tmp_path / "a"))
     wanted = {"method": "admm", "ratio": 0.9, "seed": 0, "n_kept": 100, "n_total": 1000, "epochs": 5}
-    wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "layers": {"a": 0.1}, "exclude": "a.* b"}
+    wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "exclude": "a.* b"}
+    wanted |= {"layers": {"a": [100, 1000]}}
     assert wanted.items() <= record.items()
 
 
@@ -65,15 +35,87 @@ def test_the_table_has_medians_and_spread_and_the_csv_every_run(tmp_path):
     records.append(record_of(finished_run(tmp_path / "longer", "dense-longer", None, 1, rows=(0.9, 0.95))))
     lines = write_curve(records, tmp_path).markdown().splitlines()
     admm = next(line for line in lines if line.startswith("| admm"))
-    assert "81.00 %" in admm and "10.00 %" in admm and "90.00 %" in admm  # median, spread, dense
+    assert "81.00 %" in admm and "80.00 % .. 90.00 %" in admm
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert [row["accuracy"] for row in rows] == ["0.8", "0.9", "0.81", "0.95"]
     # Only for the seed that was trained for longer is there such a figure.
     assert [row["dense_longer_accuracy"] for row in rows] == ["", "0.95", "", "0.95"]
-    assert json.loads((tmp_path / "sweep.json").read_text())[1]["layers"] == {"a": 0.1}
+    assert json.loads((tmp_path / "sweep.json").read_text())[1]["layers"] == {"a": [100, 1000]}
     for name in ("accuracy", "kept_per_layer"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert b"<svg" in (tmp_path / f"{name}.svg").read_bytes()[:2000]
+
+
+def record(method="admm", seed=0, accuracy=0.9, ratio=0.9, **more):
+    settings = {"importance": "lamp", "pattern": None, "gradual": False, "floor": 0.05, "include": "", "exclude": ""}
+    facts = {"method": method, "seed": seed, "ratio": ratio, "epochs": 5, "n_kept": 100, "n_total": 1000}
+    return settings | facts | {"accuracy": accuracy, "dense_accuracy": 0.95} | more
+
+
+def cells(records):
+    """method -> column -> cell, of a table whose methods all have one row."""
+    table = compare(records)
+    return {row[0]: dict(zip(table.columns, row)) for row in table.rows}
+
+
+@pytest.mark.parametrize(
+    ("admm", "gradual", "marks"),
+    [
+        ((0.90, 0.91, 0.92), (0.87, 0.88, 0.885), (BEST, "")),
+        ((0.90, 0.91, 0.92), (0.87, 0.89, 0.92), (TIE, TIE)),
+        ((0.90, 0.92), (0.89, 0.89), (TIE, TIE)),  # as far apart as the seeds are, but for rounding
+        ((0.90, 0.90), (0.90, 0.90), (TIE, TIE)),
+        ((0.91, 0.90), (0.99,), ("", "")),  # of one seed nobody knows the spread
+    ],
+)
+def test_a_difference_inside_the_spread_is_a_tie(admm, gradual, marks):
+    records = [record("admm", seed, value) for seed, value in enumerate(admm)]
+    records += [record("gradual", seed, value) for seed, value in enumerate(gradual)]
+    found = cells(records)
+    assert (found["admm"]["of its ratio"], found["gradual"]["of its ratio"]) == marks
+    assert found["dense"]["of its ratio"] == ""
+
+
+def test_the_best_is_sought_among_those_of_one_ratio():
+    records = [record("admm", seed, 0.9, ratio=0.8) for seed in (0, 1)] + [record("lamp", seed, 0.5) for seed in (0, 1)]
+    assert {row["of its ratio"] for row in cells(records).values()} == {""}
+
+
+def test_the_loss_is_against_the_better_dense_network_of_the_same_seed():
+    records = [
+        record("dense-longer", 0, 0.97, None),
+        record("dense-longer", 1, 0.94, None),
+        record("dense-longer", 2, 0.99, None, epochs=50),  # another length, so not the one for seed 2
+        *(record(seed=seed, accuracy=0.90 + seed / 1000) for seed in range(3)),
+    ]
+    assert cells(beside_longer(records))["admm"]["loss"] == "4.90"  # of 7.00 (longer), 4.90 and 4.80 (dense)
+
+
+def test_methods_stand_in_their_order_and_the_dense_networks_first():
+    names = ["magnitude", "lamp", "gradual", "admm-layerwise", "admm", "dense-longer"]
+    table = compare([record(name, ratio=None if name == "dense-longer" else 0.9) for name in names])
+    assert [row[0] for row in table.rows] == ["dense", *reversed(names)]
+    assert table.rows[0][1:4] == ["-", "1,000", "95.00 %"]
+    measured = record("dense", accuracy=0.5, ratio=None)
+    assert cells([record(), measured])["dense"]["accuracy"] == "50.00 %", "a run of its own is not made up"
+
+
+def test_settings_that_differ_within_a_method_are_columns():
+    records = [
+        record(importance=name, accuracy=value) for name, value in (("lamp", 0.9), ("raw", 0.8), ("fisher", 0.7))
+    ]
+    records += [record("magnitude", importance="raw", epochs=5), record(importance="lamp", accuracy=0.92, seed=1)]
+    table = compare(records)
+    assert table.columns[:3] == ["method", "importance", "removed"]
+    rows = [(row[0], row[1], row[4]) for row in table.rows]
+    assert rows == [
+        ("dense", "-", "95.00 %"),
+        ("admm", "fisher", "70.00 %"),
+        ("admm", "lamp", "91.00 %"),
+        ("admm", "raw", "80.00 %"),
+        ("magnitude", "raw", "90.00 %"),
+    ]
+    assert "importance" not in compare([record(), record("magnitude", importance="raw")]).columns
 
 
 def test_a_curve_of_nothing(tmp_path):

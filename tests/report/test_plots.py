@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detect_prune.report.plots import history, kept_per_layer
+from detect_prune.report.plots import history, kept_over_depth, kept_per_layer
 
 
 @pytest.mark.parametrize("layers", [1, 4, 110])
@@ -51,9 +51,16 @@ def test_history_with_a_single_record_and_a_zero_residual(tmp_path):
     assert cv2.imread(str(tmp_path / "one.png")) is not None
 
 
+def test_networks_of_any_depth_share_a_plot(tmp_path):
+    kept_over_depth({"one layer": [1.0], "three": [4.0, 1.0, 0.25]}, tmp_path / "depth.png", "Kept")
+    assert cv2.imread(str(tmp_path / "depth.png")).shape[1] > 800
+
+
 def test_nothing_to_plot_is_refused(tmp_path):
     with pytest.raises(ValueError):
         history([{"step": 1, "phase": "dense", "lr": 0.1}], tmp_path / "no.png")
     with pytest.raises(ValueError):
         kept_per_layer({}, tmp_path / "no.png", "")
+    with pytest.raises(ValueError):
+        kept_over_depth({}, tmp_path / "no.png", "")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,80 @@
+"""LeNet-5 with more convolutions, each pruned at the same ratio: which layers lose their weights as layers are added?
+
+    python benchmarks/deeper_lenet.py --data-root DIR
+    python benchmarks/layer_shares.py --family lenet5 runs/deeper_lenet/*
+
+Finished runs are not run again, and one that was stopped goes on.
+"""
+
+import argparse
+from collections import OrderedDict
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from recording import circumstances
+from torch import nn
+
+from detect_prune import classification_task, prune
+from detect_prune.classification import ARCHITECTURES
+from detect_prune.cli.common import positive, removal_ratio
+from detect_prune.engine.curve import METRICS
+from detect_prune.engine.run import LAST, Stopped
+from detect_prune.tasks.recipes import classification_recipe
+
+
+def deeper_lenet(extra: int, classes: int = 10) -> nn.Sequential:
+    """Caffe's LeNet-5 with `extra` 3x3 convolutions of 50 channels after the second pool; with none it is LeNet-5.
+
+    A ReLU follows each of them. Without one they would be linear maps before fc1, another linear map: the network would
+    be no deeper than before, and their weights could be folded into fc1's.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(1, 20, 5), pool1=nn.MaxPool2d(2), conv2=nn.Conv2d(20, 50, 5), pool2=nn.MaxPool2d(2)
+    )
+    for number in range(3, 3 + extra):
+        layers |= {f"conv{number}": nn.Conv2d(50, 50, 3, padding=1), f"relu{number}": nn.ReLU()}
+    layers |= {"flatten": nn.Flatten(), "fc1": nn.Linear(50 * 4 * 4, 500), "relu": nn.ReLU()}
+    layers["fc2"] = nn.Linear(500, classes)
+    return nn.Sequential(layers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", help="folder that holds MNIST")
+    parser.add_argument("--ratio", type=removal_ratio, default=0.99)
+    parser.add_argument("--most", type=int, default=4, help="so many convolutions are added at most (default 4)")
+    parser.add_argument("--seed", type=int, default=0)
+    for phase in ("dense", "admm", "retrain"):
+        parser.add_argument(f"--{phase}-epochs", type=positive(int), help="instead of the recipe's")
+    parser.add_argument("--project", type=Path, default=Path("runs/deeper_lenet"), help="where the runs are kept")
+    args = parser.parse_args()
+    epochs = {phase: getattr(args, f"{phase}_epochs") for phase in ("dense", "admm", "retrain")}
+    recipe = classification_recipe("lenet5").with_options(
+        **{phase: {"epochs": number} for phase, number in epochs.items() if number is not None}
+    )
+    for extra in range(args.most + 1):
+        name = f"lenet5+{extra}"
+        folder = args.project / f"{name}-{args.ratio}-s{args.seed}"
+        if (folder / METRICS).exists():
+            continue
+        ARCHITECTURES[name] = replace(ARCHITECTURES["lenet5"], name=name, build=partial(deeper_lenet, extra))
+        task = classification_task(name, data="mnist", data_root=args.data_root, seed=args.seed)
+        try:
+            prune(
+                task.model,
+                ratio=args.ratio,
+                task=task,
+                folder=folder,
+                recipe=recipe,
+                train_dense=True,
+                resume=(folder / LAST).exists(),
+                seed=args.seed,
+                command=circumstances()["command"],
+            )
+        except Stopped as stopped:
+            raise SystemExit(f"{stopped}; the same command goes on") from None
+
+
+if __name__ == "__main__":
+    main()
