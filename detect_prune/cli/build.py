@@ -10,6 +10,7 @@ from typing import Any
 from detect_prune.cli.common import MODELS, choose_device, default_workers, fresh_folder, resume_plan, save_plan
 from detect_prune.datasets import data_available
 from detect_prune.datasets.descriptor import read_names
+from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
@@ -30,7 +31,7 @@ class Job:
     """Plain lines: what is run on what."""
 
 
-def build_job(args: argparse.Namespace) -> Job:
+def build_job(args: argparse.Namespace, world: World = ALONE) -> Job:
     """The job that --cfg or --model asks for. Choices made here are written into `args`, and so into the run's plan.
 
     Raises:
@@ -45,7 +46,7 @@ def build_job(args: argparse.Namespace) -> Job:
     if args.resume is None:
         args.seed = args.seed or 0
         look_up(args)
-    task = _task(args)
+    task = _task(args, world)
     _override(task, args)
     shown = ", ".join(f"{name} {value}" for name, value in task.settings().items())
     if args.pretrained is not None:
@@ -70,16 +71,17 @@ def look_up(args: argparse.Namespace) -> None:
         args.weights = str(usual) if usual.is_file() else None
 
 
-def _task(args: argparse.Namespace) -> Task:
+def _task(args: argparse.Namespace, world: World) -> Task:
     shared = {
         "data": args.data,
         "data_root": args.data_root,
         "seed": args.seed,
-        "device": choose_device(args.device),
+        "device": choose_device(args.device, world),
+        "world": world,
     }
     if args.cfg is None:
         return classification_task(args.model, args.weights, batch=args.batch or 256, **shared)
-    workers = default_workers() if args.workers is None else args.workers
+    workers = default_workers(world.local_size) if args.workers is None else args.workers
     return detection_task(
         args.cfg,
         args.weights,
@@ -118,6 +120,7 @@ def begin(
     made: argparse.ArgumentParser,
     command: str,
     project: Path,
+    world: World,
     name: Callable[[Task], str],
     check: Callable[[Task], None] = lambda task: None,
 ) -> Begun:
@@ -129,6 +132,7 @@ def begin(
         made: the command's parser.
         command: prune or train.
         project: where runs are kept unless --project says otherwise.
+        world: the processes that begin it together.
         name: of the run's folder, unless --name is given.
         check: raises where a new run could only fail, before anything is written.
 
@@ -138,12 +142,13 @@ def begin(
     project = Path(args.project or project)
     resuming = args.resume is not None
     if resuming:
-        folder, argv = resume_plan(command, made, args, project)
-    job = build_job(args)
+        folder, argv, options = world.once(lambda: (*resume_plan(command, made, args, project), vars(args)))
+        vars(args).update(options)
+    job = world.main_first(lambda: build_job(args, world))
     if not resuming:
         check(job.task)
-        folder = fresh_folder(project, args.name or name(job.task), job.sample)
-        save_plan(folder, command, args, argv)
+        folder = world.once(lambda: fresh_folder(project, args.name or name(job.task), job.sample))
+        world.once(lambda: save_plan(folder, command, args, argv))
     arguments = {
         "task": job.task,
         "folder": folder,

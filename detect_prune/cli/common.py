@@ -11,11 +11,15 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json
+
+if TYPE_CHECKING:
+    from detect_prune.engine.distributed import World
 
 PLAN = "plan.json"
 MAY_CHANGE = {"device", "workers", "save_every", "resume"}
@@ -29,9 +33,25 @@ LARGEST_SEED = 2**63 - 1
 def run_command(
     main: Callable[[argparse.Namespace, list[str]], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> int:
-    """Parses, runs `main` with the options and the words that gave them, and returns an exit status.
+    """As `run_together`, for a command that works in one process: under torchrun it says so and ends."""
 
-    What a user can cause becomes one sentence on standard error.
+    def alone(args: argparse.Namespace, words: list[str], world: "World") -> None:
+        if world.size > 1:
+            raise DetectPruneError(f"{parser.prog} works in one process, and torchrun has started {world.size} of it")
+        main(args, words)
+
+    return run_together(alone, parser, argv)
+
+
+def run_together(
+    main: Callable[[argparse.Namespace, list[str], "World"], None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+) -> int:
+    """Parses, runs `main` with the options, the words that gave them and the world of processes that run it, and
+    returns an exit status.
+
+    What a user can cause becomes one sentence on standard error, however many processes there are.
 
     Returns:
         0; 2 for an error of the input; 130 for a run that was asked to stop and has saved itself; 141 where the reader
@@ -41,21 +61,26 @@ def run_command(
     args = parser.parse_args(argv)
     keep_freed_memory()
     warnings.showwarning = _show_warning
+    complain = partial(print, file=sys.stderr, flush=True)
     try:
         # Imported here: it takes seconds, and --help should not.
+        from detect_prune.engine.distributed import World
         from detect_prune.engine.run import Stopped
 
+        world = World.from_environment()
+        complain = world.complain
         try:
-            main(args, argv)
-            sys.stdout.flush()
+            with world:
+                main(args, argv, world)
+                sys.stdout.flush()
         except Stopped as stopped:
-            print(f"\n{stopped}\ngo on with: {parser.prog} --resume {stopped.folder}", file=sys.stderr)
+            complain(f"\n{stopped}\ngo on with: {parser.prog} --resume {stopped.folder}")
             return 130
     except DetectPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        complain("\nstopped")
         return 130
     except BrokenPipeError:
         # Whoever read the output (`| head`) wants no more of it. Python would complain once more at its exit.
@@ -196,16 +221,25 @@ def add_folder_options(parser: argparse.ArgumentParser, project: str) -> None:
     )
 
 
-def choose_device(name: str | None) -> str:
-    """The device that was asked for, or the GPU if there is one.
+def choose_device(name: str | None, world: "World | None" = None) -> str:
+    """The device that was asked for, or the GPU if there is one; of several processes each has its own.
 
     Raises:
-        DetectPruneError: there is no such device here.
+        DetectPruneError: there is no such device here, or not one for each process.
     """
     import torch
 
+    from detect_prune.engine.distributed import ALONE
+
+    world = world or ALONE
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return world.device()
+    if world.size > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise DetectPruneError(
+                f"{world.size} processes can't share {name}; give --device cuda, one for each, or cpu"
+            )
+        name = world.device() if torch.cuda.is_available() else name
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -213,10 +247,10 @@ def choose_device(name: str | None) -> str:
     return name
 
 
-def default_workers() -> int:
-    """Enough to keep ahead of a training step, few enough to leave the processor to it."""
+def default_workers(processes: int = 1) -> int:
+    """Enough for each process to keep ahead of a training step, few enough to leave the processor to it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // 2))
+    return min(8, max(1, cores // 2 // processes))
 
 
 def fresh_folder(project: str | Path, name: str, sample: bool) -> Path:

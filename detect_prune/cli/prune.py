@@ -4,10 +4,13 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detect_prune.cli import common
 from detect_prune.errors import DetectPruneError
+
+if TYPE_CHECKING:
+    from detect_prune.engine.distributed import World
 
 PROJECT = Path("runs/prune")
 IMPORTANCES = ("raw", "normalised", "lamp", "fisher", "fisher-layer")
@@ -75,10 +78,10 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
     made = parser(prog)
-    return common.run_command(lambda args, words: _prune(args, words, made), made, argv)
+    return common.run_together(lambda args, words, world: _prune(args, words, made, world), made, argv)
 
 
-def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
+def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import check, prune
@@ -91,6 +94,7 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         made,
         "prune",
         PROJECT,
+        world,
         name=lambda task: _run_name(task.name, args),
         check=lambda task: check(task, ratio=args.ratio, **chosen_options(args)),
     )

@@ -3,8 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detect_prune.cli import common
+
+if TYPE_CHECKING:
+    from detect_prune.engine.distributed import World
 
 PROJECT = Path("runs/train")
 
@@ -30,16 +34,16 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
     made = parser(prog)
-    return common.run_command(lambda args, words: _train(args, words, made), made, argv)
+    return common.run_together(lambda args, words, world: _train(args, words, made, world), made, argv)
 
 
-def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
+def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import train
     from detect_prune.pruning import Masks
 
-    begun = begin(args, argv, made, "train", PROJECT, lambda task: task.name)
+    begun = begin(args, argv, made, "train", PROJECT, world, lambda task: task.name)
     job = begun.job
     print(f"{job.says}\neverything is kept in {begun.folder}", flush=True)
     masks = Masks.from_nonzero(job.task.model)

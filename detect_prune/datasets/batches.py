@@ -25,6 +25,7 @@ from detect_prune.datasets.augment import Augmentation, Sample, albumentations_t
 from detect_prune.datasets.detection_set import DetectionSet
 from detect_prune.datasets.letterbox import Placement, fit
 from detect_prune.datasets.picture import CorruptPicture, read_picture
+from detect_prune.datasets.share import WHOLE, Share
 from detect_prune.structures import Truth
 
 CACHE_BYTES = 300_000_000
@@ -145,6 +146,7 @@ def train_batches(
     workers: int = 0,
     augment: Augmentation | bool = True,
     letterbox: bool = False,
+    share: Share = WHOLE,
 ) -> Batches:
     """The batches of one epoch, in an order drawn from (seed, epoch), each picture changed by (seed, epoch, its index).
 
@@ -154,11 +156,13 @@ def train_batches(
         start: number of the first batch, to go on in the middle of an epoch.
         workers: processes; 0 does the work in this one. The batches are the same.
         augment: True for the defaults, False for pictures as they are.
+        share: the part of each batch that is made: together the parts have the pictures of the whole batch.
     """
     augmentation = Augmentation() if augment is True else augment or None
     order = np.random.default_rng([seed, epoch]).permutation(len(dataset))
     whole = max(batch, len(order) // batch * batch)
-    maker = _BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation=augmentation, key=(seed, epoch))
+    key = (seed, epoch)
+    maker = _BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation=augmentation, key=key, share=share)
     return _TrainBatches(maker, start, workers)
 
 
@@ -205,11 +209,12 @@ class _BatchMaker(Dataset):
         truncate: bool = False,
         augmentation: Augmentation | None = None,
         key: tuple[int, int] | None = None,
+        share: Share = WHOLE,
     ):
         """`key` is (seed, epoch) in training, None in scoring."""
         self.dataset, self.order, self.size, self.batch, self.letterbox = dataset, order, size, batch, letterbox
         self.fit: Callable = partial(fit, size=size, letterbox=letterbox, resize=resize, truncate=truncate)
-        self.augmentation, self.key = augmentation, key
+        self.augmentation, self.key, self.share = augmentation, key, share
         self.cached = key is not None and dataset.decoded_bytes <= CACHE_BYTES
 
     def __len__(self) -> int:
@@ -227,7 +232,8 @@ class _BatchMaker(Dataset):
     def make(self, number: int, wanted: Callable[[], bool] = lambda: True) -> Batch:
         """The batch of that number; of no use where `wanted`, asked before each picture, has come to say no."""
         pictures, targets, indices, placements, skipped = [], [], [], [], []
-        for index in self.order[number * self.batch : (number + 1) * self.batch].tolist():
+        whole = self.order[number * self.batch : (number + 1) * self.batch]
+        for index in whole[self.share.part(len(whole))].tolist():
             if not wanted():
                 break
             try:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from detect_prune.datasets.cifar import CIFAR10_CLASSES, read_cifar10
 from detect_prune.datasets.class_folders import is_class_folder_set, read_class_folders
 from detect_prune.datasets.mnist import read_mnist
+from detect_prune.datasets.share import WHOLE, Share
 from detect_prune.errors import DetectPruneError
 
 DEFAULT_ROOT = Path("datasets")
@@ -75,17 +76,19 @@ def load_classification(
     return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), warnings)
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, wanted: slice = slice(None)) -> Tensor:
     """CIFAR's usual augmentation: padded with zeros, cropped at random to the old size, mirrored in half of the cases.
 
     Args:
         images: (B, C, H, W) uint8 on the CPU.
         generator: where the draws come from.
+        wanted: which of the pictures are returned; what is drawn for each does not depend on it.
     """
     count, _, height, width = images.shape
-    padded = functional.pad(images, (padding,) * 4)
-    top, left = (torch.randint(2 * padding + 1, (count, 1), generator=generator) for _ in range(2))
-    flip = torch.rand(count, 1, generator=generator) < 0.5
+    top, left = (torch.randint(2 * padding + 1, (count, 1), generator=generator)[wanted] for _ in range(2))
+    flip = torch.rand(count, 1, generator=generator)[wanted] < 0.5
+    count = len(flip)
+    padded = functional.pad(images[wanted], (padding,) * 4)
     rows = top + torch.arange(height)  # (B, H)
     columns = torch.arange(width).expand(count, width)
     columns = left + torch.where(flip, width - 1 - columns, columns)  # (B, W)
@@ -95,12 +98,19 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) 
 
 
 def classification_batches(
-    split: LabelledPictures, batch: int, seed: int, epoch: int, start: int = 0, augment: bool = False
+    split: LabelledPictures,
+    batch: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    augment: bool = False,
+    share: Share = WHOLE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch in an order drawn from (seed, epoch), from batch `start` on; the last may be smaller.
 
     Args:
         augment: `crop_and_flip`, drawn from (seed, epoch, number of the batch).
+        share: the part of each batch that is wanted; it may be empty where the last batch is small.
 
     Yields:
         Images (B, C, H, W) uint8 and labels (B,) int64.
@@ -108,10 +118,12 @@ def classification_batches(
     order = torch.randperm(len(split), generator=_generator(seed, epoch))
     for number in range(start, -(-len(order) // batch)):
         chosen = order[number * batch : (number + 1) * batch]
-        images = split.images[chosen]
+        part = share.part(len(chosen))
         if augment:
-            images = crop_and_flip(images, _generator(seed, epoch, number))
-        yield images, split.labels[chosen]
+            images = crop_and_flip(split.images[chosen], _generator(seed, epoch, number), wanted=part)
+        else:
+            images = split.images[chosen[part]]
+        yield images, split.labels[chosen[part]]
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -121,6 +121,8 @@ def prune(
             settings other than those of the run that is resumed, or no picture can be read.
         Stopped: Ctrl-C or a kill; the run has saved itself.
         NotFinite: the loss became NaN, or ADMM diverged.
+
+    Under torchrun all processes call it with the same arguments and the task's world; see `engine/distributed.py`.
     """
     recipe = (recipe or task.recipe).for_set(task.steps_per_epoch)
     task.model = model
@@ -159,15 +161,14 @@ def prune(
             run.once("cut", lambda: _cut_at_once(run, constraint, importance, layers))
         if chosen.prunes != "never":
             run.once("score cut", lambda: score(run, "cut"))
-            run.once("batch norm", lambda: reestimate(model, task.inputs()))
+            run.once("batch norm", lambda: _reestimate(run))
             run.once("score batch norm", lambda: score(run, "cut + batch norm re-estimated"))
 
         if "retrain" in phases:
             run.once("retrain", lambda: run.train("retrain", phases["retrain"], keep_best=True))
         name, stem = _delivers(chosen)
         run.once("score retrained", lambda: score_files(run, name, stem))
-        text = publish(run, identity)
-    return Result(run.folder, task.load(run.folder, stem), run.stages, text)
+        return _result(run, identity, stem)
 
 
 def train(
@@ -212,8 +213,7 @@ def train(
         run.plan({"dense": recipe.dense})
         run.once("dense", lambda: run.train("dense", recipe.dense, keep_best=True))
         run.once("score trained", lambda: score_files(run, "trained", TRAINED))
-        text = publish(run, identity)
-    return Result(run.folder, task.load(run.folder, TRAINED), run.stages, text)
+        return _result(run, identity, TRAINED)
 
 
 def check(
@@ -325,6 +325,17 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
     _cut(run, pruner.cut())
 
 
+def _reestimate(run: Run) -> None:
+    run.world.once(lambda: reestimate(run.model, run.task.inputs()))
+    run.world.share(run.model)
+
+
+def _result(run: Run, settings: dict[str, Any], stem: str) -> Result:
+    problems = [sentence for each in run.world.collect(run.task.problems()) for sentence in each]
+    stages, text = run.world.once(lambda: (run.stages, publish(run, settings, problems)))
+    return Result(run.folder, run.task.load(run.folder, stem), stages, text)
+
+
 def _cut_at_once(run: Run, constraint: Constraint, importance: str, layers: Mapping[str, Any]) -> None:
     try:
         masks = magnitude_masks(run.model, constraint=constraint, importance=importance, **layers)
@@ -336,6 +347,8 @@ def _cut_at_once(run: Run, constraint: Constraint, importance: str, layers: Mapp
 def _cut(run: Run, masks: Masks) -> None:
     masks.apply()
     run.masks = masks
+    run.world.require_same([masks[name] for name in masks], "the weights that stay")
+    run.world.require_same(run.model.state_dict().values(), "the weights")
     total = masks.n_total
     if masks.bound:
         print(f"the floor kept {', '.join(masks.bound)} from losing more", flush=True)

@@ -1,5 +1,6 @@
 """What a finished run leaves for people: the table, the page, the plots, and metrics.json for programs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -13,8 +14,13 @@ from detect_prune.report.progress import duration
 from detect_prune.report.summary import Stage, closing_table, layer_table, verdict
 
 
-def publish(run: Run, settings: dict[str, Any]) -> str:
-    """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text to print."""
+def publish(run: Run, settings: dict[str, Any], problems: Sequence[str]) -> str:
+    """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text to print.
+
+    Args:
+        settings: what was asked for.
+        problems: sentences about the data, of all processes.
+    """
     stages = [
         Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages
     ]
@@ -24,7 +30,7 @@ def publish(run: Run, settings: dict[str, Any]) -> str:
     layers = layer_table(kept)
     pruned = run.masks is not None and len(stages) > 1
     sentence = verdict(stages[0], stages[-1], run.delivered) if pruned else ""
-    notes = list(dict.fromkeys(run.task.problems() + [note for row in run.stages for note in row["notes"]]))
+    notes = list(dict.fromkeys([*problems, *(note for row in run.stages for note in row["notes"])]))
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")

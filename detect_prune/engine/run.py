@@ -1,5 +1,6 @@
 """One run and its folder: stages that are done once, checkpoints, the log that a person watches."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -46,8 +47,10 @@ class Run:
     in the middle. `last.pt` is written after each stage, and while training every `save_every` seconds and when a
     stop is asked for.
 
+    In a world of several processes each has its Run and goes through the stages; that of process 0 keeps the folder.
+
     Args:
-        task: what is trained.
+        task: what is trained, and in which world.
         folder: where everything is kept.
         recipe: how it is trained.
         identity: plain values that must be the same when the run is resumed (the ratio, for example).
@@ -78,6 +81,7 @@ class Run:
         command: str = "",
     ):
         self.task, self.folder, self.recipe, self.save_every = task, Path(folder), recipe, save_every
+        self.world = task.world
         self.identity = {"recipe": recipe.as_dict(), **identity}
         self.model: nn.Module = task.model
         self.masks: Masks | None = None
@@ -90,48 +94,49 @@ class Run:
         self.global_step = 0
         self.seconds = 0.0
         self.include, self.exclude = include, exclude
-        self.command, self.machine = command, describe_machine(task.device)
+        self.command = command
+        self.machine = describe_machine(task.device) | {"processes": self.world.size}
         self.finished: dict[str, Any] | None = None
         """When the run ended, and how long it took: set once, so that resuming a finished run changes nothing."""
         self.timings: dict[str, float] = {}
-        self.stop = StopSignal()
+        self.stop = StopSignal(follows=not self.world.main)
         self.timeline = Timeline([])
         self._unfinished: dict[str, Any] | None = None
         self._started = self._saved = time.monotonic()
         torch.manual_seed(seed)
-        if resume and not self.folder.is_dir():
-            raise DetectPruneError("no such folder; that of a run to resume was expected", file=self.folder)
-        self._lock = lock_folder(self.folder)
-        restored = resume and (self.folder / LAST).exists()
-        purge_step = None
+        self._kept = contextlib.ExitStack()
+        """What is held open in the folder: nothing but in process 0."""
+        restored = self.world.once(lambda: self._open_folder(resume))
+        # Killed before its first checkpoint: what it may have logged until then happens again.
+        purge_step = 0 if resume else None
         if restored:
             self._restore(load_checkpoint(self.folder / LAST))
             purge_step = self.global_step + 1
         else:
-            if resume:
-                # Killed before its first checkpoint: what it may have logged until then happens again.
-                print(f"{self.folder} holds no checkpoint yet: the run begins again", flush=True)
-                purge_step = 0
-            elif (self.folder / LAST).exists():
-                raise DetectPruneError(
-                    "this folder already holds a run; choose another --name, or give --resume to go on with it",
-                    file=self.folder,
-                )
-            self._require_space()
             self.precision = precision
             if precision is None:
-                self.precision, self.timings = choose_precision(task)
+                # All of them time it, because they will run side by side; process 0 decides.
+                found = choose_precision(task)
+                self.precision, self.timings = self.world.once(lambda: found)
         self.precision.prepare(self.model)
-        self.writer = EventWriter(self.folder, purge_step=purge_step)
+        self.world.share(self.model)
+        self.world.vary_randomness()
+        for remark in self.world.remarks(self.model):
+            print(remark, flush=True)
+        if self.world.main:
+            self.writer = EventWriter(self.folder, purge_step=purge_step)
+            self._kept.callback(self.writer.close)
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._kept.close()
+        if kind is Stopped:
+            # torchrun kills all processes when the first one leaves: not before process 0 has saved.
+            self.world.gather(0)
         self.stop.__exit__(kind, error, trace)
-        self.writer.close()
-        self._lock.close()
         if kind is KeyboardInterrupt and (self.folder / LAST).exists():
             raise Stopped(self.folder) from None
 
@@ -155,8 +160,13 @@ class Run:
             self.done.append(stage)
             self._unfinished = None
             self.save()
-        if self.stop.requested:
+            stopping = self._stop_is_requested()
+        if stopping:
             raise Stopped(self.folder)
+
+    def _stop_is_requested(self) -> bool:
+        """Whether any process was asked to stop: all of them get the same answer."""
+        return any(self.world.gather(self.stop.requested))
 
     def finish(self) -> dict[str, Any]:
         """When the run ended and how many seconds of work it took; the same however often a finished run is resumed."""
@@ -189,20 +199,24 @@ class Run:
         evaluate_every = math.ceil(phase.epochs / EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
         record_every = max(1, trainer.total // RECORDS_PER_PHASE)
         self.timeline.begin(name, trainer.step)
-        with self.stop.guard(), Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress:
+        with (
+            self.stop.guard(),
+            self.world.synchronised(self.model),
+            Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress,
+        ):
             for report in trainer.steps():
                 self.global_step += 1
                 last = report.update or last
                 self._log(name, report, record=report.step % record_every == 0)
                 progress.step(**self._live(report, last))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
-                    progress.write(
-                        f"{name}, epoch {report.epoch + 1}: {self._evaluate_on_the_way(name, trainer, keep_best)}"
-                    )
-                if self.stop.requested or time.monotonic() - self._saved > self.save_every:
+                    metrics = self.world.once(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
+                    progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
+                stopping = self._stop_is_requested()
+                if stopping or time.monotonic() - self._saved > self.save_every:
                     state = pruner.state_dict() if pruner is not None else None
                     self.save({"trainer": trainer.state_dict(), "pruner": state})
-                if self.stop.requested:
+                if stopping:
                     raise Stopped(self.folder)
         trainer.finish()
         return last
@@ -230,6 +244,8 @@ class Run:
     # ---- the log ------------------------------------------------------------------------------------------------
 
     def _log(self, name: str, report: StepReport, record: bool) -> None:
+        if not self.world.main:
+            return
         parts = {f"loss {part}": value for part, value in report.parts.items()}
         values = {"loss": report.loss, **parts, "lr": report.lr}
         per_layer: dict[str, float] = {}
@@ -264,8 +280,14 @@ class Run:
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def save(self, unfinished: dict[str, Any] | None = None) -> None:
-        """Writes `last.pt`; `unfinished` is the state of a phase in its middle."""
-        state = {
+        """Writes `last.pt`; `unfinished` is the state of a phase in its middle. Process 0 does it for all, which hold
+        the same."""
+        if self.world.main:
+            save_checkpoint(self.folder / LAST, self._state(unfinished))
+        self._saved = time.monotonic()
+
+    def _state(self, unfinished: dict[str, Any] | None) -> dict[str, Any]:
+        return {
             "identity": self.identity,
             "model": self.model.state_dict(),
             "masks": self.masks.state_dict() if self.masks is not None else None,
@@ -285,8 +307,23 @@ class Run:
             "finished": self.finished,
             "unfinished": unfinished,
         }
-        save_checkpoint(self.folder / LAST, state)
-        self._saved = time.monotonic()
+
+    def _open_folder(self, resume: bool) -> bool:
+        """Takes possession of the folder; returns whether it holds a checkpoint to go on from."""
+        if resume and not self.folder.is_dir():
+            raise DetectPruneError("no such folder; that of a run to resume was expected", file=self.folder)
+        self._kept.enter_context(lock_folder(self.folder))
+        saved = (self.folder / LAST).exists()
+        if saved and not resume:
+            raise DetectPruneError(
+                "this folder already holds a run; choose another --name, or give --resume to go on with it",
+                file=self.folder,
+            )
+        if resume and not saved:
+            print(f"{self.folder} holds no checkpoint yet: the run begins again", flush=True)
+        if not saved:
+            self._require_space()
+        return saved
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["identity"] != self.identity:

@@ -17,6 +17,10 @@ DENSE, PRUNED, TRAINED = "dense", "pruned", "trained"
 
 def score(run: Run, stage: str, keep_as: str | None = None) -> None:
     """Evaluates the model as it stands and measures the files that it would be stored in."""
+    run.world.once(lambda: _score(run, stage, keep_as))
+
+
+def _score(run: Run, stage: str, keep_as: str | None) -> None:
     metrics = run.task.evaluate(run.model)
     with tempfile.TemporaryDirectory(dir=run.folder) as scratch:
         folder = run.folder if keep_as else Path(scratch)
@@ -28,6 +32,10 @@ def score(run: Run, stage: str, keep_as: str | None = None) -> None:
 
 def score_files(run: Run, stage: str, stem: str) -> None:
     """The last weights, written, read back, and only then evaluated: the figure belongs to the file."""
+    run.world.once(lambda: _score_files(run, stage, stem))
+
+
+def _score_files(run: Run, stage: str, stem: str) -> None:
     weights_file = run.task.save(run.model, run.folder, stem)[-1]
     run.delivered = weights_file.name
     delivered = run.task.load(run.folder, stem)

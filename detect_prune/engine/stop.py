@@ -14,11 +14,14 @@ class StopSignal:
     finished first, which can take minutes. Outside guarded stretches, and at the second signal, KeyboardInterrupt is
     raised at once, and what is left is the last checkpoint. Signals belong to the main thread; in any other, nothing
     is installed.
+
+    Args:
+        follows: every stretch is guarded, since another process decides when this one leaves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, follows: bool = False) -> None:
         self.requested = False
-        self._guarded = False
+        self._follows = self._guarded = follows
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -34,7 +37,7 @@ class StopSignal:
         try:
             yield
         finally:
-            self._guarded = False
+            self._guarded = self._follows
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():

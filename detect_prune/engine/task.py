@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detect_prune.engine.distributed import World
 from detect_prune.errors import DetectPruneError
 
 
@@ -104,6 +105,8 @@ class Task(Protocol):
     """Names the run's folder: the network's name."""
     model: nn.Module
     device: torch.device
+    world: World
+    """The processes that share the work; `engine.distributed.ALONE` where it is one."""
     notes: list[str]
     """Sentences on how the task came about, said once before it starts: heads that were adapted, for example."""
     steps_per_epoch: int
@@ -113,12 +116,20 @@ class Task(Protocol):
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """The batches of an epoch from batch `start` on; the same for the same epoch, however often it is asked.
 
-        Each yields something that `loss` takes, or None where none of its pictures could be read.
+        Each yields something that `loss` takes, or None where none of its pictures could be read. In a world of several
+        processes it is this process's share of the batch, which may be empty; together they are the one process's.
         """
         ...
 
+    def count(self, batch: Any) -> int:
+        """Pictures in what `batches` yielded."""
+        ...
+
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch (a scalar that can be differentiated) and its parts, detached, for the log."""
+        """The loss of a batch (a scalar that can be differentiated) and its parts, detached, for the log.
+
+        A mean over the batch's pictures: the engine weights that of a share by its pictures.
+        """
         ...
 
     def inputs(self) -> Iterable[Tensor]:
@@ -147,7 +158,8 @@ class Task(Protocol):
         ...
 
     def problems(self) -> list[str]:
-        """Sentences about the data so far: pictures that were skipped, boxes that were dropped."""
+        """Sentences about the data so far, as this process has seen it: pictures that were skipped, boxes that were
+        dropped."""
         ...
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from detect_prune.engine.distributed import training_norms
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit
@@ -76,6 +77,7 @@ class Trainer:
         masks: Masks | None = None,
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
+        self.world = task.world
         self.pruner = pruner
         self.masks = pruner.masks if isinstance(pruner, GradualMagnitude) else masks
         self.total = phase.epochs * task.steps_per_epoch
@@ -101,18 +103,23 @@ class Trainer:
             epoch, start = divmod(self.step, per_epoch)
             before, readable = self.step, False
             for batch in islice(self.task.batches(epoch, start), per_epoch - start):
-                readable = readable or batch is not None
-                yield self._one_step(batch, epoch)
+                counts = self.world.gather(0 if batch is None else self.task.count(batch))
+                readable = readable or any(counts)
+                yield self._one_step(batch, counts, epoch)
             # Where an epoch was resumed near its end, the few pictures that were left prove nothing.
             if self.step == before or (start == 0 and not readable):
                 problems = " ".join(["", *self.task.problems()])
                 raise DetectPruneError(f"not one training picture of epoch {epoch + 1} could be read.{problems}")
 
-    def _one_step(self, batch: Any, epoch: int) -> StepReport:
+    def _one_step(self, batch: Any, counts: list[int], epoch: int) -> StepReport:
+        """`counts` has the number of pictures that each process has of the batch."""
         rate = learning_rate(self.phase, self.step, self.total)
         loss, parts = math.nan, {}
-        if batch is not None:
-            loss, parts = self._descend(batch, rate, epoch)
+        self.model.train()
+        # Batch norm has no statistics of no pictures, and on GPUs waits for those of every process. A network without
+        # it takes a share without pictures for a gradient of zeros.
+        if all(counts) or (any(counts) and not training_norms(self.model)):
+            loss, parts = self._descend(batch, counts, rate, epoch)
         self.step += 1
         update = None
         if self.pruner is not None and self._update_is_due():
@@ -122,18 +129,14 @@ class Trainer:
                 raise self._not_finite(str(error), rate, epoch, self.step) from None
         return StepReport(self.step, epoch, loss, parts, rate, update)
 
-    def _descend(self, batch: Any, rate: float, epoch: int) -> tuple[float, dict[str, float]]:
-        self.model.train()
+    def _descend(self, batch: Any, counts: list[int], rate: float, epoch: int) -> tuple[float, dict[str, float]]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            with self.precision.autocast(self.task.device):
-                loss, parts = self.task.loss(self.model, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise self._not_finite(f"the loss became {value}", rate, epoch, self.step + 1)
-            loss.backward()
+            loss, parts = self._differentiate(batch, counts)
+            if not math.isfinite(loss):
+                raise self._not_finite(f"the loss became {loss}", rate, epoch, self.step + 1)
             if self.phase.clip:
                 if self.masks is not None:  # what has been removed must not lengthen the norm
                     self.masks.drop_gradients()
@@ -145,7 +148,24 @@ class Trainer:
             raise self._not_finite(str(error), rate, epoch, self.step + 1) from None
         if self.average is not None:
             self.average.update(self.model)
-        return value, {name: part.item() for name, part in parts.items()}
+        return loss, parts
+
+    def _differentiate(self, batch: Any, counts: list[int]) -> tuple[float, dict[str, float]]:
+        """Leaves the gradient of the whole batch's loss in the parameters; returns that loss and its parts.
+
+        A part is told where every process has pictures: one without does not know what parts there are.
+        """
+        share = counts[self.world.rank] / sum(counts)
+        loss, parts = torch.zeros((), device=self.task.device), {}
+        if share:
+            with self.precision.autocast(self.task.device):
+                loss, parts = self.task.loss(self.model, batch)
+            (loss * share).backward()
+        names = list(parts) if all(counts) else []
+        figures = torch.stack([loss.detach(), *(parts[name].to(loss) for name in names)]).float() * share
+        self.world.combine(self.model, share, figures)
+        value, *rest = figures.tolist()
+        return value, dict(zip(names, rest))
 
     def _not_finite(self, what: str, rate: float, epoch: int, step: int) -> NotFinite:
         return NotFinite(

@@ -11,6 +11,7 @@ from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head
 from detect_prune.datasets import load_data
 from detect_prune.datasets.classification import load_classification
+from detect_prune.engine.distributed import ALONE, World
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
 from detect_prune.resources import find_resource
@@ -22,11 +23,6 @@ from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 SAMPLE = "sample"
 LARGE = 20_000_000
 """Weights from which on a network counts as large: the built-in set then uses smaller pictures and fewer steps."""
-
-
-def default_device() -> str:
-    """The GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def find_weights(name: str | Path) -> Path:
@@ -56,6 +52,7 @@ def detection_task(
     workers: int = 0,
     seed: int = 0,
     device: str | None = None,
+    world: World = ALONE,
 ) -> DetectionTask:
     """A detector and its data, ready to be trained or pruned.
 
@@ -71,10 +68,11 @@ def detection_task(
         data: a descriptor, or `sample` for the built-in set.
         data_root: the folder of the data, instead of the descriptor's.
         imgsz: width and height of the input in pixels; the cfg's, or a small one for the built-in set.
-        batch: pictures a step.
-        workers: processes that prepare pictures.
+        batch: pictures a step, of all processes of the world together.
+        workers: processes that prepare pictures, for each of those.
         seed: of everything random on the data side.
         device: the GPU if there is one, unless given.
+        world: the processes that share the work.
 
     Raises:
         DetectPruneError: a file is missing or wrong; the sentence names it.
@@ -118,7 +116,7 @@ def detection_task(
         notes.append(f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random")
     recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
-        model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or default_device()
+        model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world
     )
     task.notes = notes
     return task
@@ -133,6 +131,7 @@ def classification_task(
     batch: int = 256,
     seed: int = 0,
     device: str | None = None,
+    world: World = ALONE,
 ) -> ClassificationTask:
     """A classifier and its data, ready to be trained or pruned.
 
@@ -142,7 +141,7 @@ def classification_task(
             random weights.
         data: mnist, cifar10 or a folder of class folders; what the network's paper used unless given.
         data_root: where mnist or cifar10 is, or is downloaded to.
-        batch, seed, device: as for `detection_task`.
+        batch, seed, device, world: as for `detection_task`.
 
     Raises:
         DetectPruneError: a file is missing or wrong; the sentence names it.
@@ -154,5 +153,5 @@ def classification_task(
         load_pretrained(model, find_weights(weights))
     recipe = classification_recipe(network, pretrained=weights is not None)
     return ClassificationTask(
-        model, loaded, recipe, name=network, batch=batch, seed=seed, device=device or default_device()
+        model, loaded, recipe, name=network, batch=batch, seed=seed, device=device or world.device(), world=world
     )

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from detect_prune.classification import accuracy, find_architecture
 from detect_prune.datasets.classification import ClassificationData, classification_batches
+from detect_prune.datasets.share import Share
+from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
@@ -51,8 +53,10 @@ class ClassificationTask:
         batch: int = 128,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        world: World = ALONE,
     ):
-        self.device = torch.device(device)
+        world.require_shares(batch)
+        self.device, self.world = torch.device(device), world
         self.model = model.to(self.device)
         self.name, self.data, self.recipe, self.batch, self.seed = name, data, recipe, batch, seed
         self.notes: list[str] = []
@@ -61,7 +65,11 @@ class ClassificationTask:
         self.steps_per_epoch = -(-len(data.train) // batch)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from classification_batches(self.data.train, self.batch, self.seed, epoch, start, self.augment)
+        share = Share(self.world.rank, self.world.size)
+        yield from classification_batches(self.data.train, self.batch, self.seed, epoch, start, self.augment, share)
+
+    def count(self, batch: tuple[Tensor, Tensor]) -> int:
+        return len(batch[1])
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, labels = batch

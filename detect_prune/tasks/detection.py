@@ -20,7 +20,9 @@ from detect_prune.datasets import (
     train_batches,
     val_batches,
 )
+from detect_prune.datasets.share import Share
 from detect_prune.detection import YoloLoss, coco_metrics, voc_metrics
+from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe
 from detect_prune.errors import DetectPruneError
 from detect_prune.export.darknet import save_pruned
@@ -73,6 +75,7 @@ class DetectionTask:
         workers: processes that prepare pictures.
         seed: of every draw on the data side.
         device: where the network is.
+        world: the processes that share each batch.
 
     Raises:
         DetectPruneError: the network and the data have different numbers of classes, the cfg asks for an
@@ -91,9 +94,11 @@ class DetectionTask:
         workers: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        world: World = ALONE,
     ):
         require_same_classes(model, data)
-        self.device = torch.device(device)
+        world.require_shares(min(batch, len(data.train)))
+        self.device, self.world = torch.device(device), world
         self.model: nn.Module = model.to(self.device)
         self.name = Path(model.cfg.path or "network").stem
         self.data, self.recipe = data, recipe
@@ -104,11 +109,12 @@ class DetectionTask:
         self._criterion = YoloLoss(model.heads)
         self._skipped: set[str] = set()
         self._smallest_batch = _smallest_batch(model)
-        usual = min(batch, len(data.train))
+        usual = min(batch, len(data.train)) // world.size
         if usual < self._smallest_batch:
             raise DetectPruneError(
-                f"batch norm needs two values a channel to learn from, and with {usual} picture a step and an input of "
-                f"{self.size[0]}x{self.size[1]} the smallest map has one; choose a larger batch or input",
+                f"batch norm needs two values a channel to learn from, and with {usual} picture a step (and process) "
+                f"and an input of {self.size[0]}x{self.size[1]} the smallest map has one; choose a larger batch or "
+                "input",
                 file=model.cfg.path,
             )
         self.steps_per_epoch = len(self._training(0, 0))
@@ -124,6 +130,7 @@ class DetectionTask:
             workers=self.workers,
             augment=self.augmentation,
             letterbox=self.letterbox,
+            share=Share(self.world.rank, self.world.size),
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
@@ -131,6 +138,9 @@ class DetectionTask:
             self._skipped.update(batch.skipped)
             # So few may be left where others could not be read.
             yield batch if len(batch) >= self._smallest_batch else None
+
+    def count(self, batch: Batch) -> int:
+        return len(batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         raws = model(to_input(batch.pictures, model))
@@ -205,8 +215,9 @@ class DetectionTask:
     def problems(self) -> list[str]:
         problems = list(self.data.warnings)
         if self._skipped:
+            by = f" by process {self.world.rank}" if self.world.size > 1 else ""
             problems.append(
-                f"{len(self._skipped)} training pictures were skipped: {'; '.join(sorted(self._skipped)[:3])}"
+                f"{len(self._skipped)} training pictures were skipped{by}: {'; '.join(sorted(self._skipped)[:3])}"
             )
         return problems
 

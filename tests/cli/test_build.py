@@ -89,8 +89,8 @@ def test_one_zero_in_loaded_weights_is_enough_to_be_held(here, monkeypatch, zero
 def test_random_weights_may_hold_a_zero_by_chance(here, monkeypatch):
     seen = {}
 
-    def with_a_zero(args):
-        job = build_job(args)
+    def with_a_zero(args, world):
+        job = build_job(args, world)
         next(parameter for parameter in job.task.model.parameters() if parameter.dim() == 4).data.view(-1)[0] = 0
         return job
 

@@ -55,7 +55,7 @@ def test_it_is_the_very_last_line(tmp_path, monkeypatch, capsys, sample):
         return type("Result", (), {"text": "the table"})
 
     task = type("FakeTask", (), {"model": None, "name": "yolov4"})
-    monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args: Job(task, sample, "plain lines"))
+    monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, sample, "plain lines"))
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
     monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, **given: None)
     words = ["--cfg", "yolov4.cfg", "--ratio", "0.8", "--imgsz", "320", "--exclude", "a*"]

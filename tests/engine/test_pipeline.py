@@ -221,8 +221,8 @@ def test_a_network_that_can_t_be_counted_is_not_trained(tmp_path):
 
 
 def test_weights_that_diverge_in_admm_are_not_finite(tmp_path, monkeypatch):
-    def step(trainer, batch, rate, epoch):
-        value = descend(trainer, batch, rate, epoch)
+    def step(trainer, *arguments):
+        value = descend(trainer, *arguments)
         if trainer.pruner is not None and trainer.step == 11:
             trainer.model[0].weight.data[0] = float("nan")
         return value

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from detect_prune.engine.distributed import ALONE
 from detect_prune.engine.task import Metrics, Phase, Recipe
 
 
@@ -29,6 +30,7 @@ class ToyTask:
     """Inside or outside a ring; 8 batches of 32 an epoch."""
 
     name = "toy"
+    world = ALONE
     steps_per_epoch = 8
     recipe = Recipe(
         dense=Phase(8, 0.05, weight_decay=1e-4, ema=0.9),
@@ -50,6 +52,9 @@ class ToyTask:
     def batches(self, epoch, start):
         for number in range(start, self.steps_per_epoch):
             yield self.points(1 + epoch * self.steps_per_epoch + number, 32)
+
+    def count(self, batch):
+        return len(batch[1])
 
     def loss(self, model, batch):
         self.asked += 1
