@@ -27,13 +27,16 @@ def deeper_lenet(extra: int, classes: int = 10) -> nn.Sequential:
     """Caffe's LeNet-5 with `extra` 3x3 convolutions of 50 channels after the second pool; with none it is LeNet-5.
 
     A ReLU follows each of them. Without one they would be linear maps before fc1, another linear map: the network would
-    be no deeper than before, and their weights could be folded into fc1's.
+    be no deeper than before, and their weights could be folded into fc1's. They start as He et al. 2015 (arXiv
+    1502.01852) have it: PyTorch's own start shrinks what passes through four of them until hardly anything is learned.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(1, 20, 5), pool1=nn.MaxPool2d(2), conv2=nn.Conv2d(20, 50, 5), pool2=nn.MaxPool2d(2)
     )
     for number in range(3, 3 + extra):
-        layers |= {f"conv{number}": nn.Conv2d(50, 50, 3, padding=1), f"relu{number}": nn.ReLU()}
+        layers[f"conv{number}"] = added = nn.Conv2d(50, 50, 3, padding=1)
+        nn.init.kaiming_normal_(added.weight, nonlinearity="relu")
+        layers[f"relu{number}"] = nn.ReLU()
     layers |= {"flatten": nn.Flatten(), "fc1": nn.Linear(50 * 4 * 4, 500), "relu": nn.ReLU()}
     layers["fc2"] = nn.Linear(500, classes)
     return nn.Sequential(layers)

@@ -97,7 +97,7 @@ def _draw(args: argparse.Namespace, argv: Sequence[str]) -> None:
         records = [one_shot(file, args.method, args.ratio) for file in args.sources]
     else:
         raise DetectPruneError(f"--method {args.method} does not cut at once; {' or '.join(ONE_SHOT)} was expected")
-    how = f"{args.method}, {share(args.ratio)} removed" + (", not retrained" if args.one_shot else "")
+    how = f"{args.method}, {100 * args.ratio:g} % removed" + (", not retrained" if args.one_shot else "")
     table = Table(["network", "layers", "weights", "all", "first third", "middle third", "last third", "last layer"])
     lines = {}
     for network, layers in by_network(records).items():

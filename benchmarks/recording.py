@@ -62,15 +62,18 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def records_in(folder: Path) -> list[dict[str, Any]]:
-    """The record of a finished run of `prune`, or those of a sweep, of an unfinished one as far as it has come."""
+    """The record of a finished run of `prune`, or those of a sweep, of an unfinished one as far as it has come.
+
+    Of a sweep whose runs are gone, the records that it wrote at its end.
+    """
     if (folder / METRICS).exists():
         return [record_of(folder)]
-    if (folder / FINISHED).exists():
+    finished = [file.parent for file in sorted(folder.glob(f"*/{METRICS}"))]
+    if not finished and (folder / FINISHED).exists():
         return json.loads((folder / FINISHED).read_text())
     options = read_plan(folder)["options"]
     network = Path(options["cfg"] or options["model"]).stem  # as the sweep itself names it when it ends
-    runs = [file.parent for file in sorted(folder.glob(f"*/{METRICS}"))]
-    return [record_of(run) | {"network": network} for run in runs if read_plan(run)["command"] == "prune"]
+    return [record_of(run) | {"network": network} for run in finished if read_plan(run)["command"] == "prune"]
 
 
 def write_results(

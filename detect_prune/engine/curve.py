@@ -12,7 +12,7 @@ from typing import Any
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json, write_text
 from detect_prune.report import plots
-from detect_prune.report.tables import Table, score, share
+from detect_prune.report.tables import Table, score
 
 METRICS = "metrics.json"
 """What a finished run leaves; its being there says that the run is finished."""
@@ -142,7 +142,7 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
         table.row(
             row.method,
             *row.settings.values(),
-            "-" if row.ratio is None else share(row.ratio),
+            "-" if row.ratio is None else f"{100 * row.ratio:g} %",
             f"{row.records[0]['n_kept']:,}",
             *(_shown(name, median(row.values(name))) for name in names),
             f"{_shown(names[-1], min(values))} .. {_shown(names[-1], max(values))}" if len(values) > 1 else "-",
