@@ -80,7 +80,7 @@ def _task(args: argparse.Namespace, world: World) -> Task:
         "world": world,
     }
     if args.cfg is None:
-        return classification_task(args.model, args.weights, batch=args.batch or 256, **shared)
+        return classification_task(args.model, args.weights, batch=args.batch or 128, **shared)
     workers = default_workers(world.local_size) if args.workers is None else args.workers
     return detection_task(
         args.cfg,

@@ -31,12 +31,11 @@ def detection_recipe(*, sample: bool, large: bool) -> Recipe:
 def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
     """The recipe for LeNet-5 on MNIST or a ResNet on CIFAR-10; weights that are trained already want a smaller rate."""
     if model == "lenet5":
-        # Tried on MNIST at 98.8 % removed, batch 256; the accuracy is in README.
+        # Chosen on the last 10,000 training pictures at 99.2 % removed, batch 128 (docs/admm.md).
         return Recipe(
-            dense=Phase(8, 0.05, weight_decay=5e-4, final_lr=0.0),
-            admm=Phase(12, 1e-3, "adamw", final_lr=0.3),
-            retrain=Phase(10, 2e-3, "adamw", final_lr=0.0),
-            updates=36,
+            dense=Phase(15, 2e-3, "adamw", weight_decay=0.05, ema=0.999),
+            admm=Phase(14, 2e-3, "adamw", final_lr=0.3),
+            retrain=Phase(10, 1.5e-3, "adamw", weight_decay=0.05, ema=0.999),
         )
     return Recipe(
         dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
