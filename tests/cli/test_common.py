@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from detect_prune.cli import common, prune, train
+from detect_prune.cli import common, prune, sweep, train
 from detect_prune.darknet.cfg import CfgWarning
 from detect_prune.errors import DetectPruneError
 
@@ -196,3 +196,38 @@ def test_our_warnings_are_sentences_and_ctrl_c_is_no_traceback(monkeypatch, caps
     said = capsys.readouterr().err
     assert said.startswith("warning: x.cfg:3: an unknown key\n") and "UserWarning: somebody else's" in said
     assert said.endswith("\nstopped\n")
+
+
+def test_under_torchrun_other_commands_say_that_they_work_in_one_process(monkeypatch, capsys):
+    from detect_prune.engine.distributed import World
+
+    for name, value in {"WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(World, "__enter__", lambda self: self)
+    monkeypatch.setattr(World, "__exit__", lambda self, *error: None)
+    assert sweep.main(["--model", "lenet5", "--ratios", "0.5"], prog="detect-prune sweep") == 2
+    said = capsys.readouterr().err
+    assert said == "error: detect-prune sweep works in one process, and torchrun has started 4 of it\n"
+    seen = []
+    made = argparse.ArgumentParser()
+    assert common.run_together(lambda args, words, world: seen.append(world.size), made, []) == 0 and seen == [4]
+    monkeypatch.delenv("LOCAL_RANK")
+    assert common.run_together(lambda args, words, world: None, made, []) == 2
+    assert "torchrun starts" in capsys.readouterr().err
+
+
+def test_each_process_has_a_device_of_its_own(monkeypatch):
+    import torch
+
+    from detect_prune.engine.distributed import World
+
+    world = World(rank=3, size=4, local_rank=1, local_size=2)
+    assert common.choose_device("cpu", world) == "cpu"
+    with pytest.raises(DetectPruneError, match="4 processes can't share cuda:1"):
+        common.choose_device("cuda:1", world)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert common.choose_device(None, world) == "cuda:1" and common.choose_device(None) == "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DetectPruneError, match="each of the 2 processes on this machine needs a GPU of its own"):
+        common.choose_device("cuda", world)

@@ -5,6 +5,7 @@ import torch
 
 from detect_prune.datasets.classification import ClassificationData, LabelledPictures
 from detect_prune.engine.checkpoint import save_checkpoint
+from detect_prune.engine.distributed import World
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks import build
 from detect_prune.tasks.build import classification_task
@@ -43,3 +44,27 @@ def test_a_checkpoint_of_a_run_can_be_used_as_weights(data, tmp_path, monkeypatc
     save_checkpoint(tmp_path / "other.pt", {"model": torch.nn.Linear(2, 2).state_dict()})
     with pytest.raises(DetectPruneError, match=r"other\.pt: these weights belong to another network"):
         classification_task("lenet5", tmp_path / "other.pt", device="cpu")
+
+
+@pytest.mark.parametrize("channels, network", [(1, "lenet5"), (3, "resnet20")])
+def test_processes_share_each_batch_without_changing_it(channels, network):
+    """Of 61 pictures in batches of 10, the last has one, which is one process's; colour pictures are augmented."""
+    side = 28 if channels == 1 else 32
+    images = torch.randint(256, (61, channels, side, side), generator=torch.Generator().manual_seed(0))
+    split = LabelledPictures(images.to(torch.uint8), torch.arange(61) % 10)
+    data = ClassificationData("noise", tuple("0123456789"), split, split)
+
+    def batches(world):
+        model, recipe = build_network(network, data), classification_recipe(network)
+        task = ClassificationTask(model, data, recipe, name=network, batch=10, world=world)
+        return task, list(task.batches(2, 1))
+
+    _, whole = batches(World())
+    tasks, shares = zip(*(batches(World(rank, 3)) for rank in range(3)))
+    assert [task.steps_per_epoch for task in tasks] == [7] * 3
+    for (images, labels), *parts in zip(whole, *shares, strict=True):
+        assert sorted(tasks[0].count(part) for part in parts) in ([3, 3, 4], [0, 0, 1])
+        assert torch.equal(torch.cat([part[0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+    with pytest.raises(DetectPruneError, match="a batch of 10 can't be shared by 11 processes"):
+        batches(World(0, 11))

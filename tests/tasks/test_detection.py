@@ -6,8 +6,10 @@ import torch
 from tiny import TINY_CFG, write_coco
 
 from detect_prune.darknet import parse_cfg, save_cfg, write_weights
+from detect_prune.datasets import batches as batches_module
 from detect_prune.datasets import val_batches
 from detect_prune.engine.checkpoint import save_checkpoint
+from detect_prune.engine.distributed import World
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.detection import augmentation_of
@@ -161,3 +163,20 @@ def test_names():
     assert usual_names(80)[0] == "person" and usual_names(20)[0] == "aeroplane" and usual_names(3) == ("0", "1", "2")
     with pytest.raises(DetectPruneError, match="2 classes, and 3 names"):
         Detector(parse_cfg(TINY_CFG), ("a", "b", "c"))
+
+
+def test_processes_share_each_batch_and_read_no_more_than_their_part(files, monkeypatch):
+    cfg, weights, data = files
+    whole = list(detection_task(cfg, weights, data=data, batch=5, device="cpu").batches(3, 0))
+    read, original = [], batches_module._read_as_listed
+    monkeypatch.setattr(batches_module, "_read_as_listed", lambda truth: read.append(truth.path) or original(truth))
+    tasks = [detection_task(cfg, weights, data=data, batch=5, device="cpu", world=World(rank, 2)) for rank in (0, 1)]
+    first, second = (list(task.batches(3, 0)) for task in tasks)
+    assert len(whole) == len(first) == len(second) == 1
+    assert [tasks[0].count(batch) for batch in (whole[0], first[0], second[0])] == [5, 2, 3]
+    assert torch.equal(torch.cat([first[0].pictures, second[0].pictures]), whole[0].pictures)
+    second[0].targets[:, 0] += 2  # positions are those in the share
+    assert torch.equal(torch.cat([first[0].targets, second[0].targets]), whole[0].targets)
+    assert len(read) == 5
+    with pytest.raises(DetectPruneError, match="a batch of 8 can't be shared by 9 processes"):
+        detection_task(cfg, weights, data=data, batch=20, device="cpu", world=World(0, 9))
