@@ -1,0 +1,142 @@
+"""What ADMM refuses, and scaled gradients, overflows and weight decay, with which it must agree."""
+
+import copy
+
+import pytest
+import torch
+from admm_problems import Free, batches, network, step
+from torch import nn
+from torch.nn import functional as F
+
+from detect_prune.pruning import (
+    GlobalADMM,
+    LayerwiseRatio,
+    parameter_groups,
+    prunable_weights,
+)
+
+
+def test_what_is_refused():
+    model = network()
+    for arguments in ({}, {"ratio": 0.5, "constraint": LayerwiseRatio(0.5)}):
+        with pytest.raises(ValueError, match="either"):
+            GlobalADMM(model, **arguments)
+    for arguments, sentence in (
+        ({"ratio": 1.2}, "strictly"),
+        ({"ratio": 0.5, "updates": 0}, "at least one"),
+        ({"ratio": 0.5, "rho": -1.0}, "positive"),
+        ({"ratio": 0.5, "floor": 2}, "floor"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            GlobalADMM(model, **arguments)
+    admm = GlobalADMM(model, 0.5, updates=1)
+    with pytest.raises(ValueError, match=r"6\.weight"):
+        admm.attach(torch.optim.SGD(model[:5].parameters(), 0.1))
+    frozen = network()
+    frozen[4].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"4\.weight must not be trained.*exclude"):
+        GlobalADMM(frozen, 0.5).attach(torch.optim.SGD(frozen.parameters(), 0.1))
+    with pytest.raises(ValueError, match="attach"):
+        admm.update()
+    with pytest.raises(ValueError, match="another network"):
+        admm.load_state_dict(GlobalADMM(nn.Linear(3, 3), 0.5).state_dict())
+    with pytest.raises(ValueError, match="of 40 updates"):
+        admm.load_state_dict(GlobalADMM(model, 0.5, updates=40).state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    admm.attach(optimizer)
+    step(model, optimizer, next(batches(0, 1)))
+    admm.update()
+    with pytest.raises(ValueError, match="planned"):
+        admm.update()
+    with pytest.raises(ValueError, match="closure"):
+        optimizer.step(lambda: torch.zeros(()))
+
+
+def test_diverged_weights_are_refused():
+    model = network()
+    admm = GlobalADMM(model, 0.5, rho=1.0)
+    with torch.no_grad():
+        model[4].weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"not finite|not a number"):
+        admm.update()
+
+
+def test_scaled_gradients_of_a_fused_optimizer_are_refused():
+    model = Free((4, 4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+    admm = GlobalADMM(model, 0.5, rho=1.0)
+    admm.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(model.vector().square().sum()).backward()
+    with pytest.raises(ValueError, match="fused"):
+        scaler.step(optimizer)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+    optimizer.zero_grad()
+    admm.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(model.vector().square().sum()).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+
+
+@pytest.mark.parametrize("importance", ["raw", "fisher"])
+def test_an_overflow_that_a_fused_optimizer_skips_is_no_step_for_admm(importance):
+    """As if that step had not been, and as with a plain optimizer, which the scaler does not call."""
+    results = []
+    for fused, overflow in ((True, None), (True, 3), (False, 3)):
+        model = network()
+        optimizer = torch.optim.AdamW(model.parameters(), 0.01, fused=fused)
+        admm = GlobalADMM(model, 0.8, updates=4, importance=importance)
+        admm.attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        steps = list(batches(0, 12))
+        if overflow is not None:
+            steps.insert(overflow, steps[0])
+        for i, (pictures, labels) in enumerate(steps):
+            optimizer.zero_grad()
+            # Without the statistics of a batch that is not to count.
+            model.train(i != overflow)
+            scaler.scale(F.cross_entropy(model(pictures), labels)).backward()
+            if i == overflow:
+                model[4].weight.grad[0, 0] = float("inf")
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        assert admm.state_dict()["steps"] == 12
+        admm.update()
+        results.append((admm.rho, torch.cat([weight.detach().flatten() for weight in admm.weights.values()])))
+    for rho, weights in results[1:]:
+        assert rho == pytest.approx(results[0][0], rel=1e-4)
+        torch.testing.assert_close(weights, results[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_scaled_gradients_of_a_plain_optimizer_are_right():
+    results = []
+    for scale in (False, True):
+        torch.manual_seed(0)
+        model = Free((4, 4))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        admm = GlobalADMM(model, 0.5, rho=1.0)
+        admm.attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", enabled=scale)
+        scaler.scale(model.vector().square().sum()).backward()
+        scaler.step(optimizer)
+        results.append(model.vector().detach())
+    torch.testing.assert_close(*results)
+
+
+def test_parameter_groups_leave_decay_out_of_the_penalty():
+    model = network()
+    admm = GlobalADMM(model, 0.5, exclude=["6"])
+    plain, held = parameter_groups(model, 0.1), parameter_groups(model, 0.1, admm)
+    for groups in (plain, held):
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    decay = {id(p): group["weight_decay"] for group in held for p in group["params"]}
+    assert decay[id(model[0].weight)] == decay[id(model[4].weight)] == 0
+    assert decay[id(model[6].weight)] == 0.1 and decay[id(model[4].bias)] == decay[id(model[1].weight)] == 0
+    assert {id(p) for p in plain[0]["params"]} == {id(w) for w in prunable_weights(model).values()}
+    optimizer = torch.optim.SGD(held, 0.1, momentum=0.9)
+    step(model, optimizer, next(batches(0, 1)))
+    torch.optim.SGD(parameter_groups(model, 0.1, admm), 0.1, momentum=0.9).load_state_dict(
+        copy.deepcopy(optimizer.state_dict())
+    )
