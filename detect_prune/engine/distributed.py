@@ -7,8 +7,8 @@ follows (clipping, the penalty, the optimizer, Z, U and the masks) is computed e
 same code, so it is the same without being sent. One process is the world of size 1, in which nothing is sent at all.
 
 Why not DistributedDataParallel: it waits for ever for a process whose share of a batch has no picture that can be read,
-and wraps the module by whose names the masks, the averages and the files go. What it gains, communication during the
-backward pass, is little beside convolutions.
+and wraps the module by whose names the masks, the averages and the files go. Its communication during the backward pass
+is given up for that: here it comes after it, in one piece.
 """
 
 import contextlib
@@ -193,7 +193,8 @@ class World:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        statistics = [value for norm in training_norms(model) for value in (norm.running_mean, norm.running_var)]
+        norms = [norm for norm in training_norms(model) if norm.track_running_stats]
+        statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
         for value in statistics:
             value.mul_(share)
         self._add_up([figures, have, *statistics, *(parameter.grad for parameter in parameters)])
@@ -256,7 +257,8 @@ class World:
                 setattr(parent, name, child)
 
     def _can_synchronise(self, module: nn.Module) -> bool:
-        return self.size > 1 and isinstance(module, _BATCH_NORMS) and next(module.buffers()).is_cuda
+        is_norm = self.size > 1 and isinstance(module, _BATCH_NORMS)
+        return is_norm and any(value.is_cuda for value in module.state_dict().values())
 
     def remarks(self, model: nn.Module) -> list[str]:
         """What a person should know of a run in this world: nothing where it is one process."""
@@ -298,7 +300,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def training_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """The batch norms that take statistics from the pictures they see; frozen ones, in evaluation mode, do not."""
     norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return [norm for norm in norms if norm.training and norm.track_running_stats]
+    return [norm for norm in norms if norm.training]
 
 
 @contextlib.contextmanager
