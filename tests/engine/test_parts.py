@@ -102,6 +102,16 @@ def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_process_that_follows_waits_for_the_word_of_another_everywhere():
+    with StopSignal(follows=True) as stop:
+        with stop.guard():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_options_replace_fields_of_one_phase():
     recipe = ToyTask.recipe.with_options(admm={"epochs": 3, "lr": 0.5})
     assert recipe.admm == Phase(3, 0.5) and recipe.dense == ToyTask.recipe.dense
