@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recording import RESULTS, circumstances, portable, portable_command, read_plan, records_in, write_results
+from recording import RESULTS, circumstances, portable, portable_command, records_in, write_results
 
-from detect_prune.cli.common import PLAN, run_command
+from detect_prune.cli.common import PLAN, read_plan, run_command
 from detect_prune.engine.curve import beside_longer, compare, flattened, plot_accuracy
 from detect_prune.errors import DetectPruneError
 
@@ -62,7 +62,7 @@ def _record(args: argparse.Namespace, argv: Sequence[str]) -> None:
     records = collect(args.folders)
     table = compare(records)
     plans = [read_plan(folder) for folder in args.folders if (folder / PLAN).exists()]
-    commands = [f"detect-prune {plan['command']} {shlex.join(portable(plan['argv']))}" for plan in plans]
+    commands = [f"detect-prune {plan.command} {shlex.join(portable(plan.argv))}" for plan in plans]
     commands.append(circumstances()["command"])
     title = f"{records[0]['network']} on {records[0]['data']}."
     write_results(args.name, records, table, " ".join([title, LEGEND, *doubts(records)]), commands=commands)

@@ -1,7 +1,7 @@
 """LeNet-5 with more convolutions, each pruned at the same ratio: which layers lose their weights as layers are added?
 
     python benchmarks/deeper_lenet.py --data-root DIR
-    python benchmarks/layer_shares.py --family lenet5 runs/deeper_lenet/*
+    python benchmarks/layer_shares.py --family lenet5 --ratio 0.99 runs/deeper_lenet/*
 
 Finished runs are not run again, and one that was stopped goes on.
 """

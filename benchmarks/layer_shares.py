@@ -18,6 +18,7 @@ from torch import nn
 
 from detect_prune.classification import find_architecture, load_pretrained
 from detect_prune.cli.common import removal_ratio, run_command
+from detect_prune.engine.curve import SETTINGS
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import DEFAULT_FLOOR, METHODS, magnitude_masks
 from detect_prune.report.plots import kept_over_depth
@@ -56,15 +57,16 @@ def select(folders: Sequence[Path], method: str, ratio: float) -> list[dict[str,
     """The records of the runs in the folders that have this method and ratio.
 
     Raises:
-        DetectPruneError: there are none, or they differ in their importance, too.
+        DetectPruneError: there are none, or they differ in their data or in other settings, too.
     """
     records = [record for folder in folders for record in records_in(folder)]
     records = [record for record in records if (record["method"], record["ratio"]) == (method, ratio)]
     if not records:
         raise DetectPruneError(f"no run of {method} at {ratio} has finished in these folders")
-    importances = dict.fromkeys(record["importance"] for record in records)
-    if len(importances) > 1:
-        raise DetectPruneError(f"one figure has one importance, and these runs have {' and '.join(importances)}")
+    for setting in ("data", "budget", *SETTINGS):
+        found = list(dict.fromkeys(str(record[setting]) for record in records))
+        if len(found) > 1:
+            raise DetectPruneError(f"one figure has one {setting}, and these runs have {' and '.join(found)}")
     return [record | {"command": portable_command(record["command"])} for record in records]
 
 

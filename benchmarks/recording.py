@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from detect_prune.cli.common import PLAN
+from detect_prune.cli.common import read_plan
 from detect_prune.cli.sweep import FINISHED
 from detect_prune.engine.curve import METRICS, record_of
 from detect_prune.engine.machine import describe_machine
-from detect_prune.files import read_text, write_json, write_text
+from detect_prune.files import write_json, write_text
 from detect_prune.report.tables import Table
 
 RESULTS = Path(__file__).parent / "results"
@@ -56,11 +56,6 @@ def portable_command(command: str) -> str:
     return shlex.join(portable(shlex.split(command)))
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    """What a run or a sweep was asked to do: `command`, `argv` and `options`."""
-    return json.loads(read_text(folder / PLAN, "plan of a run"))
-
-
 def records_in(folder: Path) -> list[dict[str, Any]]:
     """The record of a finished run of `prune`, or those of a sweep, of an unfinished one as far as it has come.
 
@@ -71,9 +66,9 @@ def records_in(folder: Path) -> list[dict[str, Any]]:
     finished = [file.parent for file in sorted(folder.glob(f"*/{METRICS}"))]
     if not finished and (folder / FINISHED).exists():
         return json.loads((folder / FINISHED).read_text())
-    options = read_plan(folder)["options"]
+    options = read_plan(folder).options
     network = Path(options["cfg"] or options["model"]).stem  # as the sweep itself names it when it ends
-    return [record_of(run) | {"network": network} for run in finished if read_plan(run)["command"] == "prune"]
+    return [record_of(run) | {"network": network} for run in finished if read_plan(run).command == "prune"]
 
 
 def write_results(

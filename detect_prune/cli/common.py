@@ -282,7 +282,7 @@ def save_plan(folder: Path, command: str, args: argparse.Namespace, argv: Sequen
     write_json(folder / PLAN, {"command": command, "argv": list(argv), "options": vars(args)})
 
 
-def _read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> Plan:
     """The plan in a run's folder. Raises DetectPruneError where there is none that could be one."""
     file = folder / PLAN
     text = read_text(file, "plan of a run")
@@ -320,7 +320,7 @@ def resume_plan(
         DetectPruneError: there is no such run, its plan is damaged, or an option differs from the run's own.
     """
     folder = Path(args.resume) if args.resume else _newest_unfinished(command, project, finished)
-    plan = _read_plan(folder)
+    plan = read_plan(folder)
     if plan.command != command:
         raise DetectPruneError(f"this run was made by '{plan.command}', not by '{command}'", file=folder)
     for action in parser._actions:
@@ -384,7 +384,7 @@ def _newest_unfinished(command: str, project: Path, finished: str) -> Path:
         if (folder / finished).exists():
             continue
         try:
-            if _read_plan(folder).command == command:
+            if read_plan(folder).command == command:
                 return folder
         except DetectPruneError:  # another run's damage; asked for by its name, it would be told
             continue

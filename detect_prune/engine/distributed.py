@@ -30,7 +30,8 @@ from detect_prune.errors import DetectPruneError
 T = TypeVar("T")
 
 TIMEOUT = timedelta(days=1)
-"""Process 0 evaluates alone, and the others wait for it; that a process has died is seen without a timeout."""
+"""Process 0 evaluates alone, and the others wait for it. gloo notices by itself that a process has died; where
+NCCL does not, torchrun ends the job."""
 LAST_WORDS = timedelta(seconds=10)
 _COMPLAINTS, _SAID = "detect_prune complaints", "detect_prune complained"
 
@@ -308,7 +309,9 @@ def _in_company() -> Iterator[None]:
     """What gloo and NCCL raise where another process is gone, as a sentence."""
     try:
         yield
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise DetectPruneError(
-            f"another process of this job has ended or does not answer ({str(error).splitlines()[0][:120]})"
+            f"the processes of this job can't reach each other; one may have ended ({str(error).splitlines()[0][:120]})"
         ) from error

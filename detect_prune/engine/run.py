@@ -133,10 +133,12 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._kept.close()
-        if kind is Stopped:
-            # torchrun kills all processes when the first one leaves: not before process 0 has saved.
-            self.world.gather(0)
-        self.stop.__exit__(kind, error, trace)
+        try:
+            if kind is Stopped:
+                # torchrun kills all processes when the first one leaves: not before process 0 has saved.
+                self.world.gather(0)
+        finally:
+            self.stop.__exit__(kind, error, trace)
         if kind is KeyboardInterrupt and (self.folder / LAST).exists():
             raise Stopped(self.folder) from None
 
@@ -219,6 +221,7 @@ class Run:
                 if stopping:
                     raise Stopped(self.folder)
         trainer.finish()
+        self.world.require_same(self.model.state_dict().values(), "the weights")
         return last
 
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:

@@ -101,24 +101,27 @@ class Trainer:
         per_epoch = self.task.steps_per_epoch
         while self.step < self.total:
             epoch, start = divmod(self.step, per_epoch)
-            before, readable = self.step, False
+            before, usable = self.step, False
             for batch in islice(self.task.batches(epoch, start), per_epoch - start):
                 counts = self.world.gather(0 if batch is None else self.task.count(batch))
-                readable = readable or any(counts)
+                usable = self._usable(counts) or usable
                 yield self._one_step(batch, counts, epoch)
             # Where an epoch was resumed near its end, the few pictures that were left prove nothing.
-            if self.step == before or (start == 0 and not readable):
+            if self.step == before or (start == 0 and not usable):
                 problems = " ".join(["", *self.task.problems()])
                 raise DetectPruneError(f"not one training picture of epoch {epoch + 1} could be read.{problems}")
+
+    def _usable(self, counts: list[int]) -> bool:
+        """Batch norm has no statistics of no pictures, and on GPUs waits for those of every process. A network without
+        it takes a share without pictures for a gradient of zeros."""
+        self.model.train()
+        return all(counts) or (any(counts) and not training_norms(self.model))
 
     def _one_step(self, batch: Any, counts: list[int], epoch: int) -> StepReport:
         """`counts` has the number of pictures that each process has of the batch."""
         rate = learning_rate(self.phase, self.step, self.total)
         loss, parts = math.nan, {}
-        self.model.train()
-        # Batch norm has no statistics of no pictures, and on GPUs waits for those of every process. A network without
-        # it takes a share without pictures for a gradient of zeros.
-        if all(counts) or (any(counts) and not training_norms(self.model)):
+        if self._usable(counts):
             loss, parts = self._descend(batch, counts, rate, epoch)
         self.step += 1
         update = None

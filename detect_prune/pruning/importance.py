@@ -89,8 +89,8 @@ class Lamp(Raw):
     ) -> dict[str, Tensor]:
         costs = costs or {}
         # Of a large layer every `step`-th weight stands for `step` of them: sorting all would take longer than the rest
-        # of an update. Where one weight of a hundred stays, q then comes out right to about three hundredths.
-        steps = [-(-weight.numel() // _SORTED) for weight in weights.values()]
+        # of an update.
+        steps = [_sampling_step(weight.numel()) for weight in weights.values()]
         samples = [flat(weight)[::step].float().square() for weight, step in zip(weights.values(), steps)]
         # All layers as one matrix, whose rows are sorted side by side; squares come before the zeros that fill a row.
         rows = nn.utils.rnn.pad_sequence(samples, batch_first=True).sort(descending=True).values
@@ -223,6 +223,15 @@ def scaled_worths(
     if not (0 < plain < math.inf and 0 < weighted < math.inf):
         raise Diverged("all prunable weights are zero, or some are not finite: their worth can't be told")
     return {name: value.mul_(plain / weighted) for name, value in q.items()}
+
+
+def _sampling_step(count: int) -> int:
+    """At least so large that _SORTED weights are looked at, and without a common factor with their number, or some
+    columns of a matrix, or one corner of all kernels, would stand for the rest."""
+    step = -(-count // _SORTED)
+    while math.gcd(step, count) > 1:
+        step += 1
+    return step
 
 
 def _square(value: Tensor) -> float:

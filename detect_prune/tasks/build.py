@@ -128,7 +128,7 @@ def classification_task(
     *,
     data: str | Path | None = None,
     data_root: str | Path | None = None,
-    batch: int = 256,
+    batch: int = 128,
     seed: int = 0,
     device: str | None = None,
     world: World = ALONE,

@@ -55,7 +55,7 @@ class ClassificationTask:
         device: torch.device | str = "cpu",
         world: World = ALONE,
     ):
-        world.require_shares(batch)
+        world.require_shares(min(batch, len(data.train)))
         self.device, self.world = torch.device(device), world
         self.model = model.to(self.device)
         self.name, self.data, self.recipe, self.batch, self.seed = name, data, recipe, batch, seed

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detect_prune.pruning import Fisher, GlobalADMM, GlobalBudget, Normalised, Raw, magnitude_masks
-from detect_prune.pruning.importance import make_importance, scaled_worths
+from detect_prune.pruning import Fisher, GlobalADMM, GlobalBudget, Normalised, Raw, magnitude_masks, prunable_weights
+from detect_prune.pruning.importance import Lamp, make_importance, scaled_worths
 
 
 class Small(nn.Module):
@@ -124,6 +124,21 @@ def test_lamp_pays_what_a_weight_costs(ratio):
     expected[order[costs[order].cumsum(0) <= budget]] = True
     assert (kept | ~expected).all()
     assert float(costs[kept & ~expected].sum()) <= budget - float(costs[expected].sum()) < 64
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_lamp_looks_at_all_places_of_a_large_layer(monkeypatch, layout):
+    # Kernels whose centre is much larger than their corners, and a matrix with a few large columns.
+    model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(64, 96, 3), nn.Linear(800, 500)).to(memory_format=layout)
+    with torch.no_grad():
+        for convolution in model[:2]:
+            convolution.weight[:, :, 1, 1] *= 10
+        model[2].weight[:, ::25] *= 5
+    weights = {name: weight.detach() for name, weight in prunable_weights(model).items()}
+    sampled = Lamp().worths(weights, 0.05)
+    monkeypatch.setattr("detect_prune.pruning.importance._SORTED", 1 << 30)
+    for name, worth in Lamp().worths(weights, 0.05).items():
+        torch.testing.assert_close(sampled[name], worth, rtol=0.1, atol=0)
 
 
 def test_fisher_is_the_running_mean_of_squares():
