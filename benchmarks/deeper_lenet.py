@@ -20,6 +20,7 @@ from detect_prune.classification import ARCHITECTURES
 from detect_prune.cli.common import positive, removal_ratio
 from detect_prune.engine.curve import METRICS
 from detect_prune.engine.run import LAST, Stopped
+from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.recipes import classification_recipe
 
 
@@ -62,8 +63,8 @@ def main() -> None:
         if (folder / METRICS).exists():
             continue
         ARCHITECTURES[name] = replace(ARCHITECTURES["lenet5"], name=name, build=partial(deeper_lenet, extra))
-        task = classification_task(name, data="mnist", data_root=args.data_root, seed=args.seed)
         try:
+            task = classification_task(name, data="mnist", data_root=args.data_root, seed=args.seed)
             prune(
                 task.model,
                 ratio=args.ratio,
@@ -77,6 +78,8 @@ def main() -> None:
             )
         except Stopped as stopped:
             raise SystemExit(f"{stopped}; the same command goes on") from None
+        except DetectPruneError as error:
+            raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
