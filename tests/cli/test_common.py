@@ -231,3 +231,20 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DetectPruneError, match="each of the 2 processes on this machine needs a GPU of its own"):
         common.choose_device("cuda", world)
+
+
+def test_commands_take_denormal_numbers_for_zero_in_all_threads():
+    """In a process of its own: the setting stays with the threads that torch starts under it."""
+    script = """
+import argparse, torch
+from detect_prune.cli import common
+
+def main(args, words):
+    torch.set_num_threads(2)
+    tiny = torch.full((10_000_000,), 1e-40)
+    print(int((tiny * 0.5).count_nonzero()))
+
+raise SystemExit(common.run_command(main, argparse.ArgumentParser(), []))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "0\n"
