@@ -34,8 +34,8 @@ def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
         # Chosen on the last 10,000 training pictures at 99.2 % removed, batch 128 (docs/admm.md).
         return Recipe(
             dense=Phase(15, 2e-3, "adamw", weight_decay=0.05, ema=0.999),
-            admm=Phase(14, 2e-3, "adamw", final_lr=0.3),
-            retrain=Phase(10, 1.5e-3, "adamw", weight_decay=0.05, ema=0.999),
+            admm=Phase(18, 2e-3, "adamw", final_lr=0.3),
+            retrain=Phase(12, 1.5e-3, "adamw", weight_decay=0.2, ema=0.999),
         )
     return Recipe(
         dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
