@@ -102,6 +102,7 @@ class GlobalADMM:
         self._gradient_square = 0.0
         self._measured = 0
         self._steps = 0
+        self._peak_rate = 0.0
         self._handles: list[Any] = []
         self._optimizer: Optimizer | None = None
         # float32 even for half-precision weights: U sums up differences that bf16 would round away.
@@ -174,6 +175,7 @@ class GlobalADMM:
         if float(getattr(optimizer, "found_inf", 0.0)):
             return
         self._steps += 1
+        self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
             for name, gradient in gradients.items():
@@ -219,31 +221,27 @@ class GlobalADMM:
             )
         )
 
+    def _rate(self) -> float:
+        """The learning rate that rho has to suit: until it falls for the first time it may be that of a warm-up, whose
+        end is then meant."""
+        rate = _largest_rate(self._optimizer)
+        return rate if rate < self._peak_rate else max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
+
     def _stable_rho(self) -> float:
         """Above this, descent on the penalty alone would swing instead of settle."""
         if self._optimizer is None:
             return math.inf
-        rate = max(float(group["lr"]) for group in self._optimizer.param_groups)
-        if self.done == 0:
-            # The first rho is set in the middle of a warm-up, and has to hold at its end.
-            rate = max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
         largest = max(float(q.max()) for q in self.q.values())
+        rate = self._rate()
         return self.schedule.stable / (rate * largest) if rate > 0 else math.inf
 
     def _effective_rho(self) -> float:
         """Below this, descent on the penalty would hardly move W between two updates."""
         if self._optimizer is None or "betas" in self._optimizer.defaults:
             return 0.0
-        group = self._optimizer.param_groups[0]
-        way = float(group["lr"]) / (1 - group.get("momentum", 0.0)) * self._steps / self.done
+        momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
+        way = self._rate() / (1 - momentum) * self._steps / self.done
         return self.schedule.effective / way if way > 0 else 0.0
-
-    @torch.no_grad()
-    def penalty(self) -> float:
-        """rho/2 * sum q_i (w_i - z_i + u_i)^2, for the log; 0 while rho is not set."""
-        if self.rho is None or not self.q:
-            return 0.0
-        return self.rho / 2 * sum(float(self._force(name).square().mul_(self.q[name]).sum()) for name in self.weights)
 
     # ---- the Z-step and the U-step
 
@@ -309,7 +307,7 @@ class GlobalADMM:
         before, worth_before = self.rho, self.q
         grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.residuals.worst)
         self.q = self._worths(lengths)
-        self.rho = max(self.rho, min(max(grown, self._effective_rho()), self._stable_rho()))
+        self.rho = min(max(grown, self._effective_rho()), self._stable_rho())
         # rho * q * u, the multiplier itself, stays what it was.
         for name, u in self.u.items():
             u.mul_(worth_before[name] / self.q[name] * (before / self.rho))
@@ -347,6 +345,7 @@ class GlobalADMM:
             "gradient_square": self._gradient_square,
             "measured": self._measured,
             "steps": self._steps,
+            "peak_rate": self._peak_rate,
             "importance": self.importance.state_dict(),
         }
 
@@ -368,5 +367,9 @@ class GlobalADMM:
         self.rho, self.done = state["rho"], state["done"]
         self._first_residual = state["first_residual"]
         self._gradient_square, self._measured = state["gradient_square"], state["measured"]
-        self._steps = state["steps"]
+        self._steps, self._peak_rate = state["steps"], state["peak_rate"]
         self.importance.load_state_dict(state["importance"])
+
+
+def _largest_rate(optimizer: Optimizer) -> float:
+    return max(float(group["lr"]) for group in optimizer.param_groups)

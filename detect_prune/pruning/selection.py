@@ -192,7 +192,9 @@ def _threshold(layers: Sequence[Items], budget: float) -> tuple[float, float]:
 def _next(score: float, layers: Sequence[Items]) -> float:
     """The next larger number that a score can be."""
     value = torch.tensor(score, dtype=layers[0].values.dtype)
-    return float(value.nextafter(torch.full_like(value, math.inf)))
+    larger = float(value.nextafter(torch.full_like(value, math.inf)))
+    # Above zero come the denormal numbers, unless the processor was told to take them for zero.
+    return larger if larger > score else torch.finfo(value.dtype).tiny
 
 
 def _bracket(layers: Sequence[Items], low: float, high: float, inside: int, share: float) -> tuple[float, float] | None:

@@ -186,3 +186,36 @@ def test_the_first_rho_holds_at_the_end_of_a_warm_up():
     for batch in batches(0, 11):
         step(model, optimizer, batch)
     assert admm.rho == pytest.approx(admm.schedule.stable / 0.1)
+
+
+@pytest.mark.parametrize("importance", ["raw", "fisher"])
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_rho_suits_the_rate_that_is_to_come_and_the_worths_as_they_are(importance, warmup):
+    """In a warm-up of half the steps the rate is ten times larger than now; fisher's largest worth grows."""
+    model = network()
+    rate, steps = 0.1, 240
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    admm = GlobalADMM(model, 0.8, updates=40, importance=importance)
+    admm.attach(optimizer)
+    for number, batch in enumerate(batches(0, steps), 1):
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, number / max(1.0, warmup * steps))
+        step(model, optimizer, batch)
+        if number % (steps // 40) == 0:
+            admm.update()
+            largest = max(float(q.max()) for q in admm.q.values())
+            assert admm.rho * rate * largest <= admm.schedule.stable * (1 + 1e-6)
+
+
+def test_rho_may_grow_where_the_rate_has_fallen():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = RhoSchedule(start=1.0, least=50.0, most=50.0, effective=0.0)
+    admm = GlobalADMM(model, 0.8, updates=4, importance="raw", rho=schedule)
+    admm.attach(optimizer)
+    rhos = []
+    for rate, batch in zip((0.1, 0.01, 0.001), batches(0, 3)):
+        optimizer.param_groups[0]["lr"] = rate
+        step(model, optimizer, batch)
+        admm.update()
+        rhos.append(admm.rho)
+    assert rhos == pytest.approx([5.0, 50.0, 500.0], rel=1e-3)

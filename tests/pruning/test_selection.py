@@ -66,6 +66,20 @@ def test_tiny_weights_are_no_ties():
     ]
 
 
+@pytest.mark.parametrize("flush", [False, True])
+def test_more_are_wanted_than_are_not_zero(route, flush):
+    """As where a network that has been pruned is pruned again, to less. Above zero the search once went on from one
+    denormal number to the next, and with a processor that takes them for zero (commands ask for that) for ever."""
+    values = torch.zeros(5000)
+    values[::50] = torch.linspace(1, 2, 100)
+    torch.set_flush_denormal(flush)
+    try:
+        mask = taken([Items(values[:3000], torch.tensor(1.0)), Items(values[3000:], torch.tensor(1.0))], 300)
+    finally:
+        torch.set_flush_denormal(False)
+    assert int(mask.sum()) == 300 and mask[::50].all()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_unequal_costs_are_within_one_item_of_the_relaxed_optimum(route, seed):
     generator = torch.Generator().manual_seed(seed)
