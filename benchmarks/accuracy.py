@@ -48,6 +48,10 @@ def doubts(records: Sequence[dict[str, Any]]) -> list[str]:
     different = [str(seed) for seed, found in sorted(starts.items()) if len(found) > 1]
     if different:
         sentences.append(f"Not all runs of one seed begin with the same dense network (seed {', '.join(different)}).")
+    for fact in ("recipe", "precision"):
+        found = list(dict.fromkeys(record[fact] for record in records if record["method"] != "dense"))
+        if len(found) > 1:
+            sentences.append(f"Not all runs have the same {fact}: {'; '.join(found)}.")
     pruned = [record for record in records if record["ratio"] is not None]
     alone = sum(f"dense_longer_{score}" not in record for record in pruned)
     if alone:

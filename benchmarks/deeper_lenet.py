@@ -8,6 +8,7 @@ Finished runs are not run again, and one that was stopped goes on.
 
 import argparse
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from torch import nn
 
 from detect_prune import classification_task, prune
 from detect_prune.classification import ARCHITECTURES
-from detect_prune.cli.common import positive, removal_ratio
+from detect_prune.cli.common import positive, removal_ratio, run_command
 from detect_prune.engine.curve import METRICS
 from detect_prune.engine.run import LAST, Stopped
-from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.recipes import classification_recipe
+
+PHASES = ("dense", "admm", "retrain")
 
 
 def deeper_lenet(extra: int, classes: int = 10) -> nn.Sequential:
@@ -43,17 +45,8 @@ def deeper_lenet(extra: int, classes: int = 10) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="folder that holds MNIST")
-    parser.add_argument("--ratio", type=removal_ratio, default=0.99)
-    parser.add_argument("--most", type=int, default=4, help="so many convolutions are added at most (default 4)")
-    parser.add_argument("--seed", type=int, default=0)
-    for phase in ("dense", "admm", "retrain"):
-        parser.add_argument(f"--{phase}-epochs", type=positive(int), help="instead of the recipe's")
-    parser.add_argument("--project", type=Path, default=Path("runs/deeper_lenet"), help="where the runs are kept")
-    args = parser.parse_args()
-    epochs = {phase: getattr(args, f"{phase}_epochs") for phase in ("dense", "admm", "retrain")}
+def _prune_all(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    epochs = {phase: getattr(args, f"{phase}_epochs") for phase in PHASES}
     recipe = classification_recipe("lenet5").with_options(
         **{phase: {"epochs": number} for phase, number in epochs.items() if number is not None}
     )
@@ -63,8 +56,8 @@ def main() -> None:
         if (folder / METRICS).exists():
             continue
         ARCHITECTURES[name] = replace(ARCHITECTURES["lenet5"], name=name, build=partial(deeper_lenet, extra))
+        task = classification_task(name, data="mnist", data_root=args.data_root, seed=args.seed)
         try:
-            task = classification_task(name, data="mnist", data_root=args.data_root, seed=args.seed)
             prune(
                 task.model,
                 ratio=args.ratio,
@@ -78,8 +71,18 @@ def main() -> None:
             )
         except Stopped as stopped:
             raise SystemExit(f"{stopped}; the same command goes on") from None
-        except DetectPruneError as error:
-            raise SystemExit(f"error: {error}") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", help="folder that holds MNIST")
+    parser.add_argument("--ratio", type=removal_ratio, default=0.99)
+    parser.add_argument("--most", type=int, default=4, help="so many convolutions are added at most (default 4)")
+    parser.add_argument("--seed", type=int, default=0)
+    for phase in PHASES:
+        parser.add_argument(f"--{phase}-epochs", type=positive(int), help="instead of the recipe's")
+    parser.add_argument("--project", type=Path, default=Path("runs/deeper_lenet"), help="where the runs are kept")
+    raise SystemExit(run_command(_prune_all, parser, None))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from detect_prune.cli.common import MODELS, choose_device, default_workers, fres
 from detect_prune.datasets import data_available
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.engine.distributed import ALONE, World
-from detect_prune.engine.precision import Precision
+from detect_prune.engine.precision import PRECISIONS
 from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
@@ -155,7 +155,7 @@ def begin(
         "resume": resuming,
         "save_every": 60 * (args.save_every or 3),
         "seed": args.seed,
-        "precision": {"fp32": Precision(), "bf16": Precision(bf16=True, channels_last=True)}.get(args.precision),
+        "precision": PRECISIONS.get(args.precision),
         "command": f"{made.prog} {shlex.join(argv)}",
     }
     return Begun(job, folder, argv, arguments)

@@ -26,6 +26,8 @@ MAY_CHANGE = {"device", "workers", "save_every", "resume"}
 """Options that a resumed run may be given anew: they change where it runs, not what it computes."""
 MODELS = ("lenet5", "resnet20", "resnet32", "resnet44", "resnet56")
 """The keys of classification.ARCHITECTURES, which takes seconds to import; a test compares the two."""
+PRECISIONS = ("fp32", "fp32-channels-last", "bf16")
+"""Those of engine.precision, likewise."""
 LARGEST_SEED = 2**63 - 1
 """What torch takes."""
 
@@ -216,7 +218,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--lr", type=positive(float), metavar="RATE", help="learning rate of every phase, instead of the recipe's"
     )
     parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16"), help="auto: the fastest by a timed step (default)"
+        "--precision", choices=("auto", *PRECISIONS), help="auto: the fastest by a timed step (default)"
     )
     parser.add_argument("--save-every", type=positive(float), metavar="MINUTES", help="between checkpoints (default 3)")
 

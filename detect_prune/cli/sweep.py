@@ -11,10 +11,13 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from queue import Queue
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detect_prune.cli import common, prune, train
 from detect_prune.errors import DetectPruneError
+
+if TYPE_CHECKING:
+    from detect_prune.engine.task import Task
 
 PROJECT = Path("runs/sweep")
 FINISHED = "sweep.json"
@@ -114,6 +117,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import look_up
     from detect_prune.engine.curve import record_of, write_curve
+    from detect_prune.engine.precision import PRECISIONS, choose_precision
     from detect_prune.tasks.build import SAMPLE
 
     project = Path(args.project or PROJECT)
@@ -123,7 +127,10 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         if args.ratios is None:
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
         look_up(args)
-        _check_all(args)
+        task = _check_all(args)
+        if args.precision not in PRECISIONS:  # one for all runs: on a busy machine each might choose another
+            fastest, _ = choose_precision(task)
+            args.precision = next(name for name, precision in PRECISIONS.items() if precision == fastest)
         folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
         common.save_plan(folder, "sweep", args, argv)
     print(f"everything is kept in {folder}", flush=True)
@@ -141,8 +148,8 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
 
 
-def _check_all(args: argparse.Namespace) -> None:
-    """Says before the first training what some run of the sweep could not do."""
+def _check_all(args: argparse.Namespace) -> "Task":
+    """Says before the first training what some run of the sweep could not do; returns what the first of them trains."""
     from detect_prune.cli.build import build_job
     from detect_prune.engine.pipeline import check
 
@@ -152,6 +159,7 @@ def _check_all(args: argparse.Namespace) -> None:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
             options = _of_method(method, prune.chosen_options(args))
             check(task, ratio=None if ratio is None else float(ratio), **options)
+    return task
 
 
 def _devices(asked: str | None) -> list[str]:

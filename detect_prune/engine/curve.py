@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,7 +16,7 @@ from detect_prune.report.tables import Table, score
 
 METRICS = "metrics.json"
 """What a finished run leaves; its being there says that the run is finished."""
-SETTINGS = ("importance", "pattern", "gradual", "floor", "include", "exclude", "epochs")
+SETTINGS = ("importance", "pattern", "gradual", "floor", "include", "exclude", "epochs", "recipe")
 """What may tell two runs of one method, ratio and seed apart."""
 BEST, TIE = "**best**", "tie"
 
@@ -25,8 +25,9 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     """One flat record of a finished run of `prune`: what was asked for, what came out, and what it took.
 
     Accuracies are fractions. `accuracy` (or `AP` and `AP50`) is the last row's, `dense_accuracy` and `cut_accuracy`
-    those rows'; `epochs` are those after the dense training. `layers` is the one entry that is not flat: of each layer
-    the weights that are kept, and all.
+    those rows'; `epochs` are those after the dense training, and `recipe` says how they are used. Of ADMM the primal
+    residuals before the cut are there, of the whole network and of the worst layer. `layers` is the one entry that is
+    not flat: of each layer the weights that are kept, and all.
 
     Raises:
         DetectPruneError: the folder has no metrics of a finished run.
@@ -41,16 +42,18 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "network": settings["data"]["network"],
             "data": settings["data"]["data"],
             "method": settings["method"],
-            "ratio": settings["ratio"],
+            "ratio": _removed_share(settings["ratio"], stages[-1]),
             **{name: settings[name] for name in ("importance", "budget", "pattern", "gradual", "floor")},
             **{name: " ".join(settings[name]) for name in ("include", "exclude")},
             "n_kept": stages[-1]["kept"],
             "n_total": stages[-1]["total"],
             "seed": settings["seed"],
             "epochs": recipe["admm"]["epochs"] + recipe["retrain"]["epochs"] if settings["method"] != "dense" else 0,
+            "recipe": _in_words(recipe, settings["data"].get("batch")),
             **_accuracies(stages[-1]),
             **{f"dense_{name}": value for name, value in _accuracies(stages[0]).items()},
             **({f"cut_{name}": value for name, value in _accuracies(stages[1]).items()} if pruned else {}),
+            **_residuals(metrics.get("before the cut") or {}),
             **{name: metrics[name] for name in ("seconds", "precision", "date", "command")},
             "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
             "layers": {row["layer"]: [row["kept"], row["total"]] for row in metrics["layers"]},
@@ -58,6 +61,28 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DetectPruneError(f"these are no metrics of a finished run of prune ({error!r})", file=file) from None
     return record
+
+
+def _removed_share(ratio: Any, last: dict[str, Any]) -> float | None:
+    """The removal ratio as it was asked for; what a pattern or a ratio for each layer came to; None for nothing."""
+    if ratio is not None and not isinstance(ratio, Mapping):
+        return ratio
+    return None if last["kept"] == last["total"] else round(1 - last["kept"] / last["total"], 4)
+
+
+def _in_words(recipe: dict[str, Any], batch: int | None) -> str:
+    """How the epochs after the dense training are used: the same for what can be compared."""
+    phases = (
+        f"{phase['epochs']} epochs of {phase['optimizer']} at {phase['lr']:g}, decay {phase['weight_decay']:g}"
+        for phase in (recipe["admm"], recipe["retrain"])
+    )
+    return f"{' then '.join(phases)}, {recipe['updates']} updates, batch {batch}"
+
+
+def _residuals(report: dict[str, Any]) -> dict[str, float]:
+    if "primal" not in report:
+        return {}
+    return {"primal_residual": report["overall"][0], "worst_primal_residual": max(report["primal"].values())}
 
 
 def _accuracies(stage: dict[str, Any]) -> dict[str, float]:
@@ -95,10 +120,15 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
     table = compare(records)
     write_text(folder / "sweep.md", table.markdown() + "\n")
     plot_accuracy(records, folder, "accuracy")
-    by_ratio = _kept_by_ratio(records)
-    if by_ratio:
+    shown = _one_curve(records)
+    if shown:
+        by_ratio = {
+            record["ratio"]: {layer: kept / total for layer, (kept, total) in record["layers"].items()}
+            for record in shown
+        }
+        title = f"{_title(records)}: {shown[0]['method']}, seed {shown[0]['seed']}"
         for suffix in ("png", "svg"):
-            plots.kept_over_ratio(by_ratio, folder / f"kept_per_layer.{suffix}", _title(records), _removed(records))
+            plots.kept_over_ratio(by_ratio, folder / f"kept_per_layer.{suffix}", title, _removed(records))
     return table
 
 
@@ -109,11 +139,11 @@ def flattened(record: dict[str, Any]) -> dict[str, Any]:
 
 def beside_longer(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records with `dense_longer_accuracy` (or AP and AP50): of the dense network of the same seed that was trained
-    for as many epochs, where there is one."""
-    longer = {(record["seed"], record["epochs"]): record for record in records if record["method"] == "dense-longer"}
+    by the same recipe, where there is one."""
+    longer = {(record["seed"], record["recipe"]): record for record in records if record["method"] == "dense-longer"}
     return [
         record | {f"dense_longer_{name}": other[name] for name in _scores(other)}
-        if (other := longer.get((record["seed"], record["epochs"]))) is not None
+        if (other := longer.get((record["seed"], record["recipe"]))) is not None
         else record
         for record in records
     ]
@@ -125,7 +155,8 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
     A setting has a column where runs of one method differ in it. `spread` goes from the worst seed to the best. `loss`
     is the median loss, in points, against the better of the dense network and the one trained for as long (see
     `beside_longer`) of the same seed. The last column says which row is the best of its ratio; where a difference of
-    medians lies inside the spread of either row, that is a tie. With one seed there is no spread, and nothing is said.
+    medians lies inside the spread of either row, that is a tie. With one seed there is no spread, and nothing is said,
+    and neither is of rows that were trained by different recipes.
 
     Args:
         records: from `record_of`, of one network, one data set and one budget, not empty.
@@ -225,7 +256,8 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
     marks = [""] * len(rows)
     for ratio in {row.ratio for row in rows} - {None}:
         rivals = [number for number, row in enumerate(rows) if row.ratio == ratio]
-        if len(rivals) < 2 or any(rows[number].seeds < 2 for number in rivals):
+        unlike = len({rows[number].records[0]["recipe"] for number in rivals}) > 1
+        if len(rivals) < 2 or unlike or any(rows[number].seeds < 2 for number in rivals):
             continue
         middle = {number: median(rows[number].values(name)) for number in rivals}
         spread = {number: max(rows[number].values(name)) - min(rows[number].values(name)) for number in rivals}
@@ -254,14 +286,9 @@ def _removed(records: Sequence[dict[str, Any]]) -> str:
     return "MACs" if records[0]["budget"] == "macs" else "weights"
 
 
-def _kept_by_ratio(records: Sequence[dict[str, Any]]) -> dict[float, dict[str, float]]:
-    """ratio -> layer -> share kept, by the first method and seed that removed something."""
+def _one_curve(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the first method and seed that removed something, by ratio."""
     pruned = [record for record in records if record["ratio"] is not None]
-    if not pruned:
-        return {}
-    method, seed = pruned[0]["method"], pruned[0]["seed"]
-    chosen = [record for record in pruned if (record["method"], record["seed"]) == (method, seed)]
-    return {
-        record["ratio"]: {layer: kept / total for layer, (kept, total) in record["layers"].items()}
-        for record in sorted(chosen, key=lambda record: record["ratio"])
-    }
+    first = [(record["method"], record["seed"]) for record in pruned][:1]
+    chosen = [record for record in pruned if (record["method"], record["seed"]) in first]
+    return sorted(chosen, key=lambda record: record["ratio"])

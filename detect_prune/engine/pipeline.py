@@ -313,16 +313,21 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
         pruner = make_pruner(method, run.model, constraint, **options)
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
-    last = run.train(method.name, phase, pruner=pruner)
-    if last is not None:  # it is where the run was stopped after the last update
-        print(f"before the cut: {last}", flush=True)
-    if isinstance(last, Residuals) and last.overall[0] > GOOD_RESIDUAL:
-        print(
-            f"ADMM has not come to its end: a residual below {GOOD_RESIDUAL:.0%} makes a good cut. It needs more "
-            "epochs, dozens of steps for each of its updates",
-            flush=True,
-        )
+    run.train(method.name, phase, pruner=pruner)
+    print(f"before the cut: {pruner.report}", flush=True)
+    if isinstance(pruner.report, Residuals) and pruner.report.worst > GOOD_RESIDUAL:
+        print(_too_early(pruner.report), flush=True)
+    run.before_cut = pruner.report.as_dict()
     _cut(run, pruner.cut())
+
+
+def _too_early(report: Residuals) -> str:
+    """Where W has not met Z."""
+    apart = [f"{name} ({primal:.1%})" for name, primal in report.primal.items() if primal > GOOD_RESIDUAL]
+    return (
+        f"ADMM has not come to its end: a residual below {GOOD_RESIDUAL:.0%} in each layer makes a good cut, and it is "
+        f"larger in {', '.join(apart)}. It needs more epochs, dozens of steps for each of its updates"
+    )
 
 
 def _reestimate(run: Run) -> None:

@@ -33,7 +33,12 @@ class Precision:
         return model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
-CANDIDATES = (Precision(), Precision(channels_last=True), Precision(bf16=True, channels_last=True))
+PRECISIONS = {
+    "fp32": Precision(),
+    "fp32-channels-last": Precision(channels_last=True),
+    "bf16": Precision(bf16=True, channels_last=True),
+}
+"""By the name that the command line has for it; `choose_precision` tries all of them."""
 
 
 def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, float]]:
@@ -60,7 +65,7 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, 
     model.train()
     seconds: dict[Precision, float] = {}
     with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-        fitting = list(CANDIDATES)
+        fitting = list(PRECISIONS.values())
         for turn in range(1 + rounds):
             for candidate in tuple(fitting):
                 candidate.prepare(model)

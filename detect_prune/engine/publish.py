@@ -54,6 +54,7 @@ def publish(run: Run, settings: dict[str, Any], problems: Sequence[str]) -> str:
         run.folder / "metrics.json",
         {
             "stages": run.stages,
+            "before the cut": run.before_cut,
             "layers": [{"layer": name, "kept": left, "total": total} for name, (left, total) in kept.items()],
             "settings": settings,
             "recipe": run.recipe.as_dict(),

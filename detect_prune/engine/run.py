@@ -20,7 +20,7 @@ from detect_prune.engine.task import Metrics, Phase, Recipe, Task
 from detect_prune.engine.trainer import StepReport, Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import require_disk_space
-from detect_prune.pruning import Masks, Pruner, Update, prunable_weights
+from detect_prune.pruning import Masks, Pruner, prunable_weights
 from detect_prune.report.figures import save_picture
 from detect_prune.report.progress import Phase as PlannedPhase
 from detect_prune.report.progress import Progress, Timeline
@@ -88,6 +88,8 @@ class Run:
         self.done: list[str] = []
         self.stages: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
+        self.before_cut: dict[str, Any] | None = None
+        """What the last update before the cut found; None where nothing was pruned while training."""
         self.delivered = ""
         """Name of the file with the final weights, once it is written."""
         self.best = -math.inf
@@ -182,11 +184,8 @@ class Run:
         """The weights of `model` that this run prunes, by name."""
         return prunable_weights(model, self.include, self.exclude)
 
-    def train(self, name: str, phase: Phase, *, pruner: Pruner | None = None, keep_best: bool = False) -> Update | None:
+    def train(self, name: str, phase: Phase, *, pruner: Pruner | None = None, keep_best: bool = False) -> None:
         """Trains the model for one phase, holding the masks if there are any.
-
-        Returns:
-            The pruner's last update, where one was made since the run was started or resumed.
 
         Raises:
             Stopped: a stop was asked for; the run has saved itself in the middle of the phase.
@@ -197,7 +196,6 @@ class Run:
             if pruner is not None:
                 pruner.load_state_dict(self._unfinished["pruner"])
             self._unfinished = None
-        last: Update | None = None
         evaluate_every = math.ceil(phase.epochs / EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
         record_every = max(1, trainer.total // RECORDS_PER_PHASE)
         self.timeline.begin(name, trainer.step)
@@ -208,9 +206,8 @@ class Run:
         ):
             for report in trainer.steps():
                 self.global_step += 1
-                last = report.update or last
                 self._log(name, report, record=report.step % record_every == 0)
-                progress.step(**self._live(report, last))
+                progress.step(**self._live(report, pruner))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
                     metrics = self.world.once(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
                     progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
@@ -222,7 +219,6 @@ class Run:
                     raise Stopped(self.folder)
         trainer.finish()
         self.world.require_same(self.model.state_dict().values(), "the weights")
-        return last
 
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:
         """Adds a row to the closing table, and draws what the network finds at this stage."""
@@ -266,8 +262,9 @@ class Run:
         self.history.append({"step": self.global_step, "phase": phase, **metrics.values})
 
     @staticmethod
-    def _live(report: StepReport, last: Update | None) -> dict[str, float]:
-        return {"loss": report.loss, "lr": report.lr, **(last.headline() if last is not None else {})}
+    def _live(report: StepReport, pruner: Pruner | None) -> dict[str, float]:
+        done = pruner.report if pruner is not None else None
+        return {"loss": report.loss, "lr": report.lr, **(done.headline() if done is not None else {})}
 
     def _evaluate_on_the_way(self, name: str, trainer: Trainer, keep_best: bool) -> Metrics:
         """Scores what the phase would hand over if it ended now; training then goes on as if nothing had been."""
@@ -297,6 +294,7 @@ class Run:
             "done": self.done,
             "stages": self.stages,
             "history": self.history,
+            "before_cut": self.before_cut,
             "delivered": self.delivered,
             "best": self.best,
             "global_step": self.global_step,
@@ -340,7 +338,7 @@ class Run:
         if state["masks"] is not None:
             self.masks = Masks.from_state_dict(self.model, state["masks"])
         self.done, self.stages, self.history = state["done"], state["stages"], state["history"]
-        self.delivered = state["delivered"]
+        self.before_cut, self.delivered = state["before_cut"], state["delivered"]
         self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
         self.precision, self.timings = Precision(**state["precision"]), state["timings"]
         self._unfinished = state["unfinished"]

@@ -97,7 +97,8 @@ class GlobalADMM:
         )
         self.rho: float | None = self.schedule.start
         self.done = 0
-        self.residuals: Residuals | None = None
+        self.report: Residuals | None = None
+        """What the last update found."""
         self._first_residual = 0.0
         self._gradient_square = 0.0
         self._measured = 0
@@ -272,12 +273,12 @@ class GlobalADMM:
         self.done += 1
         kept = {name: int(mask.count_nonzero()) / mask.numel() for name, mask in zip(names, selection.masks)}
         bound = tuple(names[i] for i in selection.bound)
-        self.residuals = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
+        self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
         if self.done == 1 or self.gradual:
-            self._first_residual = max(self._first_residual, self.residuals.worst)
+            self._first_residual = max(self._first_residual, self.report.worst)
         if self.schedule.ends_stage(self.done, self.updates):
             self._next_stage(lengths)
-        return self.residuals
+        return self.report
 
     def _add_weights(self, name: str) -> float:
         """U = U + W; returns the square of the length of W."""
@@ -305,7 +306,7 @@ class GlobalADMM:
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before = self.rho, self.q
-        grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.residuals.worst)
+        grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.report.worst)
         self.q = self._worths(lengths)
         self.rho = min(max(grown, self._effective_rho()), self._stable_rho())
         # rho * q * u, the multiplier itself, stays what it was.
@@ -346,6 +347,7 @@ class GlobalADMM:
             "measured": self._measured,
             "steps": self._steps,
             "peak_rate": self._peak_rate,
+            "report": self.report.as_dict() if self.report is not None else None,
             "importance": self.importance.state_dict(),
         }
 
@@ -368,6 +370,7 @@ class GlobalADMM:
         self._first_residual = state["first_residual"]
         self._gradient_square, self._measured = state["gradient_square"], state["measured"]
         self._steps, self._peak_rate = state["steps"], state["peak_rate"]
+        self.report = Residuals(**state["report"]) if state["report"] is not None else None
         self.importance.load_state_dict(state["importance"])
 
 

@@ -6,7 +6,7 @@ number of epochs from the same dense network.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +36,10 @@ class Update(Protocol):
         """What a log should show of each layer: name of the figure -> layer -> value."""
         ...
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
+
 
 class Pruner(Protocol):
     """Prunes while a network is trained: GlobalADMM and GradualMagnitude."""
@@ -43,6 +47,8 @@ class Pruner(Protocol):
     weights: dict[str, nn.Parameter]
     updates: int
     """How often `update` will be called, at equal distances, the last time after the last step."""
+    report: Update | None
+    """What the last update did."""
 
     def attach(self, optimizer: Optimizer) -> None:
         """Joins every step of this optimizer."""
@@ -81,6 +87,10 @@ class Tightened:
     def per_layer(self) -> dict[str, dict[str, float]]:
         return {"kept": self.kept}
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which it can be made again."""
+        return asdict(self)
+
     def __str__(self) -> str:
         floor = f", floor binds in {', '.join(self.bound)}" if self.bound else ""
         return f"update {self.update}: {self.overall:.2%} of the weights are left{floor}"
@@ -115,6 +125,7 @@ class GradualMagnitude:
             raise ValueError(f"gradual pruning needs at least one update, not {updates}")
         self.weights = prunable_weights(model, include, exclude)
         self.constraint, self.updates, self.done = constraint, updates, 0
+        self.report: Tightened | None = None
         self.importance = make_importance(importance)
         if self.importance.observes:
             raise ValueError("gradual magnitude pruning ranks by the weights alone: raw, normalised or lamp")
@@ -148,7 +159,8 @@ class GradualMagnitude:
         self.masks.bound = tuple(names[i] for i in selection.bound)
         kept = {name: left / total for name, (left, total) in self.masks.kept().items()}
         overall = self.masks.n_kept / self.masks.n_total
-        return Tightened(self.done, kept, overall, self.masks.bound)
+        self.report = Tightened(self.done, kept, overall, self.masks.bound)
+        return self.report
 
     def cut(self, optimizer: Optimizer | None = None) -> Masks:
         """The masks as the last update left them."""
@@ -160,7 +172,8 @@ class GradualMagnitude:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values. Loaded with the weights of the same moment, all goes on to the bit."""
-        return {"masks": self.masks.state_dict(), "done": self.done, "updates": self.updates}
+        report = self.report.as_dict() if self.report is not None else None
+        return {"masks": self.masks.state_dict(), "done": self.done, "updates": self.updates, "report": report}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where state_dict was called; the attached optimizer stays attached.
@@ -172,6 +185,7 @@ class GradualMagnitude:
             raise ValueError(f"this state is one of {state['updates']} updates in all, not of {self.updates}")
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]
+        self.report = Tightened(**state["report"]) if state["report"] is not None else None
 
 
 @dataclass(frozen=True)

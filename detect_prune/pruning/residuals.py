@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 GOOD_RESIDUAL = 0.05
-"""Below this, overall, the cut takes little away that W had not given up already."""
+"""Where each layer is below this, the cut takes little away that W had not given up already."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Residuals:
     def per_layer(self) -> dict[str, dict[str, float]]:
         """What a log should show of each layer: name of the figure -> layer -> value."""
         return {"kept": self.kept, "primal residual": self.primal, "dual residual": self.dual}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which it can be made again."""
+        return asdict(self)
 
     @property
     def worst(self) -> float:

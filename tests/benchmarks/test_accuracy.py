@@ -68,6 +68,10 @@ def test_what_is_no_fair_comparison_is_said(tmp_path):
     runs = [finished_run(tmp_path / f"{dense}", rows=(dense, 0.5, 0.6, 0.8)) for dense in (0.9, 0.92)]
     first, second = accuracy.doubts(accuracy.collect(runs))
     assert "same dense network (seed 0)" in first and "For 2 of 2 runs" in second
+    runs = [finished_run(tmp_path / "a", "dense-longer", None), finished_run(tmp_path / "b", precision="bf16")]
+    assert accuracy.doubts(accuracy.collect(runs)) == ["Not all runs have the same precision: float32; bf16."]
+    recipe, alone = accuracy.doubts(accuracy.collect([runs[0], finished_run(tmp_path / "c", admm_epochs=4)]))
+    assert "4 epochs of sgd" in recipe and "For 1 of 1 runs" in alone
 
 
 def test_runs_that_belong_into_no_common_table(unfinished, tmp_path):

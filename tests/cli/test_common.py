@@ -46,12 +46,14 @@ def test_options_are_checked_when_they_are_parsed(words, capsys):
 
 def test_the_names_that_stand_here_are_those_of_the_packages():
     from detect_prune.classification import ARCHITECTURES
+    from detect_prune.engine.precision import PRECISIONS
     from detect_prune.pruning import METHODS
     from detect_prune.pruning.importance import make_importance
 
     assert tuple(METHODS) == prune.METHODS
     assert tuple(name for name, method in METHODS.items() if method.prunes == "never") == prune.KEEPING
     assert tuple(ARCHITECTURES) == common.MODELS
+    assert tuple(PRECISIONS) == common.PRECISIONS
     for name in prune.IMPORTANCES:
         make_importance(name)
     with pytest.raises(ValueError, match=f"there are {', '.join(prune.IMPORTANCES)}$"):

@@ -164,6 +164,8 @@ def test_a_sweep_from_nothing(tmp_path, monkeypatch, capsys):
     assert {"AP", "AP50", "dense_AP", "cut_AP", "seconds", "command", "epochs"} <= record.keys()
     for name in ("sweep.csv", "sweep.md", "accuracy.png", "accuracy.svg", "kept_per_layer.png", "kept_per_layer.svg"):
         assert (folder / name).stat().st_size > 0
+    plans = [json.loads((folder / run / common.PLAN).read_text())["options"] for run in ("dense-s0", "admm-0.5-s0")]
+    assert plans[0]["precision"] == plans[1]["precision"] and plans[0]["precision"] in common.PRECISIONS
     before = (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns
     assert sweep.main(["--resume", str(folder)]) == 0
     assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before

@@ -14,8 +14,19 @@ def test_a_record_has_what_was_asked_and_what_came_out(tmp_path):
     record = record_of(finished_run(tmp_path / "a"))
     wanted = {"method": "admm", "ratio": 0.9, "seed": 0, "n_kept": 100, "n_total": 1000, "epochs": 5}
     wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "exclude": "a.* b"}
-    wanted |= {"layers": {"a": [100, 1000]}}
+    wanted |= {"primal_residual": 0.025, "worst_primal_residual": 0.03, "layers": {"a": [100, 1000]}}
+    wanted |= {
+        "recipe": "3 epochs of sgd at 0.01, decay 0 then 2 epochs of sgd at 0.01, decay 0, 40 updates, batch None"
+    }
     assert wanted.items() <= record.items()
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "ratio"), [(None, 500, 0.5), ({"a": 0.25}, 750, 0.25), (None, 1000, None), (0.5, 501, 0.5)]
+)
+def test_a_ratio_is_one_number_however_it_was_asked_for(tmp_path, asked, kept, ratio):
+    """A pattern N:M and a ratio for each layer remove what they come to."""
+    assert record_of(finished_run(tmp_path / "a", ratio=asked, kept=kept))["ratio"] == ratio
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1}'])
@@ -48,6 +59,7 @@ def test_the_table_has_medians_and_spread_and_the_csv_every_run(tmp_path):
 
 def record(method="admm", seed=0, accuracy=0.9, ratio=0.9, **more):
     settings = {"importance": "lamp", "pattern": None, "gradual": False, "floor": 0.05, "include": "", "exclude": ""}
+    settings["recipe"] = "5 epochs"
     facts = {"method": method, "seed": seed, "ratio": ratio, "epochs": 5, "n_kept": 100, "n_total": 1000}
     return settings | facts | {"accuracy": accuracy, "dense_accuracy": 0.95} | more
 
@@ -76,6 +88,18 @@ def test_a_difference_inside_the_spread_is_a_tie(admm, gradual, marks):
     assert found["dense"]["of its ratio"] == ""
 
 
+def test_nothing_is_the_best_among_runs_of_different_recipes():
+    runs = [record("admm", seed, 0.92, recipe="30 epochs") for seed in range(3)]
+    runs += [record("gradual", seed, 0.90) for seed in range(3)]
+    assert {row["of its ratio"] for row in cells(runs).values()} == {""}
+
+
+def test_runs_of_one_method_and_different_recipes_are_two_rows():
+    runs = [record(seed=0), record(seed=0, accuracy=0.8, recipe="30 epochs")]
+    table = compare(runs)
+    assert [row[table.columns.index("recipe")] for row in table.rows if row[0] == "admm"] == ["30 epochs", "5 epochs"]
+
+
 def test_the_best_is_sought_among_those_of_one_ratio():
     records = [record("admm", seed, 0.9, ratio=0.8) for seed in (0, 1)] + [record("lamp", seed, 0.5) for seed in (0, 1)]
     assert {row["of its ratio"] for row in cells(records).values()} == {""}
@@ -85,7 +109,7 @@ def test_the_loss_is_against_the_better_dense_network_of_the_same_seed():
     records = [
         record("dense-longer", 0, 0.97, None),
         record("dense-longer", 1, 0.94, None),
-        record("dense-longer", 2, 0.99, None, epochs=50),  # another length, so not the one for seed 2
+        record("dense-longer", 2, 0.99, None, epochs=50, recipe="50 epochs"),  # not for as long as seed 2
         *(record(seed=seed, accuracy=0.90 + seed / 1000) for seed in range(3)),
     ]
     assert cells(beside_longer(records))["admm"]["loss"] == "4.90"  # of 7.00 (longer), 4.90 and 4.80 (dense)

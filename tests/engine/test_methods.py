@@ -93,8 +93,12 @@ def test_a_trained_network_is_only_measured_by_the_method_dense(tmp_path):
 @pytest.mark.parametrize(("recipe", "told"), [(RECIPE, True), (ToyTask.recipe, False)])
 def test_weights_that_have_not_met_z_are_told(tmp_path, capsys, recipe, told):
     """One step for each update is too few, two of them just suffice here."""
-    run(tmp_path / "run", recipe=recipe)
-    assert ("has not come to its end" in capsys.readouterr().out) == told
+    folder = run(tmp_path / "run", recipe=recipe).folder
+    said = capsys.readouterr().out
+    assert ("has not come to its end" in said) == told
+    found = json.loads((folder / "metrics.json").read_text())["before the cut"]
+    assert found["update"] == 32 and (max(found["primal"].values()) > 0.05) == told
+    assert all((f"{name} (" in said) == (primal > 0.05) for name, primal in found["primal"].items())
 
 
 def test_gradual_pruning_tightens_along_the_cubic(tmp_path):

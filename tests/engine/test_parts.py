@@ -15,7 +15,7 @@ from toy import ToyTask, toy_network
 from detect_prune.engine.batchnorm import reestimate
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.machine import describe_machine
-from detect_prune.engine.precision import CANDIDATES, choose_precision
+from detect_prune.engine.precision import PRECISIONS, choose_precision
 from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Phase
 from detect_prune.engine.trainer import Trainer, learning_rate
@@ -69,7 +69,7 @@ def test_the_timed_step_leaves_no_trace():
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     random = torch.get_rng_state()
     chosen, seconds = choose_precision(task)
-    assert chosen in CANDIDATES and len(seconds) == 3 and str(chosen) == min(seconds, key=seconds.get)
+    assert chosen in PRECISIONS.values() and len(seconds) == 3 and str(chosen) == min(seconds, key=seconds.get)
     assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in task.model.parameters())
@@ -82,7 +82,7 @@ def test_a_batch_that_could_not_be_read_is_a_step_without_a_change():
                 yield None if number == 1 else batch
 
     task = Unreadable()
-    trainer = Trainer(task, task.model, Phase(1, 0.1), CANDIDATES[0])
+    trainer = Trainer(task, task.model, Phase(1, 0.1), PRECISIONS["fp32"])
     steps = trainer.steps()
     next(steps)
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
@@ -143,7 +143,7 @@ def test_removed_weights_do_not_shorten_the_clipped_steps_of_the_others(pruned_w
     if pruner is not None:
         pruner.masks.replace({"weight": masks["weight"]})
     phase = Phase(1, 1.0, momentum=0.0, warmup=0.0, clip=10.0)
-    trainer = Trainer(Steep(removed), model, phase, CANDIDATES[0], pruner=pruner, masks=None if pruner else masks)
+    trainer = Trainer(Steep(removed), model, phase, PRECISIONS["fp32"], pruner=pruner, masks=None if pruner else masks)
     rate = next(trainer.steps()).lr
     assert not model.weight[removed].any()
     # Ten gradients of 1 have a norm below 10: nothing is clipped.
@@ -186,14 +186,14 @@ class Greedy(ToyTask):
 
 def test_a_precision_that_does_not_fit_into_memory_is_not_chosen():
     chosen, seconds = choose_precision(Greedy(lambda step: step == 1))
-    assert len(seconds) == 2 and chosen != CANDIDATES[0]
+    assert len(seconds) == 2 and chosen != PRECISIONS["fp32"]
     task = Greedy(lambda step: True)
     task.model.eval()
     with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):
         choose_precision(task)
     assert not task.model.training
     with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):
-        list(Trainer(task, task.model, Phase(1, 0.1), CANDIDATES[0]).steps())
+        list(Trainer(task, task.model, Phase(1, 0.1), PRECISIONS["fp32"]).steps())
 
 
 @pytest.mark.parametrize("batches", [[], [None] * 8])
@@ -205,7 +205,7 @@ def test_an_epoch_without_a_picture_that_can_be_read_is_an_error(batches):
         def problems(self):
             return ["all are torn"]
 
-    trainer = Trainer(Unreadable(), toy_network(), Phase(3, 0.1), CANDIDATES[0])
+    trainer = Trainer(Unreadable(), toy_network(), Phase(3, 0.1), PRECISIONS["fp32"])
     with pytest.raises(DetectPruneError, match=r"epoch 2 could be read\. all are torn"):
         list(trainer.steps())
 
@@ -216,7 +216,7 @@ def test_an_epoch_of_too_many_batches_ends_where_it_should():
             yield from super().batches(epoch, start)
             yield from super().batches(epoch + 1, 0)
 
-    reports = list(Trainer(Long(), toy_network(), Phase(2, 0.1), CANDIDATES[0]).steps())
+    reports = list(Trainer(Long(), toy_network(), Phase(2, 0.1), PRECISIONS["fp32"]).steps())
     assert [report.step for report in reports] == list(range(1, 17))
     assert [report.epoch for report in reports] == [0] * 8 + [1] * 8
 

@@ -3,10 +3,26 @@
 import json
 
 
-def finished_run(folder, method="admm", ratio=0.9, seed=0, rows=(0.9, 0.5, 0.6, 0.8), network="net", command="prune"):
+def phase(epochs):
+    return {"epochs": epochs, "optimizer": "sgd", "lr": 0.01, "weight_decay": 0.0}
+
+
+def finished_run(
+    folder,
+    method="admm",
+    ratio=0.9,
+    seed=0,
+    rows=(0.9, 0.5, 0.6, 0.8),
+    network="net",
+    command="prune",
+    kept=None,
+    admm_epochs=3,
+    precision="float32",
+):
     """Writes the folder's metrics.json; `rows` are the accuracies of its stages."""
     names = ("dense", "cut", "cut + batch norm re-estimated", "retrained") if len(rows) == 4 else ("dense", "longer")
-    kept = 1000 if ratio is None else round(1000 * (1 - ratio))
+    if kept is None:
+        kept = 1000 if ratio is None else round(1000 * (1 - ratio))
     folder.mkdir(parents=True)
     stages = [{"name": name, "metrics": {"top-1": top}, "kept": kept, "total": 1000} for name, top in zip(names, rows)]
     metrics = {
@@ -23,11 +39,12 @@ def finished_run(folder, method="admm", ratio=0.9, seed=0, rows=(0.9, 0.5, 0.6, 
             "exclude": ["a.*", "b"],
             "seed": seed,
         },
-        "recipe": {"dense": {"epochs": 5}, "admm": {"epochs": 3}, "retrain": {"epochs": 2}},
+        "recipe": {"dense": phase(5), "admm": phase(admm_epochs), "retrain": phase(2), "updates": 40},
         "stages": stages,
+        "before the cut": {"primal": {"a": 0.03, "b": 0.02}, "overall": [0.025, 0.01]} if method == "admm" else None,
         "layers": [{"layer": "a", "kept": kept, "total": 1000}],
         "seconds": 1.5,
-        "precision": "float32",
+        "precision": precision,
         "date": "2000-01-01",
         "command": command,
         "machine": {"cores": 2},

@@ -26,7 +26,7 @@ def test_quadratic_keeps_the_largest_targets():
     support = target.abs().topk(60).indices
     best[support] = target[support]
     torch.testing.assert_close(model.vector().detach(), best, rtol=1e-3, atol=1e-4)
-    assert admm.residuals.overall[0] < 1e-3
+    assert admm.report.overall[0] < 1e-3
 
 
 def test_least_squares_with_a_planted_sparse_solution():
