@@ -36,7 +36,8 @@ def records_of(folder: Path) -> list[dict]:
         | {name: stage[name] for name in ("macs_dense", "macs_nonzero", "bytes_stored", "bytes_zip")}
         for stage in metrics["stages"]
     ]
-    if plan["cfg"] is not None:
+    # Plain magnitude is the rival of a run that was asked for a share of the weights, wherever they lie.
+    if plan["cfg"] is not None and settings["budget"] == "ratio" and settings["ratio"] and not settings["pattern"]:
         rows.insert(1, {**common, "method": "magnitude", "stage": "one-shot, not retrained", **one_shot(folder, plan)})
     return rows
 

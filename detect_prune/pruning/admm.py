@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detect_prune.pruning.budgets import ratio_budget
+from detect_prune.pruning.budgets import DEFAULT_FLOOR, ratio_budget
 from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.counts import prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
@@ -76,7 +76,7 @@ class GlobalADMM:
         *,
         updates: int = 40,
         importance: str | Importance = "lamp",
-        floor: float = 0.05,
+        floor: float = DEFAULT_FLOOR,
         rho: float | RhoSchedule | None = None,
         gradual: bool = False,
         include: Sequence[str] = (),
