@@ -31,7 +31,7 @@ def detection_recipe(*, sample: bool, large: bool) -> Recipe:
 def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
     """The recipe for LeNet-5 on MNIST or a ResNet on CIFAR-10; weights that are trained already want a smaller rate."""
     if model == "lenet5":
-        # Chosen on the last 10,000 training pictures at 99.2 % removed, batch 128 (docs/admm.md).
+        # Rates and decay were chosen on the last 10,000 training pictures at 99.2 % removed, batch 128 (docs/admm.md).
         return Recipe(
             dense=Phase(15, 2e-3, "adamw", weight_decay=0.05, ema=0.999),
             admm=Phase(18, 2e-3, "adamw", final_lr=0.3),
