@@ -273,6 +273,7 @@ class GlobalADMM:
         self.done += 1
         kept = {name: int(mask.count_nonzero()) / mask.numel() for name, mask in zip(names, selection.masks)}
         bound = tuple(names[i] for i in selection.bound)
+        del selection  # a new q would lie in memory beside its masks
         self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
         if self.done == 1 or self.gradual:
             self._first_residual = max(self._first_residual, self.report.worst)
@@ -311,7 +312,12 @@ class GlobalADMM:
         self.rho = min(max(grown, self._effective_rho()), self._stable_rho())
         # rho * q * u, the multiplier itself, stays what it was.
         for name, u in self.u.items():
-            u.mul_(worth_before[name] / self.q[name] * (before / self.rho))
+            old, new = worth_before[name], self.q[name]
+            if new.dim():
+                for part, was, is_now in chunks(u, old, new):
+                    part.mul_((was / is_now).mul_(before / self.rho))
+            else:
+                u.mul_(old / new * (before / self.rho))
 
     @torch.no_grad()
     def cut(self, optimizer: Optimizer | None = None) -> Masks:

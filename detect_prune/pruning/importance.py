@@ -151,11 +151,11 @@ class Fisher:
             raise ValueError(
                 f"the Fisher importance of {', '.join(unseen)} needs gradients: attach an optimizer and take steps"
             )
-        q = {
-            name: self._mean[name].to(weight.device) / (1 - self.decay ** self._steps[name])
-            for name, weight in weights.items()
-        }
-        return {name: (value + self.damping * value.mean()).clamp_(min=_TINY) for name, value in q.items()}
+        q = {}
+        for name, weight in weights.items():
+            value = self._mean[name].to(weight.device) / (1 - self.decay ** self._steps[name])
+            q[name] = value.add_(self.damping * value.mean()).clamp_(min=_TINY)
+        return q
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": dict(self._mean), "steps": dict(self._steps)}
