@@ -35,6 +35,16 @@ def test_statistics_come_from_all_classes(data):
     assert not torch.equal(seen, torch.cat(list(task_of(data, seed=1).inputs()))[:, 0, 0, 0])
 
 
+def test_statistics_come_from_pictures_as_in_training():
+    white = LabelledPictures(torch.full((40, 3, 32, 32), 255, dtype=torch.uint8), torch.arange(40) % 10)
+    data = ClassificationData("white", tuple("0123456789"), white, white)
+    model = build_network("resnet20", data)
+    task = ClassificationTask(model, data, classification_recipe("resnet20"), name="resnet20", batch=4)
+    pictures = torch.cat(list(task.inputs()))
+    moved = (pictures != pictures.amax((0, 2, 3), keepdim=True)).any(dim=(1, 2, 3))
+    assert moved.float().mean() > 0.5, "a shift brings in the border"
+
+
 def test_a_checkpoint_of_a_run_can_be_used_as_weights(data, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "load_classification", lambda *_: data)
     model = build_network("lenet5", data)
