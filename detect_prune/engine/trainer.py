@@ -125,7 +125,8 @@ class Trainer:
             loss, parts = self._descend(batch, counts, rate, epoch)
         self.step += 1
         update = None
-        if self.pruner is not None and self._update_is_due():
+        # Where the first pictures can't be read, a small set is due for an update before ADMM has measured anything.
+        if self.pruner is not None and self.pruner.ready and self._update_is_due():
             try:
                 update = self.pruner.update()
             except Diverged as error:

@@ -44,6 +44,7 @@ from detect_prune.pruning.selection import Diverged, chunks
 
 _MEASURED_STEPS = 10
 """Steps without penalty at the very start, over which the loss gradient is measured."""
+_TELLING = 100.0
 _GROWING = 0.75
 """A ratio that grows is complete after this share of the updates; the rest lets W meet Z."""
 
@@ -104,6 +105,7 @@ class GlobalADMM:
         self._measured = 0
         self._steps = 0
         self._peak_rate = 0.0
+        self._limit: float | None = None
         self._handles: list[Any] = []
         self._optimizer: Optimizer | None = None
         # float32 even for half-precision weights: U sums up differences that bf16 would round away.
@@ -119,6 +121,11 @@ class GlobalADMM:
         self.q: dict[str, Tensor] = {}
         if not self.importance.observes:
             self._start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether an update can be made: what rho and the worth are set from, where it is measured, needs a step."""
+        return self._measured > 0 or (self.rho is not None and bool(self.q))
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -187,11 +194,13 @@ class GlobalADMM:
             if self._measured < _MEASURED_STEPS:
                 return
             self._settle()
+        if self._limit is None:
+            self._limit = self._largest_worth()
         for name, weight in self.weights.items():
             force = self._force(name)
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            weight.grad.add_(force.mul_(self.q[name]), alpha=self.rho)
+            weight.grad.add_(force.mul_(self.q[name].clamp(max=self._limit)), alpha=self.rho)
 
     def _force(self, name: str) -> Tensor:
         """W - Z + U of one layer, a new tensor."""
@@ -212,12 +221,16 @@ class GlobalADMM:
             self.rho = min(self.rho, self._stable_rho())
 
     def _full_pull(self) -> float:
-        """The length of the penalty's gradient per rho, were the whole removal asked for now."""
+        """The length of the penalty's gradient per rho, were the whole removal asked for now.
+
+        A layer of tiny weights, or a weight that fisher holds dear, must not stand for the rest: q counts up to a
+        hundred times its mean.
+        """
         values = {name: weight.detach() for name, weight in self.weights.items()}
         masks = self.constraint.project(values, self.q).masks
         return math.sqrt(
             sum(
-                float((value * self.q[name]).masked_fill_(mask, 0).square_().sum())
+                float((value * self.q[name].clamp(max=_TELLING)).masked_fill_(mask, 0).square_().sum())
                 for (name, value), mask in zip(values.items(), masks)
             )
         )
@@ -229,16 +242,18 @@ class GlobalADMM:
         return rate if rate < self._peak_rate else max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
 
     def _stable_rho(self) -> float:
-        """Above this, descent on the penalty alone would swing instead of settle."""
-        if self._optimizer is None:
-            return math.inf
-        largest = max(float(q.max()) for q in self.q.values())
-        rate = self._rate()
-        return self.schedule.stable / (rate * largest) if rate > 0 else math.inf
+        """Above this, descent on the penalty alone would swing instead of settle, where q is 1."""
+        rate = self._rate() if self._optimizer is not None else 0.0
+        return self.schedule.stable / rate if rate > 0 else math.inf
+
+    def _largest_worth(self) -> float:
+        """The q above which descent on the penalty alone would swing. The penalty goes no further, where the projection
+        does: one layer of tiny weights must not make rho tiny for all."""
+        return self._stable_rho() / self.rho
 
     def _effective_rho(self) -> float:
         """Below this, descent on the penalty would hardly move W between two updates."""
-        if self._optimizer is None or "betas" in self._optimizer.defaults:
+        if not isinstance(self._optimizer, torch.optim.SGD):
             return 0.0
         momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
         way = self._rate() / (1 - momentum) * self._steps / self.done
@@ -256,11 +271,11 @@ class GlobalADMM:
         """
         if self.done >= self.updates:
             raise ValueError(f"all {self.updates} planned updates are done; the schedule of rho has ended")
+        if not self.ready:
+            raise ValueError(
+                "rho is set from the loss gradient: attach ADMM to an optimizer and take steps before the update"
+            )
         if self.rho is None or not self.q:
-            if not self._measured:
-                raise ValueError(
-                    "rho is set from the loss gradient: attach ADMM to an optimizer and take steps before the update"
-                )
             self._settle()
         # From here to the U-step u holds W + U: the network is never copied.
         lengths = {name: self._add_weights(name) for name in self.weights}
@@ -306,18 +321,16 @@ class GlobalADMM:
         return float(apart), float(way)
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
-        before, worth_before = self.rho, self.q
+        before, worth_before, limit_before = self.rho, self.q, math.inf if self._limit is None else self._limit
         grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.report.worst)
         self.q = self._worths(lengths)
         self.rho = min(max(grown, self._effective_rho()), self._stable_rho())
+        self._limit = self._largest_worth()
         # rho * q * u, the multiplier itself, stays what it was.
         for name, u in self.u.items():
             old, new = worth_before[name], self.q[name]
-            if new.dim():
-                for part, was, is_now in chunks(u, old, new):
-                    part.mul_((was / is_now).mul_(before / self.rho))
-            else:
-                u.mul_(old / new * (before / self.rho))
+            for part, was, is_now in chunks(u, old, new) if new.dim() else [(u, old, new)]:
+                part.mul_(was.clamp(max=limit_before).div_(is_now.clamp(max=self._limit)).mul_(before / self.rho))
 
     @torch.no_grad()
     def cut(self, optimizer: Optimizer | None = None) -> Masks:
@@ -326,6 +339,9 @@ class GlobalADMM:
 
         For what else has to start again after the cut (learning rate, averages of the weights, batch-norm
         statistics) the loop is responsible.
+
+        Raises:
+            Diverged: the weights are not finite.
         """
         if not self.q:
             self._settle()
@@ -339,9 +355,15 @@ class GlobalADMM:
 
     # ---- saving
 
+    def _made_for(self) -> list[str | float]:
+        """What Z, U and q are of no use without."""
+        sizes = {name: weight.numel() for name, weight in self.weights.items()}
+        return [type(self.constraint).__name__, self.constraint.keep_share(sizes), type(self.importance).__name__]
+
     def state_dict(self) -> dict[str, Any]:
         """Everything but W: tensors and plain values. Loaded with the W of the same moment, all goes on to the bit."""
         return {
+            "made_for": self._made_for(),
             "z": dict(self.z),
             "u": dict(self.u),
             "q": dict(self.q),
@@ -353,6 +375,7 @@ class GlobalADMM:
             "measured": self._measured,
             "steps": self._steps,
             "peak_rate": self._peak_rate,
+            "limit": self._limit,
             "report": self.report.as_dict() if self.report is not None else None,
             "importance": self.importance.state_dict(),
         }
@@ -362,12 +385,14 @@ class GlobalADMM:
         """Takes up where state_dict was called; the attached optimizer stays attached.
 
         Raises:
-            ValueError: the state belongs to another network, or to another number of updates.
+            ValueError: the state belongs to another network, constraint or importance, or another number of updates.
         """
         if state["z"].keys() != self.z.keys() or any(state["z"][name].shape != z.shape for name, z in self.z.items()):
             raise ValueError("this state of ADMM belongs to another network, or to another choice of layers")
         if state["updates"] != self.updates:
             raise ValueError(f"this state is one of {state['updates']} updates in all, not of {self.updates}")
+        if state["made_for"] != self._made_for():
+            raise ValueError(f"this state was made for {state['made_for']}, not for {self._made_for()}")
         for name in self.z:
             self.z[name].copy_(state["z"][name])
             self.u[name].copy_(state["u"][name])
@@ -375,7 +400,7 @@ class GlobalADMM:
         self.rho, self.done = state["rho"], state["done"]
         self._first_residual = state["first_residual"]
         self._gradient_square, self._measured = state["gradient_square"], state["measured"]
-        self._steps, self._peak_rate = state["steps"], state["peak_rate"]
+        self._steps, self._peak_rate, self._limit = state["steps"], state["peak_rate"], state["limit"]
         self.report = Residuals(**state["report"]) if state["report"] is not None else None
         self.importance.load_state_dict(state["importance"])
 

@@ -12,7 +12,7 @@ from detect_prune.pruning.budgets import ratio_budget
 from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import make_importance, scaled_worths
-from detect_prune.pruning.selection import Selection
+from detect_prune.pruning.selection import Diverged, Selection
 
 
 class Masks:
@@ -44,7 +44,14 @@ class Masks:
 
     @classmethod
     def chosen(cls, weights: Mapping[str, nn.Parameter], selection: Selection) -> "Masks":
-        """What a projection of these weights, in their order, has chosen."""
+        """What a projection of these weights, in their order, has chosen.
+
+        Raises:
+            Diverged: the weights are not finite. No ranking has a place for NaN, and it would be removed in silence.
+        """
+        for name, weight in weights.items():
+            if not bool(weight.detach().isfinite().all()):
+                raise Diverged(f"the weights of {name} are not finite: training has diverged")
         names = list(weights)
         return cls(weights, dict(zip(names, selection.masks)), [names[i] for i in selection.bound])
 
@@ -57,7 +64,7 @@ class Masks:
     @classmethod
     def from_state_dict(cls, model: nn.Module, state: Mapping[str, Any]) -> "Masks":
         """The masks that were saved from this network, or from one of the same shapes."""
-        found = prunable_weights(model)
+        found = dict(model.named_parameters(remove_duplicate=False))
         missing = sorted(state["bits"].keys() - found.keys())
         if missing:
             raise ValueError(f"the masks do not belong to this network, which has no {', '.join(missing)}")
@@ -155,10 +162,11 @@ class Masks:
         return "\n".join(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """One bit a weight: {"bits": name -> (ceil(n / 8),) uint8, "shapes": name -> list of int}."""
+        """One bit a weight: {"bits": name -> (ceil(n / 8),) uint8, "shapes": name -> list of int, "bound": names}."""
         return {
             "bits": {name: _pack(mask) for name, mask in self._masks.items()},
             "shapes": {name: list(mask.shape) for name, mask in self._masks.items()},
+            "bound": list(self.bound),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -168,6 +176,7 @@ class Masks:
             ValueError: it belongs to another network.
         """
         self._set({name: _unpack(bits, state["shapes"][name]) for name, bits in state["bits"].items()})
+        self.bound = tuple(state["bound"])
 
 
 def _pack(mask: Tensor) -> Tensor:

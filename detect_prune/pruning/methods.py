@@ -50,6 +50,11 @@ class Pruner(Protocol):
     report: Update | None
     """What the last update did."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether `update` can be called already."""
+        ...
+
     def attach(self, optimizer: Optimizer) -> None:
         """Joins every step of this optimizer."""
         ...
@@ -110,6 +115,8 @@ class GradualMagnitude:
     Raises:
         ValueError: a bad pattern or number of updates, or an importance that is measured from gradients.
     """
+
+    ready = True
 
     def __init__(
         self,

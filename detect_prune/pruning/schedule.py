@@ -1,5 +1,6 @@
 """How rho and the ratio grow over the updates."""
 
+import math
 from dataclasses import dataclass
 
 _SETTLING = 0.9
@@ -41,7 +42,8 @@ class RhoSchedule:
     about this share. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that
     follow the length of the gradient; Adam's steps do not depend on it.)"""
     stable: float = 0.5
-    """Upper limit of learning rate * rho * q: gradient descent on the penalty alone diverges above 2."""
+    """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
+    penalty alone diverges above 2."""
 
     def __post_init__(self) -> None:
         if self.start is not None and not 0 < self.start < float("inf"):
@@ -51,8 +53,8 @@ class RhoSchedule:
 
     @classmethod
     def constant(cls, rho: float) -> "RhoSchedule":
-        """The same rho, and the same worth, from the first step to the last."""
-        return cls(start=rho, stages=1, most=1.0)
+        """The same rho, and the same worth, from the first step to the last, taken as it is."""
+        return cls(start=rho, stages=1, most=1.0, stable=math.inf)
 
     def ends_stage(self, done: int, updates: int) -> bool:
         """Is the update number `done` (from 1) of `updates` the last of its stage, and another one follows?"""

@@ -72,10 +72,10 @@ class Items:
         chunks = flat(self.values).split(_CHUNK)
         if self.worth.dim() == 0:
             scale = math.sqrt(float(self.worth) / self.cost)
-            yield from (chunk.abs().mul_(scale) for chunk in chunks)
+            yield from (_magnitude(chunk).mul_(scale) for chunk in chunks)
         else:
             worths = flat(self.worth).split(_CHUNK)
-            yield from (chunk.abs().mul_((worth / self.cost).sqrt_()) for chunk, worth in zip(chunks, worths))
+            yield from (_magnitude(chunk).mul_((worth / self.cost).sqrt_()) for chunk, worth in zip(chunks, worths))
 
     def thinned(self, step: int) -> "Items":
         """Every `step`-th item."""
@@ -84,6 +84,11 @@ class Items:
 
     def __len__(self) -> int:
         return self.values.numel()
+
+
+def _magnitude(values: Tensor) -> Tensor:
+    """|v|, a new tensor, in float32 at least: half precision would round the threshold, differently in each layer."""
+    return values.abs() if values.dtype in (torch.float32, torch.float64) else values.float().abs_()
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,9 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
         Diverged: a score is not a number.
         ValueError: the floors alone cost more than the budget.
     """
+    doubles = [layer.values.dtype == torch.float64 for layer in layers]
+    if any(doubles) and not all(doubles):  # one threshold for all: it must not be rounded for some
+        layers = [Items(layer.values.double(), layer.worth, layer.cost) for layer in layers]
     floors = list(floors) or [0] * len(layers)
     floors = [min(floor, len(layer)) for floor, layer in zip(floors, layers)]
     needed = sum(floor * layer.cost for floor, layer in zip(floors, layers))
@@ -191,7 +199,7 @@ def _threshold(layers: Sequence[Items], budget: float) -> tuple[float, float]:
 
 def _next(score: float, layers: Sequence[Items]) -> float:
     """The next larger number that a score can be."""
-    value = torch.tensor(score, dtype=layers[0].values.dtype)
+    value = torch.tensor(score, dtype=torch.promote_types(layers[0].values.dtype, torch.float32))
     larger = float(value.nextafter(torch.full_like(value, math.inf)))
     # Above zero come the denormal numbers, unless the processor was told to take them for zero.
     return larger if larger > score else torch.finfo(value.dtype).tiny

@@ -244,6 +244,18 @@ def test_an_infinite_gradient_in_admm_is_not_finite(tmp_path, monkeypatch):
         run(tmp_path / "run", Steep(), train_dense=False, recipe=replace(ToyTask.recipe, updates=64))
 
 
+def test_updates_wait_for_the_first_pictures_that_can_be_read(tmp_path):
+    class Unreadable(ToyTask):
+        def batches(self, epoch, start):
+            for number, batch in enumerate(super().batches(epoch, start), start):
+                yield None if (epoch, number) < (0, 2) else batch
+
+    recipe = ToyTask.recipe.with_options(admm={"epochs": 5})
+    result = run(tmp_path / "run", Unreadable(), train_dense=False, recipe=replace(recipe, updates=40))
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert metrics["before the cut"]["update"] == 38, "the two that fell into steps without pictures are left out"
+
+
 def test_excluded_layers_are_not_counted(tmp_path):
     recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 1}, retrain={"epochs": 1})
     result = run(tmp_path / "run", recipe=recipe, exclude=["8"], ratio=0.5)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from detect_prune.pruning import (
+    Diverged,
     GlobalADMM,
     LayerwiseRatio,
     parameter_groups,
@@ -59,6 +60,28 @@ def test_diverged_weights_are_refused():
         model[4].weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"not finite|not a number"):
         admm.update()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_no_cut_hides_what_is_not_finite(bad):
+    model = network()
+    admm = GlobalADMM(model, 0.5, rho=1.0)
+    with torch.no_grad():
+        model[4].weight[0, :3] = bad
+    with pytest.raises(Diverged, match=r"4\.weight are not finite"):
+        admm.cut()
+
+
+def test_a_state_that_was_made_for_something_else_is_refused():
+    model = network()
+    state = GlobalADMM(model, 0.9, updates=4).state_dict()
+    for other in (
+        GlobalADMM(model, 0.5, updates=4),
+        GlobalADMM(model, 0.9, updates=4, importance="raw"),
+        GlobalADMM(model, constraint=LayerwiseRatio(0.9), updates=4),
+    ):
+        with pytest.raises(ValueError, match="this state was made for"):
+            other.load_state_dict(state)
 
 
 def test_scaled_gradients_of_a_fused_optimizer_are_refused():

@@ -129,6 +129,7 @@ def test_survives_saving():
     torch.save(masks.state_dict(), buffer)
     buffer.seek(0)
     state = torch.load(buffer, weights_only=True)
+    assert Masks.from_state_dict(model, state | {"bound": ["0.weight"]}).bound == ("0.weight",)
     assert sum(len(bits) for bits in state["bits"].values()) == -(-90 // 8) + -(-560 // 8)
     other = Masks.from_state_dict(copy.deepcopy(model), state)
     assert all(torch.equal(other[name], masks[name]) for name in masks)
@@ -137,6 +138,13 @@ def test_survives_saving():
     wrong = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(80, 8))
     with pytest.raises(ValueError, match=r"2\.weight"):
         Masks.from_state_dict(wrong, state)
+
+
+def test_read_back_beside_a_layer_that_was_left_out():
+    """A weight that is computed can't be pruned, and was not."""
+    model = nn.Sequential(nn.Linear(6, 6), nn.utils.parametrizations.weight_norm(nn.Linear(6, 2)))
+    masks = magnitude_masks(model, 0.5, exclude=["1"])
+    assert Masks.from_state_dict(model, masks.state_dict()).n_kept == masks.n_kept == 18
 
 
 def test_another_support_is_taken_up_at_once():

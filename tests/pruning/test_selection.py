@@ -51,6 +51,25 @@ def test_exact_with_mass_ties(route, levels):
         assert whole[mask].sum() == whole.sort(descending=True).values[:k].sum()
 
 
+@pytest.mark.parametrize("kinds", list(itertools.permutations((torch.float32, torch.bfloat16, torch.float64), 2)))
+def test_exact_where_layers_differ_in_precision(route, kinds):
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        layers = [
+            Items(torch.randn(300, generator=generator).to(kind), torch.rand((), generator=generator) + 0.1)
+            for kind in kinds
+        ]
+        mask = taken(layers, 120)
+        scores = torch.cat([layer.values.double().abs() * layer.worth.double().sqrt() for layer in layers])
+        assert int(mask.sum()) == 120 and scores[mask].min() >= scores[~mask].max() * (1 - 1e-6)
+
+
+def test_a_threshold_is_not_rounded_for_a_layer_of_less_precision(route):
+    """0.3 in float32 is above 0.3, which is the threshold."""
+    layers = [Items(torch.tensor([0.3], dtype=kind), torch.tensor(1.0)) for kind in (torch.float32, torch.float64)]
+    assert taken(layers, 1).tolist() == [True, False]
+
+
 def test_ties_go_to_the_first(route):
     layers = [Items(torch.ones(50), torch.tensor(1.0)), Items(torch.ones(50), torch.tensor(1.0))]
     assert taken(layers, 60).tolist() == [True] * 60 + [False] * 40
