@@ -9,8 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json, write_text
+from detect_prune.pruning import find_method
 from detect_prune.report import plots
 from detect_prune.report.tables import Table, score
 
@@ -25,9 +27,10 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     """One flat record of a finished run of `prune`: what was asked for, what came out, and what it took.
 
     Accuracies are fractions. `accuracy` (or `AP` and `AP50`) is the last row's, `dense_accuracy` and `cut_accuracy`
-    those rows'; `epochs` are those after the dense training, and `recipe` says how they are used. Of ADMM the primal
-    residuals before the cut are there, of the whole network and of the worst layer. `layers` is the one entry that is
-    not flat: of each layer the weights that are kept, and all.
+    those rows'; `epochs` are those after the dense training. `recipe` is what they follow, the same for all methods
+    that can be compared, and `phases` what this method has made of it. Of ADMM the primal residuals before the cut are
+    there, of the whole network and of the worst layer. `layers` is the one entry that is not flat: of each layer the
+    weights that are kept, and all.
 
     Raises:
         DetectPruneError: the folder has no metrics of a finished run.
@@ -36,7 +39,9 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     text = read_text(file, "run's metrics")
     try:
         metrics = json.loads(text)
-        settings, recipe, stages = metrics["settings"], metrics["recipe"], metrics["stages"]
+        settings, stages = metrics["settings"], metrics["stages"]
+        phases = {name: Phase(**metrics["recipe"][name]) for name in ("dense", "admm", "retrain")}
+        recipe = Recipe(**phases, updates=metrics["recipe"]["updates"])
         pruned = len(stages) > 2
         record = {
             "network": settings["data"]["network"],
@@ -48,8 +53,9 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "n_kept": stages[-1]["kept"],
             "n_total": stages[-1]["total"],
             "seed": settings["seed"],
-            "epochs": recipe["admm"]["epochs"] + recipe["retrain"]["epochs"] if settings["method"] != "dense" else 0,
-            "recipe": _in_words(recipe, settings["data"].get("batch")),
+            "epochs": recipe.epochs_after_dense if settings["method"] != "dense" else 0,
+            "recipe": f"{_in_words(phases)}, {recipe.updates} updates, batch {settings['data'].get('batch')}",
+            "phases": _in_words(recipe.phases(find_method(settings["method"]), train_dense=False)) or "none",
             **_accuracies(stages[-1]),
             **{f"dense_{name}": value for name, value in _accuracies(stages[0]).items()},
             **({f"cut_{name}": value for name, value in _accuracies(stages[1]).items()} if pruned else {}),
@@ -70,13 +76,13 @@ def _removed_share(ratio: Any, last: dict[str, Any]) -> float | None:
     return None if last["kept"] == last["total"] else round(1 - last["kept"] / last["total"], 4)
 
 
-def _in_words(recipe: dict[str, Any], batch: int | None) -> str:
-    """How the epochs after the dense training are used: the same for what can be compared."""
-    phases = (
-        f"{phase['epochs']} epochs of {phase['optimizer']} at {phase['lr']:g}, decay {phase['weight_decay']:g}"
-        for phase in (recipe["admm"], recipe["retrain"])
+def _in_words(phases: Mapping[str, Phase]) -> str:
+    """The phases after the dense training."""
+    return " then ".join(
+        f"{phase.epochs} epochs of {phase.optimizer} at {phase.lr:g}, decay {phase.weight_decay:g}"
+        for name, phase in phases.items()
+        if name != "dense"
     )
-    return f"{' then '.join(phases)}, {recipe['updates']} updates, batch {batch}"
 
 
 def _residuals(report: dict[str, Any]) -> dict[str, float]:
@@ -287,8 +293,9 @@ def _removed(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _one_curve(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the first method and seed that removed something, by ratio."""
+    """Those of ADMM, or else the first method that removed something, with one seed, by ratio."""
     pruned = [record for record in records if record["ratio"] is not None]
-    first = [(record["method"], record["seed"]) for record in pruned][:1]
+    by_admm = [record for record in pruned if record["method"] == "admm"]
+    first = [(record["method"], record["seed"]) for record in by_admm or pruned][:1]
     chosen = [record for record in pruned if (record["method"], record["seed"]) in first]
     return sorted(chosen, key=lambda record: record["ratio"])

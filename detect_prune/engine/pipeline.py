@@ -5,7 +5,7 @@ way with the same epochs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def prune(
         exclude=exclude,
         command=command,
     )
-    phases = _phases(chosen, recipe, train_dense)
+    phases = recipe.phases(chosen, train_dense)
     with run:
         run.plan(phases)
 
@@ -280,19 +280,6 @@ def _require_nothing_to_remove(method: str, given: Mapping[str, bool]) -> None:
     if any(given.values()):
         named = " and ".join(name for name, is_given in given.items() if is_given)
         raise ValueError(f"{method} removes nothing: {named} can't be given with it")
-
-
-def _phases(method: Method, recipe: Recipe, train_dense: bool) -> dict[str, Phase]:
-    """What is trained, by name. Whoever does not prune while training has those epochs for retraining."""
-    phases = {"dense": recipe.dense} if train_dense else {}
-    if method.prunes == "while training":
-        pruning = recipe.admm
-        if not method.uses_admm:  # only ADMM's penalty is at odds with decay, so its rivals have it throughout
-            pruning = replace(pruning, weight_decay=recipe.retrain.weight_decay)
-        return phases | {method.name: pruning, "retrain": recipe.retrain}
-    if method.name == "dense":
-        return phases
-    return phases | {"retrain": replace(recipe.retrain, epochs=recipe.epochs_after_dense)}
 
 
 def _delivers(method: Method) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detect_prune.engine.distributed import World
 from detect_prune.errors import DetectPruneError
+from detect_prune.pruning import Method
 
 
 @dataclass
@@ -90,6 +91,19 @@ class Recipe:
         """What every method is given, whether it prunes during them or before."""
         return self.admm.epochs + self.retrain.epochs
 
+    def phases(self, method: Method, train_dense: bool) -> dict[str, Phase]:
+        """What a run of this method trains, by name. Whoever does not prune while training has those epochs for
+        retraining."""
+        phases = {"dense": self.dense} if train_dense else {}
+        if method.prunes == "while training":
+            pruning = self.admm
+            if not method.uses_admm:  # only ADMM's penalty is at odds with decay, so its rivals have it throughout
+                pruning = replace(pruning, weight_decay=self.retrain.weight_decay)
+            return phases | {method.name: pruning, "retrain": self.retrain}
+        if method.name == "dense":
+            return phases
+        return phases | {"retrain": replace(self.retrain, epochs=self.epochs_after_dense)}
+
     def with_options(self, **options: dict[str, Any]) -> "Recipe":
         """A copy with fields of the phases replaced: `with_options(dense={"epochs": 3})`."""
         return replace(self, **{name: replace(getattr(self, name), **values) for name, values in options.items()})
@@ -133,7 +147,7 @@ class Task(Protocol):
         ...
 
     def inputs(self) -> Iterable[Tensor]:
-        """Batches of training pictures as the network sees them when it is used: no augmentation, on `device`.
+        """Batches of training pictures for batch-norm statistics, on `device`.
 
         Drawn from all of them: the first ones of a set are often all of one class.
         """

@@ -16,9 +16,23 @@ def test_a_record_has_what_was_asked_and_what_came_out(tmp_path):
     wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "exclude": "a.* b"}
     wanted |= {"primal_residual": 0.025, "worst_primal_residual": 0.03, "layers": {"a": [100, 1000]}}
     wanted |= {
-        "recipe": "3 epochs of sgd at 0.01, decay 0 then 2 epochs of sgd at 0.01, decay 0, 40 updates, batch None"
+        "recipe": "3 epochs of sgd at 0.01, decay 0 then 2 epochs of sgd at 0.01, decay 0.1, 40 updates, batch None"
     }
     assert wanted.items() <= record.items()
+
+
+@pytest.mark.parametrize(
+    ("method", "phases"),
+    [
+        ("admm", "3 epochs of sgd at 0.01, decay 0 then 2 epochs of sgd at 0.01, decay 0.1"),
+        ("gradual", "3 epochs of sgd at 0.01, decay 0.1 then 2 epochs of sgd at 0.01, decay 0.1"),
+        ("lamp", "5 epochs of sgd at 0.01, decay 0.1"),
+        ("dense-longer", "5 epochs of sgd at 0.01, decay 0.1"),
+        ("dense", "none"),
+    ],
+)
+def test_a_record_says_what_its_method_made_of_the_recipe(tmp_path, method, phases):
+    assert record_of(finished_run(tmp_path / "a", method))["phases"] == phases
 
 
 @pytest.mark.parametrize(
@@ -55,6 +69,12 @@ def test_the_table_has_medians_and_spread_and_the_csv_every_run(tmp_path):
     for name in ("accuracy", "kept_per_layer"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert b"<svg" in (tmp_path / f"{name}.svg").read_bytes()[:2000]
+
+
+def test_what_layers_keep_is_shown_of_admm_where_there_is_such_a_run(tmp_path):
+    methods = ("gradual", "admm", "lamp")
+    write_curve([record_of(finished_run(tmp_path / method, method)) for method in methods], tmp_path)
+    assert "net on set: admm, seed 0" in (tmp_path / "kept_per_layer.svg").read_text()
 
 
 def record(method="admm", seed=0, accuracy=0.9, ratio=0.9, **more):

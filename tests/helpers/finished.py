@@ -3,8 +3,8 @@
 import json
 
 
-def phase(epochs):
-    return {"epochs": epochs, "optimizer": "sgd", "lr": 0.01, "weight_decay": 0.0}
+def phase(epochs, decay=0.0):
+    return {"epochs": epochs, "optimizer": "sgd", "lr": 0.01, "weight_decay": decay}
 
 
 def finished_run(
@@ -39,7 +39,7 @@ def finished_run(
             "exclude": ["a.*", "b"],
             "seed": seed,
         },
-        "recipe": {"dense": phase(5), "admm": phase(admm_epochs), "retrain": phase(2), "updates": 40},
+        "recipe": {"dense": phase(5), "admm": phase(admm_epochs), "retrain": phase(2, 0.1), "updates": 40},
         "stages": stages,
         "before the cut": {"primal": {"a": 0.03, "b": 0.02}, "overall": [0.025, 0.01]} if method == "admm" else None,
         "layers": [{"layer": "a", "kept": kept, "total": 1000}],
