@@ -1,6 +1,7 @@
 """`detect-prune sweep`: one network at many removal ratios, and the curve of what they cost."""
 
 import argparse
+import gc
 import signal
 import subprocess
 import sys
@@ -11,13 +12,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from queue import Queue
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detect_prune.cli import common, prune, train
 from detect_prune.errors import DetectPruneError
-
-if TYPE_CHECKING:
-    from detect_prune.engine.task import Task
 
 PROJECT = Path("runs/sweep")
 FINISHED = "sweep.json"
@@ -117,7 +115,6 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import look_up
     from detect_prune.engine.curve import record_of, write_curve
-    from detect_prune.engine.precision import PRECISIONS, choose_precision
     from detect_prune.tasks.build import SAMPLE
 
     project = Path(args.project or PROJECT)
@@ -127,10 +124,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         if args.ratios is None:
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
         look_up(args)
-        task = _check_all(args)
-        if args.precision not in PRECISIONS:  # one for all runs: on a busy machine each might choose another
-            fastest, _ = choose_precision(task)
-            args.precision = next(name for name, precision in PRECISIONS.items() if precision == fastest)
+        _check_all(args)
         folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
         common.save_plan(folder, "sweep", args, argv)
     print(f"everything is kept in {folder}", flush=True)
@@ -148,10 +142,14 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
 
 
-def _check_all(args: argparse.Namespace) -> "Task":
-    """Says before the first training what some run of the sweep could not do; returns what the first of them trains."""
+def _check_all(args: argparse.Namespace) -> None:
+    """Says before the first training what some run of the sweep could not do, and settles the precision for all: on a
+    busy machine each might choose another."""
+    import torch
+
     from detect_prune.cli.build import build_job
     from detect_prune.engine.pipeline import check
+    from detect_prune.engine.precision import PRECISIONS, choose_precision
 
     seed = parse_seeds(args.seeds or "0")[0]
     task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
@@ -159,7 +157,13 @@ def _check_all(args: argparse.Namespace) -> "Task":
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
             options = _of_method(method, prune.chosen_options(args))
             check(task, ratio=None if ratio is None else float(ratio), **options)
-    return task
+    if args.precision not in PRECISIONS:
+        fastest, _ = choose_precision(task)
+        args.precision = next(name for name, precision in PRECISIONS.items() if precision == fastest)
+    # The runs are processes of their own, and want the memory in which the step was timed.
+    del task
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _devices(asked: str | None) -> list[str]:
