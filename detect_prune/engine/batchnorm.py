@@ -6,6 +6,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+STATISTICS_DRAW = 1_000_003
+"""Beside the seed, what decides which training pictures batch-norm statistics come from; no epoch has this number."""
+
 
 @torch.no_grad()
 def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:

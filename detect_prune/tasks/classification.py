@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from detect_prune.classification import accuracy, find_architecture
 from detect_prune.datasets.classification import ClassificationData, classification_batches
 from detect_prune.datasets.share import Share
+from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe
 from detect_prune.errors import DetectPruneError
@@ -20,8 +21,6 @@ from detect_prune.files import atomic_path
 from detect_prune.tasks.inference import full_float32
 
 STATISTICS_BATCHES = 20
-STATISTICS_DRAW = 1_000_003
-"""Beside the seed, what decides which training pictures batch-norm statistics come from; no epoch has this number."""
 
 
 def build_network(name: str, data: ClassificationData) -> nn.Module:

@@ -22,6 +22,7 @@ from detect_prune.datasets import (
 )
 from detect_prune.datasets.share import Share
 from detect_prune.detection import YoloLoss, coco_metrics, voc_metrics
+from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe
 from detect_prune.errors import DetectPruneError
@@ -33,8 +34,6 @@ from detect_prune.tasks.scoring import PROTOCOLS, find_all, require_same_classes
 
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""
-STATISTICS_DRAW = 1_000_003
-"""Beside the seed, what decides which ones; no epoch has this number."""
 SHOWN_PICTURES = 12
 SAMPLE_AUGMENTATION = Augmentation(hue=0.0, saturation=1.0, exposure=1.0, scale=0.1, translate=0.05, mosaic=0.0)
 """For the built-in set, whatever the cfg says: its colours and places vary by themselves, and its runs are short."""

@@ -223,8 +223,8 @@ def test_rho_suits_the_rate_that_is_to_come_and_the_worths_as_they_are(importanc
 @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-3])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind):
-    """Its q is up to 10^30 times that of the others, which need a penalty all the same. (Adam at a constant rate goes on
-    swinging.)"""
+    """Its q is up to 10^30 times that of the others, which need a penalty all the same. (With a constant rate, Adam's W
+    goes on swinging.)"""
     model = Free((20, 20), (20, 20))
     targets = torch.randn(800, generator=torch.Generator().manual_seed(0))
     targets[400:] *= size
