@@ -1,6 +1,7 @@
 """`prune.py` and `detect-prune prune`: one network, one data set, one removal ratio."""
 
 import argparse
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detect_prune.cli import common
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import read_text
 
 if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
@@ -32,6 +34,12 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     common.add_pretrained_option(made)
     common.add_model_option(made)
     made.add_argument("--ratio", type=common.removal_ratio, help="share of all weights to remove, such as 0.8")
+    made.add_argument(
+        "--layer-ratios",
+        metavar="FILE",
+        help="instead of --ratio, with --method admm-layerwise: JSON with the share of each layer, "
+        '{"conv1.weight": 0.3, ...}',
+    )
     made.add_argument(
         "--method", choices=METHODS, help="how (default admm); all methods get the same epochs, so that they compare"
     )
@@ -86,8 +94,13 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import check, prune
 
-    if args.resume is None and args.ratio is None and needs_ratio(args):
-        raise DetectPruneError("--ratio is missing: the share of all weights to remove, such as 0.8")
+    if args.resume is None:
+        if args.ratio is not None and args.layer_ratios is not None:
+            raise DetectPruneError(
+                "--ratio is one share for all layers, --layer-ratios has one for each: give one of them"
+            )
+        if args.ratio is None and args.layer_ratios is None and needs_ratio(args):
+            raise DetectPruneError("--ratio is missing: the share of all weights to remove, such as 0.8")
     begun = begin(
         args,
         argv,
@@ -96,17 +109,17 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         PROJECT,
         world,
         name=lambda task: _run_name(task.name, args),
-        check=lambda task: check(task, ratio=args.ratio, **chosen_options(args)),
+        check=lambda task: check(task, ratio=_chosen_ratio(args), **chosen_options(args)),
     )
     job = begun.job
-    removed = f"removal ratio {args.ratio}; " if args.ratio is not None else ""
+    removed = f"removal ratio {args.ratio or args.layer_ratios}; " if args.ratio or args.layer_ratios else ""
     print(f"{job.says}\n{removed}everything is kept in {begun.folder}", flush=True)
     train_dense = args.weights is None
     if train_dense:
         known = "only a backbone's weights" if args.pretrained is not None else "no weights"
         print(f"there are {known} to start from, so a dense network is trained first", flush=True)
     chosen = chosen_options(args)
-    result = prune(job.task.model, ratio=args.ratio, train_dense=train_dense, **begun.arguments, **chosen)
+    result = prune(job.task.model, ratio=_chosen_ratio(args), train_dense=train_dense, **begun.arguments, **chosen)
     print(result.text)
     if job.sample:
         print(
@@ -119,6 +132,37 @@ def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was chosen of how to prune, as the engine's `prune` and `check` take it."""
     names = ("method", "importance", "budget", "pattern", "gradual", "floor", "include", "exclude")
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+
+
+def _chosen_ratio(args: argparse.Namespace) -> float | dict[str, float] | None:
+    return args.ratio if args.layer_ratios is None else read_layer_ratios(args.layer_ratios)
+
+
+def read_layer_ratios(path: str | Path) -> dict[str, float]:
+    """The removal ratio of each layer, from a JSON object of numbers above 0 and below 1.
+
+    Raises:
+        DetectPruneError: the file is no such object, or names a layer twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DetectPruneError(f"{', '.join(twice)} is there twice", file=path)
+        return dict(pairs)
+
+    text = read_text(Path(path), "file of removal ratios")
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise DetectPruneError(f"not valid JSON: {error}", file=path) from None
+    if not isinstance(found, dict) or not found:
+        raise DetectPruneError('an object such as {"conv1.weight": 0.3, "fc1.weight": 0.95} was expected', file=path)
+    for name, ratio in found.items():
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+            raise DetectPruneError(f"a number above 0 and below 1 was expected for {name}, not {ratio!r}", file=path)
+    return found
 
 
 def needs_ratio(args: argparse.Namespace) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from detect_prune.cli import prune
 from detect_prune.cli.build import Job
+from detect_prune.errors import DetectPruneError
 
 SAID = "python prune.py"
 
@@ -43,6 +44,48 @@ def test_weights_that_were_given_stay():
     assert "--weights yolov4.weights" in real("--cfg yolov4 --ratio 0.8")
     line = real("--cfg yolov4 --ratio 0.8 --pretrained yolov4.conv.137")
     assert "--pretrained yolov4.conv.137" in line and "--weights" not in line
+
+
+def test_each_layer_can_have_its_own_ratio(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def fake(model, **given):
+        seen.append(given["ratio"])
+        return type("Result", (), {"text": "the table"})
+
+    task = type("FakeTask", (), {"model": None, "name": "yolov4"})
+    monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, False, "plain lines"))
+    monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
+    monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, ratio, **given: seen.append(ratio))
+    (tmp_path / "ratios.json").write_text('{"a.weight": 0.25, "b.weight": 0.5}')
+    words = ["--cfg", "yolov4.cfg", "--method", "admm-layerwise", "--layer-ratios", "ratios.json"]
+    assert prune.main(words) == 0
+    assert prune.main(["--resume", "runs/prune/yolov4-admm-layerwise"]) == 0
+    assert seen and all(ratio == {"a.weight": 0.25, "b.weight": 0.5} for ratio in seen)
+    assert prune.main([*words, "--ratio", "0.8"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{\n 1: 2}", r"r\.json: not valid JSON.*line 2"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[0.5]", "an object such as"),
+        ("{}", "an object such as"),
+        ('{"a": 1}', "above 0 and below 1 was expected for a, not 1"),
+        ('{"a": true}', "not True"),
+        ('{"a": "0.5"}', "not '0.5'"),
+        ('{"a": NaN}', "not nan"),
+        ('{"a": 0.5, "b": 0.5, "a": 0.6}', "a is there twice"),
+    ],
+)
+def test_what_is_no_ratio_for_each_layer_is_refused(tmp_path, text, match):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(DetectPruneError, match=match):
+        prune.read_layer_ratios(tmp_path / "r.json")
+    with pytest.raises(DetectPruneError, match="no such file"):
+        prune.read_layer_ratios(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("sample", [True, False])
