@@ -112,7 +112,8 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         check=lambda task: check(task, ratio=_chosen_ratio(args), **chosen_options(args)),
     )
     job = begun.job
-    removed = f"removal ratio {args.ratio or args.layer_ratios}; " if args.ratio or args.layer_ratios else ""
+    asked = args.ratio or args.layer_ratios
+    removed = f"removal ratio {asked}; " if asked else ""
     print(f"{job.says}\n{removed}everything is kept in {begun.folder}", flush=True)
     train_dense = args.weights is None
     if train_dense:
