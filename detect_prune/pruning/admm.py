@@ -42,9 +42,10 @@ from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, chunks
 
-_MEASURED_STEPS = 10
-"""Steps without penalty at the very start, over which the loss gradient is measured."""
 _TELLING = 100.0
+_NEAR = 0.2
+"""Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell how
+far the penalty has come with them, and no longer what they are worth."""
 _GROWING = 0.75
 """A ratio that grows is complete after this share of the updates; the rest lets W meet Z."""
 
@@ -141,6 +142,10 @@ class GlobalADMM:
         nothing for the penalty to do."""
         return cubic((self.done + 1) / (_GROWING * self.updates)) if self.gradual else 1.0
 
+    def _whole(self) -> int:
+        """The first update whose Z is asked for the whole removal."""
+        return math.ceil(_GROWING * self.updates) if self.gradual else 1
+
     def _worths(self, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
         keep = self.constraint.keep_share(sizes, self._progress())
@@ -191,9 +196,7 @@ class GlobalADMM:
         if self.rho is None or not self.q:
             self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
             self._measured += 1
-            if self._measured < _MEASURED_STEPS:
-                return
-            self._settle()
+            return
         if self._limit is None:
             self._limit = self._largest_worth()
         for name, weight in self.weights.items():
@@ -218,7 +221,7 @@ class GlobalADMM:
             # A network that needs no pruning (pull 0) or has no gradient (push 0) still gets a rho that the schedule
             # can multiply.
             self.rho = self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
-            self.rho = min(self.rho, self._stable_rho())
+            self.rho = min(max(self.rho, self._effective_rho()), self._stable_rho())
 
     def _full_pull(self) -> float:
         """The length of the penalty's gradient per rho, were the whole removal asked for now.
@@ -256,7 +259,7 @@ class GlobalADMM:
         if not isinstance(self._optimizer, torch.optim.SGD):
             return 0.0
         momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
-        way = self._rate() / (1 - momentum) * self._steps / self.done
+        way = self._rate() / (1 - momentum) * self._steps / max(self.done, 1)
         return self.schedule.effective / way if way > 0 else 0.0
 
     # ---- the Z-step and the U-step
@@ -290,8 +293,8 @@ class GlobalADMM:
         bound = tuple(names[i] for i in selection.bound)
         del selection  # a new q would lie in memory beside its masks
         self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
-        if self.done == 1 or self.gradual:
-            self._first_residual = max(self._first_residual, self.report.worst)
+        if self.done == self._whole():
+            self._first_residual = self.report.worst
         if self.schedule.ends_stage(self.done, self.updates):
             self._next_stage(lengths)
         return self.report
@@ -322,8 +325,12 @@ class GlobalADMM:
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before, limit_before = self.rho, self.q, math.inf if self._limit is None else self._limit
-        grown = self.rho * self.schedule.growth(self.done, self.updates, self._first_residual, self.report.worst)
-        self.q = self._worths(lengths)
+        grown, whole = self.rho, self._whole()
+        if self.done >= whole:
+            since = whole if self.gradual else 0
+            grown *= self.schedule.growth(self.done, self.updates, self._first_residual, self.report.worst, since)
+        if self.done < whole or self.report.worst > _NEAR:
+            self.q = self._worths(lengths)
         self.rho = min(max(grown, self._effective_rho()), self._stable_rho())
         self._limit = self._largest_worth()
         # rho * q * u, the multiplier itself, stays what it was.

@@ -109,8 +109,9 @@ class Lamp(Raw):
             # The scores fall with the squares, so the mask is a run of `kept` ones.
             kept = int(mask.count_nonzero())
             inner, outer = square[max(kept - 1, 0)], square[min(kept, len(square) - 1)]
-            # Anything between the last that stays and the first that goes cuts here, but for a cut at zero.
-            q[name] = (costs.get(name, 1.0) / (inner * outer.clamp(min=1e-6 * inner)).sqrt()).float()
+            # Anything between the last that stays and the first that goes cuts here. Near the first, though, q would
+            # say how far the penalty has already come with the layer, and not what its weights are worth.
+            q[name] = (costs.get(name, 1.0) / (inner * outer.clamp(min=0.5 * inner)).sqrt()).float()
         return q
 
 

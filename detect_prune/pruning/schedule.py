@@ -21,25 +21,25 @@ class RhoSchedule:
 
     The updates are divided into stages. Within a stage rho and the worth q stay as they are, so that the dual variable
     means one thing. Between two stages the relative primal residual ||W - Z|| / ||W|| of the worst layer is compared
-    with a straight line from where it was at the first update down to `goal` after nine tenths of the updates, and rho
-    is multiplied by the factor by which it is too large, at most by `most` and never by less than `least`. A network
-    that follows Z willingly thus keeps a small rho, and its loss has more to say about which weights stay. The line is
-    straight and not one of equal factors, which would press most of the weights out before the others have learnt to do
-    without them.
+    with a straight line from where it was when Z was first asked for the whole removal down to `goal` after nine tenths
+    of the updates, and rho is multiplied by the factor by which it is too large, at most by `most` and never by less
+    than `least`. A network that follows Z willingly thus keeps a small rho, and its loss has more to say about which
+    weights stay. The line is straight and not one of equal factors, which would press most of the weights out before
+    the others have learnt to do without them. While the ratio still grows, so does the residual, whatever rho is: the
+    line only starts where that ends.
     """
 
     start: float | None = None
     """First rho; None: `relative_start`, measured."""
-    relative_start: float = 0.1
-    """At the first step the penalty's gradient is so long, relative to the loss gradient's (root mean square over
-    the first steps)."""
+    relative_start: float = 0.3
+    """At first the penalty's gradient is so long, relative to the loss gradient's (root mean square over the steps
+    before the first update)."""
     stages: int = 20
     goal: float = 0.02
     least: float = 1.0
     most: float = 2.0
-    effective: float = 0.1
-    """Lower limit, from the second stage on: between two updates the penalty alone would shrink a removed weight by
-    about this share. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that
+    effective: float = 1.0
+    """Lower limit: between two updates the penalty alone would shrink a removed weight by about this share. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that
     follow the length of the gradient; Adam's steps do not depend on it.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
@@ -61,8 +61,10 @@ class RhoSchedule:
         stages = min(self.stages, updates)
         return done < updates and done * stages // updates > (done - 1) * stages // updates
 
-    def growth(self, done: int, updates: int, first: float, now: float) -> float:
-        """The factor for rho after `done` of `updates`, where the worst residual was `first` and is `now`."""
-        left = max(0.0, 1 - done / (_SETTLING * updates))
+    def growth(self, done: int, updates: int, first: float, now: float, since: int = 0) -> float:
+        """The factor for rho after `done` of `updates`, where the worst residual was `first` after `since` of them and
+        is `now`."""
+        end = _SETTLING * updates
+        left = max(0.0, (end - done) / (end - since)) if since < end else 0.0
         wanted = self.goal + max(first - self.goal, 0.0) * left
         return min(max(now / wanted, self.least), self.most)

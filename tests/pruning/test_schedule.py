@@ -22,6 +22,15 @@ def test_growth_answers_to_the_residual():
     assert schedule.growth(40, 40, first=0.92, now=0.92) == 3
 
 
+def test_the_line_of_a_ratio_that_grows_starts_where_it_has_grown():
+    """From 0.3 after 30 of 40 updates over 0.16 in the middle to 0.02 at nine tenths of the way."""
+    schedule = RhoSchedule(most=3.0, goal=0.02)
+    assert schedule.growth(30, 40, first=0.3, now=0.3, since=30) == 1
+    assert schedule.growth(33, 40, first=0.3, now=0.32, since=30) == pytest.approx(2)
+    assert schedule.growth(36, 40, first=0.3, now=0.04, since=30) == pytest.approx(2)
+    assert schedule.growth(5, 5, first=0.3, now=0.3, since=5) == 3
+
+
 def test_bad_schedules_are_refused():
     for name, value in (("start", 0.0), ("goal", 0.0), ("stages", 0), ("least", 0.5), ("most", 0.9)):
         with pytest.raises(ValueError):
