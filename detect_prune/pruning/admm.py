@@ -62,8 +62,8 @@ class GlobalADMM:
             importance.py).
         floor: no layer keeps less than this share of what an even cut would leave it.
         rho: a constant, a RhoSchedule, or None for the default schedule.
-        gradual: let the removal grow over the updates, along a cubic, instead of asking for all of it from the start;
-            it is complete after three quarters of them.
+        gradual: let the removal grow over the updates, along a cubic that is complete after three quarters of them;
+            False asks for all of it from the start.
         include, exclude: glob patterns of layers, see prunable_weights.
         constraint: another set than the global ratio's.
 
@@ -80,7 +80,7 @@ class GlobalADMM:
         importance: str | Importance = "lamp",
         floor: float = DEFAULT_FLOOR,
         rho: float | RhoSchedule | None = None,
-        gradual: bool = False,
+        gradual: bool = True,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         constraint: Constraint | None = None,
@@ -325,13 +325,13 @@ class GlobalADMM:
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before, limit_before = self.rho, self.q, math.inf if self._limit is None else self._limit
-        grown, whole = self.rho, self._whole()
+        whole, factor = self._whole(), self.schedule.least
         if self.done >= whole:
             since = whole if self.gradual else 0
-            grown *= self.schedule.growth(self.done, self.updates, self._first_residual, self.report.worst, since)
+            factor = self.schedule.growth(self.done, self.updates, self._first_residual, self.report.worst, since)
         if self.done < whole or self.report.worst > _NEAR:
             self.q = self._worths(lengths)
-        self.rho = min(max(grown, self._effective_rho()), self._stable_rho())
+        self.rho = min(max(factor * self.rho, self._effective_rho()), self._stable_rho())
         self._limit = self._largest_worth()
         # rho * q * u, the multiplier itself, stays what it was.
         for name, u in self.u.items():

@@ -261,7 +261,7 @@ def make_pruner(
     *,
     updates: int,
     importance: str,
-    gradual: bool = False,
+    gradual: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Pruner:

@@ -31,13 +31,13 @@ class RhoSchedule:
 
     start: float | None = None
     """First rho; None: `relative_start`, measured."""
-    relative_start: float = 0.3
+    relative_start: float = 1.0
     """At first the penalty's gradient is so long, relative to the loss gradient's (root mean square over the steps
     before the first update)."""
     stages: int = 20
     goal: float = 0.02
     least: float = 1.0
-    most: float = 2.0
+    most: float = 4.0
     effective: float = 1.0
     """Lower limit: between two updates the penalty alone would shrink a removed weight by about this share. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that
     follow the length of the gradient; Adam's steps do not depend on it.)"""

@@ -27,7 +27,8 @@ def main(folder: Path) -> None:
         dist.init_process_group("gloo")
         model = DistributedDataParallel(net)
     optimizer = torch.optim.SGD(net.parameters(), 0.02, momentum=0.9)
-    admm = GlobalADMM(net, 0.9, updates=UPDATES, importance="lamp")
+    # At once: where the edge of Z moves with every update, float noise makes other weights of those at the edge.
+    admm = GlobalADMM(net, 0.9, updates=UPDATES, importance="lamp", gradual=False)
     admm.attach(optimizer)
     share = slice(rank * GLOBAL_BATCH // world, (rank + 1) * GLOBAL_BATCH // world)
     for step in range(STEPS + 4):

@@ -18,7 +18,8 @@ from detect_prune.pruning import (
 def test_the_gradient_gains_the_penalty_at_every_step(importance):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    admm = GlobalADMM(model, 0.8, updates=6, importance=importance, rho=RhoSchedule(stages=3, least=1.5, most=3.0))
+    schedule = RhoSchedule(stages=3, least=1.5, most=3.0)
+    admm = GlobalADMM(model, 0.8, updates=6, importance=importance, rho=schedule)
     seen = {}
     optimizer.register_step_pre_hook(lambda *_: seen.update({n: w.grad.clone() for n, w in admm.weights.items()}))
     admm.attach(optimizer)
@@ -45,7 +46,7 @@ def test_the_gradient_gains_the_penalty_at_every_step(importance):
 
 def test_z_starts_as_the_projection_of_the_weights():
     model = network()
-    admm = GlobalADMM(model, 0.8, importance="raw", rho=1.0)
+    admm = GlobalADMM(model, 0.8, importance="raw", rho=1.0, gradual=False)
     z = torch.cat([value.flatten() for value in admm.z.values()])
     w = torch.cat([weight.detach().flatten() for weight in admm.weights.values()])
     k = keep_count(len(w), 0.8)
@@ -244,7 +245,7 @@ def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind):
         optimizer.step()
         if number % 20 == 0:
             report = admm.update()
-    assert admm.rho > 1 and (kind is torch.optim.AdamW or report.worst < 0.05)
+    assert admm.rho > 0.1 and (kind is torch.optim.AdamW or report.worst < 0.05)
     assert admm.cut().n_kept == 160
 
 
@@ -279,7 +280,7 @@ def test_the_worth_stays_once_w_is_near_z():
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for batch in batches(0, 100):
         step(model, optimizer, batch)
-    admm = GlobalADMM(model, 0.8, updates=40)
+    admm = GlobalADMM(model, 0.8, updates=40, gradual=False)
     admm.attach(optimizer)
     stayed = []
     for number, batch in enumerate(batches(1, 600), 1):
