@@ -44,8 +44,8 @@ from detect_prune.pruning.selection import Diverged, chunks
 
 _TELLING = 100.0
 _NEAR = 0.2
-"""Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell how
-far the penalty has come with them, and no longer what they are worth."""
+"""Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell
+how far the penalty has come with them, and no longer what they are worth."""
 _GROWING = 0.75
 """A ratio that grows is complete after this share of the updates; the rest lets W meet Z."""
 

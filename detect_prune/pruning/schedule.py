@@ -39,8 +39,9 @@ class RhoSchedule:
     least: float = 1.0
     most: float = 4.0
     effective: float = 1.0
-    """Lower limit: between two updates the penalty alone would shrink a removed weight by about this share. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that
-    follow the length of the gradient; Adam's steps do not depend on it.)"""
+    """Lower limit: between two updates the penalty alone would shrink a removed weight by about this share. With less,
+    W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the length of the gradient;
+    Adam's steps do not depend on it.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
     penalty alone diverges above 2."""

@@ -156,9 +156,12 @@ def test_a_pattern_holds_to_the_end(tmp_path):
     assert (blocks.all(1) | ~blocks.any(1)).all()
 
 
-def test_admm_s_ratio_may_grow(tmp_path):
-    result = run(tmp_path / "run", gradual=True, recipe=replace(RECIPE, updates=32))
+@pytest.mark.parametrize("gradual", [None, True, False])
+def test_admm_s_ratio_grows_unless_it_should_not(tmp_path, gradual):
+    result = run(tmp_path / "run", gradual=gradual)
     assert result.stages[-1]["kept"] == 128
+    settings = json.loads((result.folder / "metrics.json").read_text())["settings"]
+    assert settings["gradual"] is (gradual is not False)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,7 @@ def test_admm_s_ratio_may_grow(tmp_path):
         ({"method": "lamp", "importance": "raw"}, "can't be chosen for lamp"),
         ({"method": "gradual", "importance": "fisher"}, "measured from gradients"),
         ({"method": "gradual", "gradual": True}, "choice of ADMM's"),
+        ({"method": "lamp", "gradual": False}, "choice of ADMM's"),
         ({"ratio": None}, "ratio is missing"),
         ({"ratio": {"0.weight": 0.5}}, "for the layer-wise method"),
         ({"method": "admm-layerwise", "ratio": {"0.weight": 0.5}}, "name every pruned layer"),
