@@ -57,7 +57,7 @@ class GlobalADMM:
         model: any network, on the device and in the memory format where it will be trained.
         ratio: removal ratio over all prunable weights; or give `constraint` instead.
         updates: how many Z and U updates there will be: the schedule of rho ends with the last. At least 30 for a
-            good cut.
+            good cut: before the first there is no penalty, unless rho is given.
         importance: what a weight is worth: raw, normalised, lamp, fisher, fisher-layer, or an object (see
             importance.py).
         floor: no layer keeps less than this share of what an even cut would leave it.
@@ -130,7 +130,7 @@ class GlobalADMM:
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Z = P_S(W): a Z of zeros would pull all weights to zero until the first update."""
+        """Z = P_S(W): where rho is given, a Z of zeros would pull all weights to zero until the first update."""
         self.q = self._worths()
         values = {name: weight.detach() for name, weight in self.weights.items()}
         masks = self.constraint.project(values, self.q, self._progress()).masks
@@ -324,11 +324,11 @@ class GlobalADMM:
         return float(apart), float(way)
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
-        before, worth_before, limit_before = self.rho, self.q, math.inf if self._limit is None else self._limit
+        before, worth_before = self.rho, self.q
+        limit_before = self._largest_worth() if self._limit is None else self._limit
         whole, factor = self._whole(), self.schedule.least
         if self.done >= whole:
-            since = whole if self.gradual else 0
-            factor = self.schedule.growth(self.done, self.updates, self._first_residual, self.report.worst, since)
+            factor = self.schedule.growth(self.done, self.updates, whole, self._first_residual, self.report.worst)
         if self.done < whole or self.report.worst > _NEAR:
             self.q = self._worths(lengths)
         self.rho = min(max(factor * self.rho, self._effective_rho()), self._stable_rho())
@@ -365,7 +365,12 @@ class GlobalADMM:
     def _made_for(self) -> list[str | float]:
         """What Z, U and q are of no use without."""
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
-        return [type(self.constraint).__name__, self.constraint.keep_share(sizes), type(self.importance).__name__]
+        return [
+            type(self.constraint).__name__,
+            self.constraint.keep_share(sizes),
+            type(self.importance).__name__,
+            "growing" if self.gradual else "at once",
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but W: tensors and plain values. Loaded with the W of the same moment, all goes on to the bit."""

@@ -35,7 +35,7 @@ class NOfM:
         self.costs: dict[str, float] = {}
 
     def _kept(self, progress: float) -> int:
-        return self.m - math.floor(progress * (self.m - self.n))
+        return self.m - math.ceil(progress * (self.m - self.n))
 
     def keep_share(self, sizes: Mapping[str, int], progress: float = 1.0) -> float:
         """See Constraint: that of a whole group."""

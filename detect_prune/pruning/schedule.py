@@ -32,15 +32,15 @@ class RhoSchedule:
     start: float | None = None
     """First rho; None: `relative_start`, measured."""
     relative_start: float = 1.0
-    """At first the penalty's gradient is so long, relative to the loss gradient's (root mean square over the steps
-    before the first update)."""
+    """The penalty's gradient, were the whole removal asked for and U zero, is at first so long, relative to the loss
+    gradient's (root mean square over the steps before the first update)."""
     stages: int = 20
     goal: float = 0.02
     least: float = 1.0
     most: float = 4.0
     effective: float = 1.0
-    """Lower limit: between two updates the penalty alone would shrink a removed weight by about this share. With less,
-    W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the length of the gradient;
+    """Lower limit, of a rho that is given from the second stage on: learning rate * rho * steps between two updates (/ (1
+    - momentum)), the share of its way that the penalty alone would move W, while it is small. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the length of the gradient;
     Adam's steps do not depend on it.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
@@ -62,10 +62,10 @@ class RhoSchedule:
         stages = min(self.stages, updates)
         return done < updates and done * stages // updates > (done - 1) * stages // updates
 
-    def growth(self, done: int, updates: int, first: float, now: float, since: int = 0) -> float:
+    def growth(self, done: int, updates: int, since: int, first: float, now: float) -> float:
         """The factor for rho after `done` of `updates`, where the worst residual was `first` after `since` of them and
         is `now`."""
         end = _SETTLING * updates
-        left = max(0.0, (end - done) / (end - since)) if since < end else 0.0
+        left = max(0.0, (end - done) / (end - since))
         wanted = self.goal + max(first - self.goal, 0.0) * left
         return min(max(now / wanted, self.least), self.most)

@@ -227,7 +227,8 @@ def test_rho_suits_the_rate_that_is_to_come_and_the_worths_as_they_are(importanc
 
 @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-3])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind):
+@pytest.mark.parametrize(("updates", "gradual"), [(40, True), (40, False), (20, False)])
+def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind, updates, gradual):
     """Its q is up to 10^30 times that of the others, which need a penalty all the same. (With a constant rate, Adam's W
     goes on swinging.)"""
     model = Free((20, 20), (20, 20))
@@ -237,9 +238,9 @@ def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind):
         for weight, target in zip(model.parameters(), targets.split(400)):
             weight.copy_(target.view(20, 20))
     optimizer = kind(model.parameters(), 0.02)
-    admm = GlobalADMM(model, 0.8, updates=40)
+    admm = GlobalADMM(model, 0.8, updates=updates, gradual=gradual)
     admm.attach(optimizer)
-    for number in range(1, 801):
+    for number in range(1, 20 * updates + 1):
         optimizer.zero_grad()
         (model.vector() - targets + 0.1).square().sum().backward()
         optimizer.step()

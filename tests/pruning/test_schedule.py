@@ -16,19 +16,18 @@ def test_stages_divide_the_updates_evenly(updates, stages):
 def test_growth_answers_to_the_residual():
     """The line falls from 0.92 at the start over 0.47 in the middle to 0.02 at nine tenths of the way."""
     schedule = RhoSchedule(least=1.0, most=3.0, goal=0.02)
-    assert schedule.growth(18, 40, first=0.92, now=0.94) == pytest.approx(2)
-    assert schedule.growth(18, 40, first=0.92, now=0.4) == 1
-    assert schedule.growth(36, 40, first=0.92, now=0.03) == pytest.approx(1.5)
-    assert schedule.growth(40, 40, first=0.92, now=0.92) == 3
+    assert schedule.growth(18, 40, 0, first=0.92, now=0.94) == pytest.approx(2)
+    assert schedule.growth(18, 40, 0, first=0.92, now=0.4) == 1
+    assert schedule.growth(36, 40, 0, first=0.92, now=0.03) == pytest.approx(1.5)
+    assert schedule.growth(40, 40, 0, first=0.92, now=0.92) == 3
 
 
 def test_the_line_of_a_ratio_that_grows_starts_where_it_has_grown():
     """From 0.3 after 30 of 40 updates over 0.16 in the middle to 0.02 at nine tenths of the way."""
     schedule = RhoSchedule(most=3.0, goal=0.02)
-    assert schedule.growth(30, 40, first=0.3, now=0.3, since=30) == 1
-    assert schedule.growth(33, 40, first=0.3, now=0.32, since=30) == pytest.approx(2)
-    assert schedule.growth(36, 40, first=0.3, now=0.04, since=30) == pytest.approx(2)
-    assert schedule.growth(5, 5, first=0.3, now=0.3, since=5) == 3
+    assert schedule.growth(30, 40, 30, first=0.3, now=0.3) == 1
+    assert schedule.growth(33, 40, 30, first=0.3, now=0.32) == pytest.approx(2)
+    assert schedule.growth(36, 40, 30, first=0.3, now=0.04) == pytest.approx(2)
 
 
 def test_bad_schedules_are_refused():
