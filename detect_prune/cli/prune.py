@@ -71,11 +71,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--pattern", metavar="P", help="how the zeros lie: N:M, such as 2:4, or blocks 1xN (default: anywhere)"
     )
-    made.add_argument(
-        "--gradual",
-        action=argparse.BooleanOptionalAction,
-        help="let ADMM's removal grow over its updates (default), or ask for all of it from the first on",
-    )
+    made.add_argument("--gradual", action="store_true", default=None, help="let ADMM's removal grow over its updates")
     made.add_argument(
         "--floor", type=common.share, metavar="SHARE", help="share of an even cut that each layer keeps at least"
     )

@@ -42,8 +42,6 @@ class Choice:
     method: Method
     importance: str | None
     """The method's own where none was chosen; None where nothing is removed."""
-    gradual: bool
-    """Whether ADMM's removal grows; False for all other methods."""
     constraint: Constraint | None
     """None where nothing is removed."""
 
@@ -79,7 +77,7 @@ def prune(
     budget: str = "ratio",
     pattern: str | None = None,
     bits: Mapping[str, float] | None = None,
-    gradual: bool | None = None,
+    gradual: bool = False,
     importance: str | None = None,
     floor: float | None = None,
     include: Sequence[str] = (),
@@ -104,8 +102,7 @@ def prune(
         budget: of what `ratio` is a share: `ratio` (number of weights), `macs` or `bytes`.
         pattern: how the zeros lie: anywhere (None), `N:M` or blocks `1xN`.
         bits: for the budget of bytes, pattern of layers -> stored bits a weight.
-        gradual: whether ADMM's removal grows over its updates (as it does unless given) or is asked for as a whole from
-            the first one.
+        gradual: let ADMM's removal grow over its updates.
         importance: how a weight's worth is compared across layers, see `detect_prune.pruning.importance`; the method's
             own unless given.
         floor: no layer keeps less than this share of what an even cut would leave it; None for
@@ -132,7 +129,7 @@ def prune(
     layers = {"include": list(include), "exclude": list(exclude)}
     target = {"ratio": ratio, "budget": budget, "pattern": pattern, "bits": dict(bits or {})}
     choice = check(task, method=method, gradual=gradual, importance=importance, floor=floor, **target, **layers)
-    chosen, importance, gradual, constraint = choice.method, choice.importance, choice.gradual, choice.constraint
+    chosen, importance, constraint = choice.method, choice.importance, choice.constraint
     identity = {**target, "method": method, "importance": importance, "gradual": gradual, "floor": choice.floor}
     identity |= {**layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
@@ -227,7 +224,7 @@ def check(
     budget: str = "ratio",
     pattern: str | None = None,
     bits: Mapping[str, float] | None = None,
-    gradual: bool | None = None,
+    gradual: bool = False,
     importance: str | None = None,
     floor: float | None = None,
     include: Sequence[str] = (),
@@ -244,10 +241,8 @@ def check(
     """
     try:
         found = find_method(method)
-        if gradual is None:
-            gradual = found.uses_admm
-        elif not found.uses_admm:
-            raise ValueError(f"whether the ratio grows is a choice of ADMM's; {method} has none")
+        if gradual and not found.uses_admm:
+            raise ValueError(f"a ratio that grows is a choice of ADMM's; {method} has none")
         importance = found.choose_importance(importance)
         weights = prunable_weights(task.model, include, exclude)
         if found.prunes == "never":
@@ -261,7 +256,7 @@ def check(
                     "a floor": floor is not None,
                 },
             )
-            return Choice(found, importance, gradual, None)
+            return Choice(found, importance, None)
         if found.uses_admm:
             require_trainable(weights)
         constraint = make_constraint(
@@ -278,7 +273,7 @@ def check(
         )
     except ValueError as error:
         raise DetectPruneError(str(error)) from None
-    return Choice(found, importance, gradual, constraint)
+    return Choice(found, importance, constraint)
 
 
 def _require_nothing_to_remove(method: str, given: Mapping[str, bool]) -> None:

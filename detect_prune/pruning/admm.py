@@ -42,6 +42,9 @@ from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, chunks
 
+_MEASURED_STEPS = 10
+"""Steps without penalty at the very start, over which the loss gradient is measured; all up to the first update where
+the ratio grows, since the first Z then asks for next to nothing."""
 _TELLING = 100.0
 _NEAR = 0.2
 """Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell
@@ -57,13 +60,13 @@ class GlobalADMM:
         model: any network, on the device and in the memory format where it will be trained.
         ratio: removal ratio over all prunable weights; or give `constraint` instead.
         updates: how many Z and U updates there will be: the schedule of rho ends with the last. At least 30 for a
-            good cut: before the first there is no penalty, unless rho is given.
+            good cut.
         importance: what a weight is worth: raw, normalised, lamp, fisher, fisher-layer, or an object (see
             importance.py).
         floor: no layer keeps less than this share of what an even cut would leave it.
         rho: a constant, a RhoSchedule, or None for the default schedule.
-        gradual: let the removal grow over the updates, along a cubic that is complete after three quarters of them;
-            False asks for all of it from the start.
+        gradual: let the removal grow over the updates, along a cubic, instead of asking for all of it from the start;
+            it is complete after three quarters of them.
         include, exclude: glob patterns of layers, see prunable_weights.
         constraint: another set than the global ratio's.
 
@@ -80,7 +83,7 @@ class GlobalADMM:
         importance: str | Importance = "lamp",
         floor: float = DEFAULT_FLOOR,
         rho: float | RhoSchedule | None = None,
-        gradual: bool = True,
+        gradual: bool = False,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         constraint: Constraint | None = None,
@@ -94,9 +97,9 @@ class GlobalADMM:
         self.updates = updates
         self.gradual = gradual
         self.importance = make_importance(importance)
-        self.schedule = (
-            rho if isinstance(rho, RhoSchedule) else RhoSchedule() if rho is None else RhoSchedule.constant(rho)
-        )
+        if rho is None:
+            rho = RhoSchedule.growing() if gradual else RhoSchedule()
+        self.schedule = rho if isinstance(rho, RhoSchedule) else RhoSchedule.constant(rho)
         self.rho: float | None = self.schedule.start
         self.done = 0
         self.report: Residuals | None = None
@@ -196,7 +199,9 @@ class GlobalADMM:
         if self.rho is None or not self.q:
             self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
             self._measured += 1
-            return
+            if self.gradual or self._measured < _MEASURED_STEPS:
+                return
+            self._settle()
         if self._limit is None:
             self._limit = self._largest_worth()
         for name, weight in self.weights.items():
@@ -221,7 +226,10 @@ class GlobalADMM:
             # A network that needs no pruning (pull 0) or has no gradient (push 0) still gets a rho that the schedule
             # can multiply.
             self.rho = self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
-            self.rho = min(max(self.rho, self._effective_rho()), self._stable_rho())
+            if self.gradual:
+                # This is the first update: the steps up to it are as many as there will be between two.
+                self.rho = max(self.rho, self._effective_rho())
+            self.rho = min(self.rho, self._stable_rho())
 
     def _full_pull(self) -> float:
         """The length of the penalty's gradient per rho, were the whole removal asked for now.

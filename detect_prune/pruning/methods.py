@@ -261,7 +261,7 @@ def make_pruner(
     *,
     updates: int,
     importance: str,
-    gradual: bool = True,
+    gradual: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Pruner:

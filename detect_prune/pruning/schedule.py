@@ -31,17 +31,18 @@ class RhoSchedule:
 
     start: float | None = None
     """First rho; None: `relative_start`, measured."""
-    relative_start: float = 1.0
+    relative_start: float = 0.1
     """The penalty's gradient, were the whole removal asked for and U zero, is at first so long, relative to the loss
-    gradient's (root mean square over the steps before the first update)."""
+    gradient's (root mean square over the first steps)."""
     stages: int = 20
     goal: float = 0.02
     least: float = 1.0
-    most: float = 4.0
-    effective: float = 1.0
-    """Lower limit, of a rho that is given from the second stage on: learning rate * rho * steps between two updates (/ (1
-    - momentum)), the share of its way that the penalty alone would move W, while it is small. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the length of the gradient;
-    Adam's steps do not depend on it.)"""
+    most: float = 2.0
+    effective: float = 0.1
+    """Lower limit, from the second stage on (and of the first rho where the ratio grows): learning rate * rho * steps
+    between two updates / (1 - momentum), the share of its way that the penalty alone would move W, while it is small.
+    With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the length of
+    the gradient; Adam's steps do not depend on it.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
     penalty alone diverges above 2."""
@@ -56,6 +57,12 @@ class RhoSchedule:
     def constant(cls, rho: float) -> "RhoSchedule":
         """The same rho, and the same worth, from the first step to the last, taken as it is."""
         return cls(start=rho, stages=1, most=1.0, stable=math.inf)
+
+    @classmethod
+    def growing(cls) -> "RhoSchedule":
+        """The default where the ratio grows: rho stays until the removal is complete, so it begins large enough for W
+        to follow, and has fewer stages to grow in afterwards."""
+        return cls(relative_start=1.0, effective=1.0, most=4.0)
 
     def ends_stage(self, done: int, updates: int) -> bool:
         """Is the update number `done` (from 1) of `updates` the last of its stage, and another one follows?"""

@@ -33,7 +33,7 @@ def finished_run(
             "importance": "lamp",
             "budget": "ratio",
             "pattern": None,
-            "gradual": True,
+            "gradual": False,
             "floor": 0.05,
             "include": [],
             "exclude": ["a.*", "b"],

@@ -27,8 +27,7 @@ def main(folder: Path) -> None:
         dist.init_process_group("gloo")
         model = DistributedDataParallel(net)
     optimizer = torch.optim.SGD(net.parameters(), 0.02, momentum=0.9)
-    # At once: where the edge of Z moves with every update, float noise makes other weights of those at the edge.
-    admm = GlobalADMM(net, 0.9, updates=UPDATES, importance="lamp", gradual=False)
+    admm = GlobalADMM(net, 0.9, updates=UPDATES, importance="lamp")
     admm.attach(optimizer)
     share = slice(rank * GLOBAL_BATCH // world, (rank + 1) * GLOBAL_BATCH // world)
     for step in range(STEPS + 4):

@@ -107,7 +107,7 @@ def test_the_floor_binds_where_a_layer_would_die():
     model = network()
     with torch.no_grad():
         model[4].weight.mul_(1e-6)
-    admm = GlobalADMM(model, 0.9, importance="raw", floor=0.5, rho=1.0, updates=2, gradual=False)
+    admm = GlobalADMM(model, 0.9, importance="raw", floor=0.5, rho=1.0, updates=2)
     admm.attach(torch.optim.SGD(model.parameters(), 0.1))
     residuals = admm.update()
     assert residuals.bound == ("4.weight",) and "floor binds in 4.weight" in str(residuals)

@@ -78,7 +78,7 @@ def test_a_state_that_was_made_for_something_else_is_refused():
     for other in (
         GlobalADMM(model, 0.5, updates=4),
         GlobalADMM(model, 0.9, updates=4, importance="raw"),
-        GlobalADMM(model, 0.9, updates=4, gradual=False),
+        GlobalADMM(model, 0.9, updates=4, gradual=True),
         GlobalADMM(model, constraint=LayerwiseRatio(0.9), updates=4),
     ):
         with pytest.raises(ValueError, match="this state was made for"):
