@@ -222,8 +222,8 @@ def test_rho_suits_the_rate_that_is_to_come_and_the_worths_as_they_are(importanc
 
 @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-3])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize(("updates", "gradual"), [(40, False), (40, True), (20, True)])
-def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind, updates, gradual):
+@pytest.mark.parametrize("gradual", [False, True])
+def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind, gradual):
     """Its q is up to 10^30 times that of the others, which need a penalty all the same. (With a constant rate, Adam's W
     goes on swinging.)"""
     model = Free((20, 20), (20, 20))
@@ -233,9 +233,9 @@ def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind, upda
         for weight, target in zip(model.parameters(), targets.split(400)):
             weight.copy_(target.view(20, 20))
     optimizer = kind(model.parameters(), 0.02)
-    admm = GlobalADMM(model, 0.8, updates=updates, gradual=gradual)
+    admm = GlobalADMM(model, 0.8, updates=40, gradual=gradual)
     admm.attach(optimizer)
-    for number in range(1, 20 * updates + 1):
+    for number in range(1, 801):
         optimizer.zero_grad()
         (model.vector() - targets + 0.1).square().sum().backward()
         optimizer.step()
@@ -257,6 +257,23 @@ def test_rho_moves_w_between_two_updates_where_steps_follow_the_gradient(kind, r
         if number % 5 == 0:
             admm.update()
     assert admm.rho == pytest.approx(rho)
+
+
+def test_a_first_update_before_any_penalty_leaves_u_what_it_is():
+    """It ends a stage, and the q of the small layer is above what the penalty takes."""
+    model = Free((20, 20), (20, 20))
+    with torch.no_grad():
+        model.layers[1].weight.mul_(1e-6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.02)
+    admm = GlobalADMM(model, 0.8, updates=20)
+    admm.attach(optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model.vector().square().sum().backward()
+        optimizer.step()
+    admm.update()
+    for name, weight in admm.weights.items():
+        assert admm.u[name].norm() <= weight.norm() * (1 + 1e-6)
 
 
 def test_where_the_ratio_grows_the_first_rho_follows_from_all_steps_before_the_first_update():
