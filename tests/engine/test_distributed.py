@@ -84,10 +84,9 @@ def test_lenet_is_pruned_as_by_one_process(results):
     agree = {name: (first["weights"][name] == 0) == mask for name, mask in removed.items()}
     # Where two weights are worth the same to the last bits, another order of summing may turn theirs.
     assert sum(int((~mask).sum()) for mask in agree.values()) <= 1e-4 * 430_500
-    # One step an update leaves W and Z far apart: weights that turn at the edge of Z make more of float noise.
     for name, value in alone["weights"].items():
         apart = (first["weights"][name] - value)[agree.get(name, slice(None))]
-        assert apart.norm() < 1e-2 * value.norm(), name
+        assert apart.norm() < 2e-3 * value.norm(), name
 
 
 def test_a_detector_is_trained_as_by_one_process(results):
