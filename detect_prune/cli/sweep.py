@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from queue import Queue
+from threading import RLock
 from types import FrameType
 from typing import Any
 
@@ -247,6 +248,9 @@ class Runs:
         self._processes: set[subprocess.Popen] = set()
         self._stopping = False
         """No further run is begun."""
+        # Else a process that has just begun, and is in no list yet, would never hear of the stop. Reentrant, since the
+        # second signal may interrupt the handler of the first.
+        self._beginning = RLock()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Runs":
@@ -259,9 +263,10 @@ class Runs:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
-        for process in tuple(self._processes):
-            process.send_signal(number)
+        with self._beginning:
+            self._stopping = True
+            for process in self._processes:
+                process.send_signal(number)
 
     def finish(self, runs: Sequence[ChildRun]) -> list[Path]:
         """Brings all runs to their end; returns their folders in the same order.
@@ -306,11 +311,9 @@ class Runs:
         if (folder / common.PLAN).exists():
             words = ["--resume", str(folder)]
         else:
+            _remove_without_plan(folder)
             words = [*run.words, "--project", str(self.folder), "--name", run.name]
-        if self._stopping:
-            raise Stopped(self.folder)
-        print(f"\n{run.name}, on {device}", flush=True)
-        status = self._call([run.command, *words, "--device", device], run.name)
+        status = self._call([run.command, *words], run.name, device)
         if status == INTERRUPTED or self._stopping:
             raise Stopped(self.folder)
         if status:
@@ -322,17 +325,44 @@ class Runs:
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def _call(self, words: Sequence[str], name: str) -> int:
-        command = [sys.executable, "-m", "detect_prune", *words]
+    def _call(self, words: Sequence[str], name: str, device: str) -> int:
+        command = [sys.executable, "-m", "detect_prune", *words, "--device", device]
+        title = f"\n{name}, on {device}"
         # A group of its own: else Ctrl-C reaches a run twice, and the second one tells it not to save.
         if len(self.devices) == 1:
-            return self._wait(subprocess.Popen(command, process_group=0))
+            return self._wait(self._begin(title, command))
         with open(self._log(name), "ab") as log:
-            return self._wait(subprocess.Popen(command, process_group=0, stdout=log, stderr=subprocess.STDOUT))
+            return self._wait(self._begin(title, command, stdout=log, stderr=subprocess.STDOUT))
+
+    def _begin(self, title: str, command: Sequence[str], **output: Any) -> subprocess.Popen:
+        from detect_prune.engine.run import Stopped
+
+        with self._beginning:
+            if self._stopping:
+                raise Stopped(self.folder)
+            print(title, flush=True)
+            process = subprocess.Popen(command, process_group=0, **output)
+            self._processes.add(process)
+            return process
 
     def _wait(self, process: subprocess.Popen) -> int:
-        self._processes.add(process)
         try:
             return process.wait()
         finally:
-            self._processes.discard(process)
+            with self._beginning:
+                self._processes.discard(process)
+
+
+def _remove_without_plan(folder: Path) -> None:
+    """Removes the folder of a run that was killed before it had written anything; else the run would find its name
+    taken, choose another, and its results would be looked for in vain.
+
+    Raises:
+        DetectPruneError: there is something in it.
+    """
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DetectPruneError(f"is in the way of a run, and can't be removed ({error.strerror})", file=folder) from None

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 import tiny
@@ -91,25 +93,33 @@ class TestRuns:
 
     @pytest.fixture
     def calls(self, monkeypatch):
-        """What would be run; each call finishes its run, unless `outcome` has another exit status for it."""
+        """What would be run; each call finishes its run, unless `outcome` comes to another exit status for it."""
         seen = []
         outcome = {}
 
-        def call(self, words, name):
-            seen.append((name, list(words)))
-            (self.folder / name).mkdir(exist_ok=True)
-            (self.folder / name / common.PLAN).write_text("{}")
-            status = outcome.get(name, 0)
-            if not status:
-                (self.folder / name / "metrics.json").write_text("{}")
-            return status
+        class Process:
+            def __init__(self, command, **options):
+                words = command[3:]
+                if "--resume" in words:
+                    self.folder = Path(words[words.index("--resume") + 1])
+                else:
+                    self.folder = Path(words[words.index("--project") + 1]) / words[words.index("--name") + 1]
+                    self.folder.mkdir()
+                seen.append((self.folder.name, words))
+                (self.folder / common.PLAN).write_text("{}")
 
-        monkeypatch.setattr(sweep.Runs, "_call", call)
+            def wait(self):
+                status = outcome.get(self.folder.name, lambda: 0)()
+                if not status:
+                    (self.folder / "metrics.json").write_text("{}")
+                return status
+
+        monkeypatch.setattr(subprocess, "Popen", Process)
         return seen, outcome
 
     def test_what_failed_goes_on_and_what_is_finished_stays(self, tmp_path, calls):
         seen, outcome = calls
-        outcome["b"] = 2
+        outcome["b"] = lambda: 2
         with pytest.raises(DetectPruneError, match="run b has failed with exit status 2"):
             sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
         assert [name for name, _ in seen] == ["a", "b"]
@@ -124,15 +134,49 @@ class TestRuns:
 
     def test_a_stop_is_no_failure(self, tmp_path, calls):
         _, outcome = calls
-        outcome["a"] = sweep.INTERRUPTED
+        outcome["a"] = lambda: sweep.INTERRUPTED
         with pytest.raises(Stopped):
             sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
 
     def test_devices_share_the_runs(self, tmp_path, calls):
-        seen, _ = calls
+        seen, outcome = calls
+        both = threading.Barrier(2)
+        # Two that wait for each other end only if both are under way at once, which must be on one device each.
+        outcome |= {name: lambda: both.wait(timeout=30) * 0 for name in "ab"}
         folders = sweep.Runs(tmp_path, ["cuda:0", "cuda:1"]).finish(self.RUNS)
         assert [folder.name for folder in folders] == ["a", "b", "c"]
-        assert {words[-1] for _, words in seen} <= {"cuda:0", "cuda:1"} and len(seen) == 3
+        assert {words[-1] for _, words in seen[:2]} == {"cuda:0", "cuda:1"} and len(seen) == 3
+
+    def test_a_folder_from_a_kill_before_the_plan_is_used(self, tmp_path, calls):
+        (tmp_path / "a").mkdir()
+        assert sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS[:1]) == [tmp_path / "a"]
+
+    def test_a_folder_of_something_else_is_in_the_way(self, tmp_path, calls):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "thesis.txt").write_text("")
+        with pytest.raises(DetectPruneError, match="a: is in the way of a run"):
+            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS[:1])
+        assert (tmp_path / "a" / "thesis.txt").exists()
+
+    def test_a_stop_reaches_a_run_that_is_just_being_begun(self, tmp_path, monkeypatch):
+        runs, told = sweep.Runs(tmp_path, ["cpu"]), []
+
+        class Process:
+            def __init__(self, command, **options):
+                self.stop = threading.Thread(target=runs._stop, args=(signal.SIGTERM, None))
+                self.stop.start()
+                self.stop.join(timeout=0.2)
+
+            send_signal = staticmethod(told.append)
+
+            def wait(self):
+                self.stop.join()
+                return sweep.INTERRUPTED
+
+        monkeypatch.setattr(subprocess, "Popen", Process)
+        with pytest.raises(Stopped):
+            runs.finish(self.RUNS)
+        assert told == [signal.SIGTERM]
 
     def test_a_kill_reaches_the_run(self, tmp_path, monkeypatch):
         waits = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
@@ -166,6 +210,7 @@ def test_a_sweep_from_nothing(tmp_path, monkeypatch, capsys):
         assert (folder / name).stat().st_size > 0
     plans = [json.loads((folder / run / common.PLAN).read_text())["options"] for run in ("dense-s0", "admm-0.5-s0")]
     assert plans[0]["precision"] == plans[1]["precision"] and plans[0]["precision"] in common.PRECISIONS
+    assert plans[1]["weights"] == str(Path("runs/sweep/tiny/dense-s0/trained.weights"))
     before = (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns
     assert sweep.main(["--resume", str(folder)]) == 0
     assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before
