@@ -6,15 +6,25 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from detect_prune.pruning import modes_kept
+
 STATISTICS_DRAW = 1_000_003
 """Beside the seed, what decides which training pictures batch-norm statistics come from; no epoch has this number."""
 
 
+def training_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms that take statistics from the pictures they see; frozen ones, in evaluation mode, do not."""
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return [norm for norm in norms if norm.training]
+
+
 @torch.no_grad()
 def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
-    """Replaces the running mean and variance of every batch norm by their plain average over `inputs`.
+    """Replaces the running mean and variance of the batch norms by their plain average over `inputs`.
 
-    Only the batch norms are in training mode meanwhile (dropout stays off), and the weights are not touched.
+    Of those that train, that is: one that stays in evaluation mode when the model is put into training mode (a frozen
+    one, in a model whose train() leaves it out) keeps what it has. Only batch norms are in training mode meanwhile
+    (dropout stays off), and the weights are not touched.
 
     Args:
         model: any module; one without batch norm is left as it is.
@@ -24,27 +34,26 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
         How many batches were used.
 
     Raises:
-        ValueError: there are batch norms and no inputs to measure with; the model is as it was.
+        ValueError: there are such batch norms and no inputs to measure with; the model is as it was.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return 0
-    batches = iter(inputs)
-    first = next(batches, None)
-    if first is None:
-        raise ValueError("batch-norm statistics can't be measured without inputs")
-    was_training = model.training
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch then keeps the cumulative average instead of an exponential one
-        norm.train()
-    count = 0
-    for batch in chain([first], batches):
-        model(batch)
-        count += 1
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-    model.train(was_training)
+    with modes_kept(model):
+        norms = training_norms(model.train())
+        if not norms:
+            return 0
+        batches = iter(inputs)
+        first = next(batches, None)
+        if first is None:
+            raise ValueError("batch-norm statistics can't be measured without inputs")
+        momenta = [norm.momentum for norm in norms]
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch then keeps the cumulative average instead of an exponential one
+            norm.train()
+        count = 0
+        for batch in chain([first], batches):
+            model(batch)
+            count += 1
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
     return count

@@ -1,9 +1,11 @@
 """Checkpoints: one plain dict of tensors and plain values a file, never unpickled."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from detect_prune.errors import DetectPruneError
@@ -16,6 +18,15 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Writes `state` atomically; a kill in the middle leaves the checkpoint before it."""
     with atomic_path(path) as temporary:
         torch.save({"format": FORMAT, **state}, temporary)
+
+
+def plain_values(value: Any) -> Any:
+    """The same with Python's numbers for numpy's, in dicts and lists too: neither `load_checkpoint` nor JSON take those."""
+    if isinstance(value, Mapping):
+        return {key: plain_values(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain_values(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

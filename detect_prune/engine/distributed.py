@@ -298,12 +298,6 @@ ALONE = World()
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def training_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The batch norms that take statistics from the pictures they see; frozen ones, in evaluation mode, do not."""
-    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return [norm for norm in norms if norm.training]
-
-
 @contextlib.contextmanager
 def _in_company() -> Iterator[None]:
     """What gloo and NCCL raise where another process is gone, as a sentence."""

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from detect_prune.engine.batchnorm import reestimate
+from detect_prune.engine.checkpoint import plain_values
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.run import Run
@@ -26,6 +27,7 @@ from detect_prune.pruning import (
     Masks,
     Method,
     Residuals,
+    Unmeasured,
     find_method,
     magnitude_masks,
     make_constraint,
@@ -93,7 +95,8 @@ def prune(
     """Removes `ratio` of all convolution and linear weights of a network, retrains the rest, and measures each step.
 
     Args:
-        model: the network, on the task's device; usually `task.model`. It is changed in place.
+        model: the network, on the task's device; usually `task.model`. It is changed in place. Each step begins with
+            its train(): a network whose batch norms are to stay frozen keeps them in evaluation mode there.
         ratio: the share to remove, in (0, 1), read as a decimal; name -> share for admm-layerwise; None for a pattern
             N:M, which removes its own share, and for a method that removes nothing.
         task: the data, the loss and the score.
@@ -132,6 +135,7 @@ def prune(
     chosen, importance, constraint = choice.method, choice.importance, choice.constraint
     identity = {**target, "method": method, "importance": importance, "gradual": gradual, "floor": choice.floor}
     identity |= {**layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
+    identity = plain_values(identity)
     run = Run(
         task,
         Path(folder),
@@ -196,7 +200,7 @@ def train(
         raise DetectPruneError(f"the weights of this network can't be counted: {error}") from None
     recipe = recipe or task.recipe
     task.model = model
-    identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}
+    identity = plain_values({"seed": seed, "zeros held": masks is not None, "data": task.settings()})
     run = Run(
         task,
         Path(folder),
@@ -300,7 +304,10 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
         pruner = make_pruner(method, run.model, constraint, **options)
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
-    run.train(method.name, phase, pruner=pruner)
+    try:
+        run.train(method.name, phase, pruner=pruner)
+    except Unmeasured as error:
+        raise DetectPruneError(str(error)) from None
     print(f"before the cut: {pruner.report}", flush=True)
     if isinstance(pruner.report, Residuals) and pruner.report.worst > GOOD_RESIDUAL:
         print(_too_early(pruner.report), flush=True)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from detect_prune.engine.task import Task, does_not_fit
+from detect_prune.pruning import modes_kept
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,9 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, 
         return Precision(), {}
     model = task.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
     seconds: dict[Precision, float] = {}
-    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+    with modes_kept(model), torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+        model.train()
         fitting = list(PRECISIONS.values())
         for turn in range(1 + rounds):
             for candidate in tuple(fitting):
@@ -79,8 +79,6 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, 
                     model.zero_grad(set_to_none=True)
                 if turn:  # the first one warms up
                     seconds[candidate] = min(time_taken, seconds.get(candidate, math.inf))
-    for module, mode in modes:
-        module.training = mode
     model.load_state_dict(before)
     if not seconds:
         raise does_not_fit(task)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect_prune.engine.distributed import training_norms
+from detect_prune.engine.batchnorm import training_norms
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit

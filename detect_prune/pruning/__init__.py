@@ -12,9 +12,17 @@ from detect_prune.pruning.budgets import (
     ratio_budget,
 )
 from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio
-from detect_prune.pruning.counts import Macs, as_ratio, count_macs, keep_count, prunable_weights, require_trainable
+from detect_prune.pruning.counts import (
+    Macs,
+    as_ratio,
+    count_macs,
+    keep_count,
+    modes_kept,
+    prunable_weights,
+    require_trainable,
+)
 from detect_prune.pruning.decay import parameter_groups
-from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw
+from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw, Unmeasured
 from detect_prune.pruning.masks import Masks, magnitude_masks
 from detect_prune.pruning.methods import (
     METHODS,
@@ -56,6 +64,7 @@ __all__ = [
     "Residuals",
     "RhoSchedule",
     "Tightened",
+    "Unmeasured",
     "Update",
     "as_ratio",
     "bytes_budget",
@@ -69,6 +78,7 @@ __all__ = [
     "magnitude_masks",
     "make_constraint",
     "make_pruner",
+    "modes_kept",
     "parameter_groups",
     "prunable_weights",
     "ratio_budget",

@@ -110,10 +110,10 @@ class Macs:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module's own mode again: a frozen batch norm must stay frozen."""
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Gives each module its own mode (training or evaluation) back: a frozen batch norm must stay frozen, which
+    `model.train(model.training)` does not see to."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
         yield
     finally:
@@ -152,7 +152,8 @@ def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
     layers = [module for module in model.modules() if isinstance(module, _ConvNd | nn.Linear)]
     handles = [module.register_forward_hook(hook) for module in layers]
     try:
-        with _evaluating(model), torch.no_grad():
+        with modes_kept(model), torch.no_grad():
+            model.eval()
             model(example_input)
     finally:
         for handle in handles:

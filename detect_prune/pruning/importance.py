@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from detect_prune.pruning.selection import Diverged, Items, chunks, flat, select
 
 
+class Unmeasured(ValueError):
+    """A layer has had no gradient, from which its worth would be measured."""
+
+
 class Importance(Protocol):
     """How q follows from the weights (and from gradients, where `observes` says so)."""
 
@@ -146,11 +150,12 @@ class Fisher:
     def worths(
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
-        """See Importance; raises ValueError where no gradient of a layer has been seen yet."""
+        """See Importance; raises Unmeasured where no gradient of a layer has been seen yet."""
         unseen = [name for name in weights if name not in self._mean]
         if unseen:
-            raise ValueError(
-                f"the Fisher importance of {', '.join(unseen)} needs gradients: attach an optimizer and take steps"
+            raise Unmeasured(
+                f"the Fisher importance of {', '.join(unseen)} needs gradients, and there were none: attach an optimizer "
+                "and take steps; a layer that the network does not use is to be excluded"
             )
         q = {}
         for name, weight in weights.items():

@@ -45,6 +45,22 @@ def test_reestimated_statistics_are_those_of_all_the_inputs_together():
     assert model[1].momentum == 0.1 and model.training and model[2].training
 
 
+def test_frozen_batch_norms_keep_their_statistics_and_all_modules_their_modes():
+    class HalfFrozen(nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    model = HalfFrozen(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)).train()
+    model[2].eval()
+    batches = [torch.randn(6, 3, 5, 5) + 2 for _ in range(2)]
+    assert reestimate(model, batches) == 2
+    assert (model[1].running_mean == 0).all() and (model[1].running_var == 1).all()
+    assert model[2].running_mean.abs().min() > 0
+    assert [module.training for module in model] == [True, False, False]
+
+
 def test_a_network_without_batch_norm_needs_no_inputs():
     assert reestimate(nn.Linear(2, 2), iter([])) == 0
 

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -302,6 +303,21 @@ def test_a_resumed_run_purges_what_it_writes_again_and_no_more(tmp_path, monkeyp
     with pytest.raises(Stopped):
         run(tmp_path / "empty", StopsItself(1), resume=True)
     assert purged == [None, 6, 0]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, whole):
+    numbers = {"ratio": np.float64(0.6), "seed": np.int64(0), "floor": np.float32(0.05)}
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(64 + 5), **numbers)
+    same_bits(whole, run(tmp_path / "run", resume=True, **numbers))
+
+
+def test_fisher_says_which_layer_has_no_gradient(tmp_path):
+    task = ToyTask()
+    task.model.register_module("unused", nn.Linear(3, 3))
+    task.model.forward = lambda points: nn.Sequential(*list(task.model)[:-1])(points)
+    with pytest.raises(DetectPruneError, match=r"unused\.weight needs gradients.* excluded"):
+        run(tmp_path / "run", task, importance="fisher")
 
 
 def test_another_ratio_can_t_resume_a_run(whole):
