@@ -21,7 +21,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def plain_values(value: Any) -> Any:
-    """The same with Python's numbers for numpy's, in dicts and lists too: neither `load_checkpoint` nor JSON take those."""
+    """The same with Python's numbers for numpy's, in dicts and lists too: `load_checkpoint` and JSON refuse those."""
     if isinstance(value, Mapping):
         return {key: plain_values(each) for key, each in value.items()}
     if isinstance(value, list):

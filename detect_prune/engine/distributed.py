@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from detect_prune.engine.batchnorm import training_norms
 from detect_prune.errors import DetectPruneError
 
 T = TypeVar("T")

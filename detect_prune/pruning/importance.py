@@ -154,8 +154,8 @@ class Fisher:
         unseen = [name for name in weights if name not in self._mean]
         if unseen:
             raise Unmeasured(
-                f"the Fisher importance of {', '.join(unseen)} needs gradients, and there were none: attach an optimizer "
-                "and take steps; a layer that the network does not use is to be excluded"
+                f"the Fisher importance of {', '.join(unseen)} needs gradients, and there were none: attach an "
+                "optimizer and take steps; a layer that the network does not use is to be excluded"
             )
         q = {}
         for name, weight in weights.items():
