@@ -365,4 +365,4 @@ def _remove_without_plan(folder: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise DetectPruneError(f"is in the way of a run, and not empty ({error.strerror})", file=folder) from None
+        raise DetectPruneError(f"is in the way of a run ({error.strerror})", file=folder) from None
