@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import ToyTask
 
 from detect_prune.engine import pipeline
@@ -77,6 +78,18 @@ def test_the_cut_is_close_to_what_admm_converged_to(whole):
     residuals = [record["primal residual"] for record in history if "primal residual" in record]
     assert len(residuals) == 32 and residuals[-1] < 0.05
     assert updates[1]["metrics"]["top-1"] > 0.6
+
+
+def test_every_update_is_logged_layer_by_layer(whole):
+    events = EventAccumulator(str(whole.folder))
+    events.Reload()
+    for layer in prunable_weights(whole.model):
+        series = {figure: events.Scalars(f"{figure}/{layer}") for figure in ("kept", "primal residual", "dual residual")}
+        assert all([event.step for event in each] == list(range(66, 129, 2)) for each in series.values())
+        last = json.loads((whole.folder / "metrics.json").read_text())["before the cut"]
+        assert series["primal residual"][-1].value == pytest.approx(last["primal"][layer])
+        assert series["dual residual"][-1].value == pytest.approx(last["dual"][layer])
+        assert series["kept"][-1].value == pytest.approx(last["kept"][layer])
 
 
 @pytest.mark.parametrize("at", [3, 64, 64 + 5, 64 + 37, 128, 128 + 10])
