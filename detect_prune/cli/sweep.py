@@ -248,7 +248,7 @@ class Runs:
         self._processes: set[subprocess.Popen] = set()
         self._stopping = False
         """No further run is begun."""
-        # Else a process that has just begun, and is in no list yet, would never hear of the stop. Reentrant, since the
+        # Else a process that has just begun, and is in no list yet, would never hear of the stop. Reentrant, since a
         # second signal may interrupt the handler of the first.
         self._beginning = RLock()
         self._before: dict[int, Any] = {}
@@ -285,6 +285,9 @@ class Runs:
             device = free.get()
             try:
                 return self._finish_one(run, device)
+            except BaseException:
+                self._stopping = True
+                raise
             finally:
                 free.put(device)
 
@@ -308,16 +311,18 @@ class Runs:
         folder = self._folder_of(run.name)
         if (folder / METRICS).exists():
             return folder
+        if self._stopping:
+            raise Stopped(self.folder)
         if (folder / common.PLAN).exists():
             words = ["--resume", str(folder)]
         else:
             _remove_without_plan(folder)
             words = [*run.words, "--project", str(self.folder), "--name", run.name]
-        status = self._call([run.command, *words], run.name, device)
+        print(f"\n{run.name}, on {device}", flush=True)
+        status = self._call([run.command, *words, "--device", device], run.name)
         if status == INTERRUPTED or self._stopping:
             raise Stopped(self.folder)
         if status:
-            self._stopping = True
             log = f"; see {self._log(run.name)}" if len(self.devices) > 1 else ""
             raise DetectPruneError(f"the run {run.name} has failed with exit status {status}{log}", file=self.folder)
         return self._folder_of(run.name)
@@ -325,22 +330,20 @@ class Runs:
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def _call(self, words: Sequence[str], name: str, device: str) -> int:
-        command = [sys.executable, "-m", "detect_prune", *words, "--device", device]
-        title = f"\n{name}, on {device}"
+    def _call(self, words: Sequence[str], name: str) -> int:
+        command = [sys.executable, "-m", "detect_prune", *words]
         # A group of its own: else Ctrl-C reaches a run twice, and the second one tells it not to save.
         if len(self.devices) == 1:
-            return self._wait(self._begin(title, command))
+            return self._wait(self._begin(command))
         with open(self._log(name), "ab") as log:
-            return self._wait(self._begin(title, command, stdout=log, stderr=subprocess.STDOUT))
+            return self._wait(self._begin(command, stdout=log, stderr=subprocess.STDOUT))
 
-    def _begin(self, title: str, command: Sequence[str], **output: Any) -> subprocess.Popen:
+    def _begin(self, command: Sequence[str], **output: Any) -> subprocess.Popen:
         from detect_prune.engine.run import Stopped
 
         with self._beginning:
             if self._stopping:
                 raise Stopped(self.folder)
-            print(title, flush=True)
             process = subprocess.Popen(command, process_group=0, **output)
             self._processes.add(process)
             return process
@@ -354,13 +357,15 @@ class Runs:
 
 
 def _remove_without_plan(folder: Path) -> None:
-    """Removes the folder of a run that was killed before it had written anything; else the run would find its name
+    """Removes the folder of a run that was killed before it had written its plan; else the run would find its name
     taken, choose another, and its results would be looked for in vain.
 
     Raises:
         DetectPruneError: there is something in it.
     """
     try:
+        for unfinished in folder.glob(f".{Path(common.PLAN).stem}-*"):
+            unfinished.unlink()
         folder.rmdir()
     except FileNotFoundError:
         pass

@@ -37,7 +37,8 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
         ValueError: there are such batch norms and no inputs to measure with; the model is as it was.
     """
     with modes_kept(model):
-        norms = training_norms(model.train())
+        model.train()
+        norms = training_norms(model)
         if not norms:
             return 0
         batches = iter(inputs)

@@ -21,11 +21,11 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def plain_values(value: Any) -> Any:
-    """The same with Python's numbers for numpy's, in dicts and lists too: `load_checkpoint` and JSON refuse those."""
+    """The same with Python's numbers for numpy's, which `load_checkpoint` and JSON refuse; lists and dicts, too."""
     if isinstance(value, Mapping):
         return {key: plain_values(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain_values(each) for each in value]
+    if isinstance(value, list | tuple):
+        return type(value)(plain_values(each) for each in value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from detect_prune.engine.batchnorm import reestimate
-from detect_prune.engine.checkpoint import plain_values
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.run import Run
@@ -135,7 +134,6 @@ def prune(
     chosen, importance, constraint = choice.method, choice.importance, choice.constraint
     identity = {**target, "method": method, "importance": importance, "gradual": gradual, "floor": choice.floor}
     identity |= {**layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
-    identity = plain_values(identity)
     run = Run(
         task,
         Path(folder),
@@ -172,7 +170,7 @@ def prune(
             run.once("retrain", lambda: run.train("retrain", phases["retrain"], keep_best=True))
         name, stem = _delivers(chosen)
         run.once("score retrained", lambda: score_files(run, name, stem))
-        return _result(run, identity, stem)
+        return _result(run, stem)
 
 
 def train(
@@ -200,7 +198,7 @@ def train(
         raise DetectPruneError(f"the weights of this network can't be counted: {error}") from None
     recipe = recipe or task.recipe
     task.model = model
-    identity = plain_values({"seed": seed, "zeros held": masks is not None, "data": task.settings()})
+    identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}
     run = Run(
         task,
         Path(folder),
@@ -217,7 +215,7 @@ def train(
         run.plan({"dense": recipe.dense})
         run.once("dense", lambda: run.train("dense", recipe.dense, keep_best=True))
         run.once("score trained", lambda: score_files(run, "trained", TRAINED))
-        return _result(run, identity, TRAINED)
+        return _result(run, TRAINED)
 
 
 def check(
@@ -302,12 +300,13 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
     """One stage, since Z, U and the worths are of no use, and are not kept, once the cut is made."""
     try:
         pruner = make_pruner(method, run.model, constraint, **options)
+        run.train(method.name, phase, pruner=pruner)
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
-    try:
-        run.train(method.name, phase, pruner=pruner)
     except Unmeasured as error:
-        raise DetectPruneError(str(error)) from None
+        raise DetectPruneError(
+            f"{error}, in a new run; if this one has trained a dense network, with --weights from its folder"
+        ) from None
     print(f"before the cut: {pruner.report}", flush=True)
     if isinstance(pruner.report, Residuals) and pruner.report.worst > GOOD_RESIDUAL:
         print(_too_early(pruner.report), flush=True)
@@ -329,9 +328,9 @@ def _reestimate(run: Run) -> None:
     run.world.share(run.model)
 
 
-def _result(run: Run, settings: dict[str, Any], stem: str) -> Result:
+def _result(run: Run, stem: str) -> Result:
     problems = [sentence for each in run.world.collect(run.task.problems()) for sentence in each]
-    stages, text = run.world.once(lambda: (run.stages, publish(run, settings, problems)))
+    stages, text = run.world.once(lambda: (run.stages, publish(run, problems)))
     return Result(run.folder, run.task.load(run.folder, stem), stages, text)
 
 

@@ -14,11 +14,10 @@ from detect_prune.report.progress import duration
 from detect_prune.report.summary import Stage, closing_table, layer_table, verdict
 
 
-def publish(run: Run, settings: dict[str, Any], problems: Sequence[str]) -> str:
+def publish(run: Run, problems: Sequence[str]) -> str:
     """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text to print.
 
     Args:
-        settings: what was asked for.
         problems: sentences about the data, of all processes.
     """
     stages = [
@@ -37,7 +36,7 @@ def publish(run: Run, settings: dict[str, Any], problems: Sequence[str]) -> str:
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
     finished = run.finish()
     took = duration(finished["seconds"])
-    flat = _flat(settings) | {"precision": str(run.precision), "took": took, "date": finished["date"]}
+    flat = _flat(run.settings) | {"precision": str(run.precision), "took": took, "date": finished["date"]}
     flat |= {"command": run.command or "-"} | _flat(run.machine)
     write_page(
         run.folder / "index.html",
@@ -56,7 +55,7 @@ def publish(run: Run, settings: dict[str, Any], problems: Sequence[str]) -> str:
             "stages": run.stages,
             "before the cut": run.before_cut,
             "layers": [{"layer": name, "kept": left, "total": total} for name, (left, total) in kept.items()],
-            "settings": settings,
+            "settings": run.settings,
             "recipe": run.recipe.as_dict(),
             "precision": str(run.precision),
             "timed_steps": run.timings,

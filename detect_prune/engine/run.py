@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
+from detect_prune.engine.checkpoint import load_checkpoint, plain_values, save_checkpoint
 from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.precision import Precision, choose_precision
@@ -82,7 +82,8 @@ class Run:
     ):
         self.task, self.folder, self.recipe, self.save_every = task, Path(folder), recipe, save_every
         self.world = task.world
-        self.identity = {"recipe": recipe.as_dict(), **identity}
+        self.settings = plain_values(identity)
+        self.identity = {"recipe": recipe.as_dict(), **self.settings}
         self.model: nn.Module = task.model
         self.masks: Masks | None = None
         self.done: list[str] = []
@@ -287,10 +288,8 @@ class Run:
         self._saved = time.monotonic()
 
     def _state(self, unfinished: dict[str, Any] | None) -> dict[str, Any]:
-        return {
+        values = {
             "identity": self.identity,
-            "model": self.model.state_dict(),
-            "masks": self.masks.state_dict() if self.masks is not None else None,
             "done": self.done,
             "stages": self.stages,
             "history": self.history,
@@ -308,6 +307,8 @@ class Run:
             "finished": self.finished,
             "unfinished": unfinished,
         }
+        masks = self.masks.state_dict() if self.masks is not None else None
+        return plain_values(values) | {"model": self.model.state_dict(), "masks": masks}
 
     def _open_folder(self, resume: bool) -> bool:
         """Takes possession of the folder; returns whether it holds a checkpoint to go on from."""

@@ -43,8 +43,8 @@ from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, chunks
 
 _MEASURED_STEPS = 10
-"""Steps at the very start over which the loss gradient is measured, the last of which has the penalty already; where the
-ratio grows all up to the first update, since the first Z then asks for next to nothing."""
+"""Steps at the very start over which the loss gradient is measured; the last of them has the penalty already. Where
+the ratio grows it is measured up to the first update, since the first Z then asks for next to nothing."""
 _TELLING = 100.0
 _NEAR = 0.2
 """Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell

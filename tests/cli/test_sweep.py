@@ -149,14 +149,15 @@ class TestRuns:
 
     def test_a_folder_from_a_kill_before_the_plan_is_used(self, tmp_path, calls):
         (tmp_path / "a").mkdir()
+        (tmp_path / "a" / ".plan-x1y2.json").touch()
         assert sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS[:1]) == [tmp_path / "a"]
 
     def test_a_folder_of_something_else_is_in_the_way(self, tmp_path, calls):
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "thesis.txt").write_text("")
-        with pytest.raises(DetectPruneError, match="a: is in the way of a run"):
-            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS[:1])
-        assert (tmp_path / "a" / "thesis.txt").exists()
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "thesis.txt").write_text("")
+        with pytest.raises(DetectPruneError, match="b: is in the way of a run"):
+            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
+        assert (tmp_path / "b" / "thesis.txt").exists() and [name for name, _ in calls[0]] == ["a"]
 
     def test_a_stop_reaches_a_run_that_is_just_being_begun(self, tmp_path, monkeypatch):
         runs, told = sweep.Runs(tmp_path, ["cpu"]), []

@@ -50,9 +50,9 @@ def test_frozen_batch_norms_keep_their_statistics_and_all_modules_their_modes():
         def train(self, mode=True):
             super().train(mode)
             self[1].eval()
-            return self
 
-    model = HalfFrozen(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)).train()
+    model = HalfFrozen(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    model.train()
     model[2].eval()
     batches = [torch.randn(6, 3, 5, 5) + 2 for _ in range(2)]
     assert reestimate(model, batches) == 2

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from toy import ToyTask
 
 from detect_prune.engine import pipeline
@@ -18,7 +18,7 @@ from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import prune, train
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Run, Stopped
-from detect_prune.engine.task import NotFinite, Phase
+from detect_prune.engine.task import Metrics, NotFinite, Phase
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Masks, make_pruner, prunable_weights
@@ -84,7 +84,9 @@ def test_every_update_is_logged_layer_by_layer(whole):
     events = EventAccumulator(str(whole.folder))
     events.Reload()
     for layer in prunable_weights(whole.model):
-        series = {figure: events.Scalars(f"{figure}/{layer}") for figure in ("kept", "primal residual", "dual residual")}
+        series = {
+            figure: events.Scalars(f"{figure}/{layer}") for figure in ("kept", "primal residual", "dual residual")
+        }
         assert all([event.step for event in each] == list(range(66, 129, 2)) for each in series.values())
         last = json.loads((whole.folder / "metrics.json").read_text())["before the cut"]
         assert series["primal residual"][-1].value == pytest.approx(last["primal"][layer])
@@ -319,17 +321,30 @@ def test_a_resumed_run_purges_what_it_writes_again_and_no_more(tmp_path, monkeyp
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path, whole):
+    class Numpy(ToyTask):
+        recipe = ToyTask.recipe.with_options(admm={"lr": np.float64(0.02), "epochs": np.int64(8)})
+
+        def evaluate(self, model):
+            return Metrics({name: np.float64(value) for name, value in super().evaluate(model).values.items()}, "top-1")
+
+        def settings(self):
+            return super().settings() | {"mean": (np.float32(0.5), [np.int64(1)])}
+
+    class Stops(Numpy, StopsItself):
+        pass
+
     numbers = {"ratio": np.float64(0.6), "seed": np.int64(0), "floor": np.float32(0.05)}
     with pytest.raises(Stopped):
-        run(tmp_path / "run", StopsItself(64 + 5), **numbers)
-    same_bits(whole, run(tmp_path / "run", resume=True, **numbers))
+        run(tmp_path / "run", Stops(64 + 5), **numbers)
+    same_bits(whole, run(tmp_path / "run", Numpy(), resume=True, **numbers))
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["settings"]["data"]["mean"] == [0.5, [1]]
 
 
 def test_fisher_says_which_layer_has_no_gradient(tmp_path):
     task = ToyTask()
     task.model.register_module("unused", nn.Linear(3, 3))
     task.model.forward = lambda points: nn.Sequential(*list(task.model)[:-1])(points)
-    with pytest.raises(DetectPruneError, match=r"unused\.weight needs gradients.* excluded"):
+    with pytest.raises(DetectPruneError, match=r"unused\.weight needs gradients.* excluded, in a new run"):
         run(tmp_path / "run", task, importance="fisher")
 
 

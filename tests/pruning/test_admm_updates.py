@@ -101,11 +101,12 @@ def test_the_multiplier_stays_when_rho_and_worth_change(importance, stable):
     assert admm.rho == pytest.approx(min(0.025, stable / 0.05))
 
 
+@pytest.mark.parametrize("importance", ["raw", "lamp"])
 @pytest.mark.parametrize("factor", [1.0, 100.0])
-def test_the_first_penalty_is_a_tenth_of_the_gradient_of_ten_steps(factor):
+def test_the_first_penalty_is_a_tenth_of_the_gradient_of_ten_steps(factor, importance):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 1e-12)
-    admm = GlobalADMM(model, 0.8, updates=40, importance="raw")
+    admm = GlobalADMM(model, 0.8, updates=40, importance=importance, floor=0.0)
     admm.attach(optimizer)
     squares = []
     for pictures, labels in batches(0, 10):
@@ -114,13 +115,15 @@ def test_the_first_penalty_is_a_tenth_of_the_gradient_of_ten_steps(factor):
         (factor * F.cross_entropy(model(pictures), labels)).backward()
         squares.append(sum(float(weight.grad.square().sum()) for weight in admm.weights.values()))
         optimizer.step()
-    assert admm.rho * _removed_length(admm, 0.8) == pytest.approx(0.1 * (sum(squares) / 10) ** 0.5, rel=1e-3)
+    assert admm.rho * _full_pull(admm, 0.8) == pytest.approx(0.1 * (sum(squares) / 10) ** 0.5, rel=1e-3)
 
 
-def _removed_length(admm, ratio):
-    """The length of the weights that go: that of the penalty's gradient per rho, for raw worths and a U of zero."""
+def _full_pull(admm, ratio):
+    """The length of the penalty's gradient per rho where U is zero: that of q w, of the weights that go."""
     weights = torch.cat([weight.detach().flatten() for weight in admm.weights.values()])
-    return float(weights.square().sort().values[: len(weights) - keep_count(len(weights), ratio)].sum().sqrt())
+    worths = torch.cat([admm.q[name].expand(weight.numel()) for name, weight in admm.weights.items()])
+    order = (worths * weights.square()).sort().indices
+    return float((worths * weights)[order[: len(weights) - keep_count(len(weights), ratio)]].norm())
 
 
 def test_half_precision_weights_keep_an_exact_u():
@@ -298,9 +301,9 @@ def test_where_the_ratio_grows_the_first_rho_follows_from_all_steps_before_the_f
         squares.append(sum(float(weight.grad.square().sum()) for weight in admm.weights.values()))
         optimizer.step()
         assert admm.rho is None
-    removed = _removed_length(admm, 0.8)
+    pull = _full_pull(admm, 0.8)
     admm.update()
-    measured, limit = 2 * (sum(squares) / 15) ** 0.5 / removed, effective * (1 - 0.5) / (1e-6 * 15)
+    measured, limit = 2 * (sum(squares) / 15) ** 0.5 / pull, effective * (1 - 0.5) / (1e-6 * 15)
     assert admm.rho == pytest.approx(max(measured, limit), rel=1e-3) and (limit > measured) == (effective > 0)
 
 
