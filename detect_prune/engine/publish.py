@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from detect_prune.engine.checkpoint import plain_values
 from detect_prune.engine.run import Run
 from detect_prune.files import write_json, write_text
 from detect_prune.report import plots
@@ -49,8 +50,7 @@ def publish(run: Run, problems: Sequence[str]) -> str:
         layers,
     )
     write_text(run.folder / "table.md", f"{table.markdown()}\n\n{sentence}\n")
-    write_json(
-        run.folder / "metrics.json",
+    record = plain_values(
         {
             "stages": run.stages,
             "before the cut": run.before_cut,
@@ -64,8 +64,9 @@ def publish(run: Run, problems: Sequence[str]) -> str:
             "command": run.command,
             "notes": notes,
             "verdict": sentence,
-        },
+        }
     )
+    write_json(run.folder / "metrics.json", record)
     return "\n".join(
         ["", str(layers), "", str(table), "", *notes, sentence, f"Took {took}; everything is in {run.folder}"]
     )

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detect_prune.engine.checkpoint import plain_values
 from detect_prune.engine.distributed import World
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Method
@@ -32,9 +31,6 @@ class Metrics:
     primary: str
     per_class: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.values, self.per_class = plain_values(self.values), plain_values(self.per_class)
 
     @property
     def score(self) -> float:
@@ -113,7 +109,7 @@ class Recipe:
         return replace(self, **{name: replace(getattr(self, name), **values) for name, values in options.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        return plain_values(asdict(self))
+        return asdict(self)
 
 
 class Task(Protocol):

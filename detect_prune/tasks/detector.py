@@ -12,6 +12,7 @@ from detect_prune.datasets import fit, read_picture
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.detection import detect
 from detect_prune.errors import DetectPruneError
+from detect_prune.pruning import modes_kept
 from detect_prune.resources import find_resource, packaged_folder
 from detect_prune.structures import Detections
 from detect_prune.tasks.inference import full_float32
@@ -68,11 +69,10 @@ class Detector(Darknet):
                 f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}"
             )
         fitted, placement = fit(pixels, self.input_size, self.cfg.letter_box)
-        was_training = self.training
-        self.eval()
         device = next(self.parameters()).device
-        raws = self(torch.from_numpy(fitted).to(device).permute(2, 0, 1)[None].float() / 255)
-        self.train(was_training)
+        with modes_kept(self):
+            self.eval()
+            raws = self(torch.from_numpy(fitted).to(device).permute(2, 0, 1)[None].float() / 255)
         found = detect(raws, self.heads, self.input_size, score_threshold=score_threshold, iou_threshold=iou_threshold)[
             0
         ]
