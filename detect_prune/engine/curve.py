@@ -80,6 +80,7 @@ def _in_words(phases: Mapping[str, Phase]) -> str:
     """The phases after the dense training."""
     return " then ".join(
         f"{phase.epochs} epochs of {phase.optimizer} at {phase.lr:g}, decay {phase.weight_decay:g}"
+        + (f", dropout {phase.dropout:g}" if phase.dropout is not None else "")
         for name, phase in phases.items()
         if name != "dense"
     )

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from detect_prune.engine.batchnorm import reestimate
+from detect_prune.engine.dropout import find_dropouts
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.run import Run
@@ -132,6 +133,9 @@ def prune(
     target = {"ratio": ratio, "budget": budget, "pattern": pattern, "bits": dict(bits or {})}
     choice = check(task, method=method, gradual=gradual, importance=importance, floor=floor, **target, **layers)
     chosen, importance, constraint = choice.method, choice.importance, choice.constraint
+    phases = recipe.phases(chosen, train_dense)
+    for phase in phases.values():
+        find_dropouts(model, phase)  # said now, and not after the whole dense training
     identity = {**target, "method": method, "importance": importance, "gradual": gradual, "floor": choice.floor}
     identity |= {**layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
@@ -147,7 +151,6 @@ def prune(
         exclude=exclude,
         command=command,
     )
-    phases = recipe.phases(chosen, train_dense)
     with run:
         run.plan(phases)
 
@@ -197,6 +200,7 @@ def train(
     except ValueError as error:
         raise DetectPruneError(f"the weights of this network can't be counted: {error}") from None
     recipe = recipe or task.recipe
+    find_dropouts(model, recipe.dense)
     task.model = model
     identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}
     run = Run(

@@ -59,6 +59,8 @@ class Phase:
     """Decay of the exponential moving average whose weights end the phase; 0 for none."""
     clip: float = 0.0
     """Largest norm of the whole gradient (the penalty is added after it); 0 for none."""
+    dropout: float | None = None
+    """Probability of the network's nn.Dropout modules; None for the one that they are built with."""
 
 
 LEAST_UPDATES = 30

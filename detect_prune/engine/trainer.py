@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from detect_prune.engine.batchnorm import training_norms
+from detect_prune.engine.dropout import dropping_out, find_dropouts
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit
@@ -62,8 +63,11 @@ class Trainer:
     Args:
         task: gives the batches and the loss.
         model: what is trained, on the task's device.
-        phase: length, rates, optimizer.
+        phase: length, rates, optimizer, dropout.
         precision: arithmetic of forward and backward.
+
+    Raises:
+        DetectPruneError: the phase asks for dropout, and the network has none.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Trainer:
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
         self.world = task.world
+        self.dropouts = find_dropouts(model, phase)
         self.pruner = pruner
         self.masks = pruner.masks if isinstance(pruner, GradualMagnitude) else masks
         self.total = phase.epochs * task.steps_per_epoch
@@ -162,7 +167,7 @@ class Trainer:
         share = counts[self.world.rank] / sum(counts)
         loss, parts = torch.zeros((), device=self.task.device), {}
         if share:
-            with self.precision.autocast(self.task.device):
+            with dropping_out(self.dropouts, self.phase), self.precision.autocast(self.task.device):
                 loss, parts = self.task.loss(self.model, batch)
             (loss * share).backward()
         names = list(parts) if all(counts) else []

@@ -27,6 +27,15 @@ def test_sizes_are_those_of_the_paper(depth, millions):
     assert len(layers) == depth
 
 
+def test_lenet_as_built_is_caffe_s_in_training_too():
+    model, pictures = LeNet5().train(), torch.rand(4, 1, 28, 28)
+    plain = model(pictures)
+    torch.testing.assert_close(model.eval()(pictures), plain)
+    model.train().dropout.p = 0.5
+    assert not torch.allclose(model(pictures), plain)
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"conv1", "conv2", "fc1", "fc2"}
+
+
 def test_impossible_depths_are_refused():
     with pytest.raises(ValueError, match="6n"):
         ResNetCifar(54)

@@ -35,6 +35,16 @@ def test_a_record_says_what_its_method_made_of_the_recipe(tmp_path, method, phas
     assert record_of(finished_run(tmp_path / "a", method))["phases"] == phases
 
 
+def test_a_record_names_dropout_where_the_recipe_sets_it(tmp_path):
+    file = finished_run(tmp_path / "a") / "metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["recipe"]["admm"]["dropout"] = 0.2
+    file.write_text(json.dumps(metrics))
+    assert (
+        "decay 0, dropout 0.2 then 2 epochs of sgd at 0.01, decay 0.1, 40 updates" in record_of(file.parent)["recipe"]
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "kept", "ratio"), [(None, 500, 0.5), ({"a": 0.25}, 750, 0.25), (None, 1000, None), (0.5, 501, 0.5)]
 )

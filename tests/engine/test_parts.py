@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from toy import ToyTask, toy_network
 
+from detect_prune import prune, train
 from detect_prune.engine.batchnorm import reestimate
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.machine import describe_machine
@@ -164,6 +166,44 @@ def test_removed_weights_do_not_shorten_the_clipped_steps_of_the_others(pruned_w
     assert not model.weight[removed].any()
     # Ten gradients of 1 have a norm below 10: nothing is clipped.
     torch.testing.assert_close(model.weight[~removed], before[~removed] - rate)
+
+
+class Watched(ToyTask):
+    """Notes the network's dropout in every step; step `break_at` fails."""
+
+    def __init__(self, break_at=None):
+        super().__init__()
+        self.break_at, self.seen = break_at, []
+
+    def loss(self, model, batch):
+        self.seen.append(model[3].p)
+        if len(self.seen) == self.break_at:
+            raise ValueError("broken")
+        return super().loss(model, batch)
+
+
+@pytest.mark.parametrize("asked, used", [(None, 0.1), (0.0, 0.0), (0.3, 0.3)])
+def test_a_phase_sets_the_dropout_for_its_steps_only(asked, used):
+    task = Watched()
+    for _ in Trainer(task, task.model, Phase(1, 0.1, dropout=asked), PRECISIONS["fp32"]).steps():
+        assert task.model[3].p == 0.1
+    assert task.seen == [used] * 8
+    broken = Watched(break_at=2)
+    with pytest.raises(ValueError, match="broken"):
+        list(Trainer(broken, broken.model, Phase(1, 0.1, dropout=asked), PRECISIONS["fp32"]).steps())
+    assert broken.model[3].p == 0.1
+
+
+@pytest.mark.parametrize("p, message", [(0.2, "no nn.Dropout"), (1.0, "probability"), (-0.1, "probability")])
+@pytest.mark.parametrize("job", [train, partial(prune, ratio=0.5, train_dense=True)], ids=["train", "prune"])
+def test_dropout_that_can_t_be_set_is_refused_before_anything_is_written(tmp_path, p, message, job):
+    task = ToyTask()
+    if message == "no nn.Dropout":
+        task.model[3] = nn.Identity()
+    recipe = task.recipe.with_options(dense={"dropout": p})
+    with pytest.raises(DetectPruneError, match=message):
+        job(task.model, task=task, folder=tmp_path / "run", recipe=recipe)
+    assert not (tmp_path / "run").exists()
 
 
 def test_statistics_can_t_come_from_nothing():
