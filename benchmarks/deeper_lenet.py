@@ -47,7 +47,9 @@ def deeper_lenet(extra: int, classes: int = 10) -> nn.Sequential:
 
 def _prune_all(args: argparse.Namespace, argv: Sequence[str]) -> None:
     epochs = {phase: getattr(args, f"{phase}_epochs") for phase in PHASES}
-    recipe = classification_recipe("lenet5").with_options(
+    # Dropout would stand before other layers in each of these networks: they have none.
+    recipe = classification_recipe("lenet5").with_options(**{phase: {"dropout": None} for phase in PHASES})
+    recipe = recipe.with_options(
         **{phase: {"epochs": number} for phase, number in epochs.items() if number is not None}
     )
     for extra in range(args.most + 1):

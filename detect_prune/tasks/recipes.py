@@ -34,7 +34,7 @@ def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
         # All of it was chosen on the last 10,000 training pictures at 99.2 and 99.67 % removed, batch 128 (docs/admm.md).
         return Recipe(
             dense=Phase(15, 2e-3, "adamw", weight_decay=0.05, ema=0.999, dropout=0.3),
-            admm=Phase(24, 4e-3, "adamw", final_lr=0.1, dropout=0.1),
+            admm=Phase(24, 3e-3, "adamw", final_lr=0.2, dropout=0.1),
             retrain=Phase(14, 2e-3, "adamw", weight_decay=0.2, ema=0.999),
         )
     # The two rates after the dense phase were looked for with ResNet-20 at 90 % removed (docs/admm.md).
