@@ -21,9 +21,15 @@ from detect_prune.classification import ARCHITECTURES
 from detect_prune.cli.common import positive, removal_ratio, run_command
 from detect_prune.engine.curve import METRICS
 from detect_prune.engine.run import LAST, Stopped
-from detect_prune.tasks.recipes import classification_recipe
+from detect_prune.engine.task import Phase, Recipe
 
 PHASES = ("dense", "admm", "retrain")
+# Without dropout, which would stand before other layers in each of these networks.
+RECIPE = Recipe(
+    dense=Phase(15, 2e-3, "adamw", weight_decay=0.05, ema=0.999),
+    admm=Phase(18, 2e-3, "adamw", final_lr=0.3),
+    retrain=Phase(12, 1.5e-3, "adamw", weight_decay=0.2, ema=0.999),
+)
 
 
 def deeper_lenet(extra: int, classes: int = 10) -> nn.Sequential:
@@ -47,9 +53,7 @@ def deeper_lenet(extra: int, classes: int = 10) -> nn.Sequential:
 
 def _prune_all(args: argparse.Namespace, argv: Sequence[str]) -> None:
     epochs = {phase: getattr(args, f"{phase}_epochs") for phase in PHASES}
-    # Dropout would stand before other layers in each of these networks: they have none.
-    recipe = classification_recipe("lenet5").with_options(**{phase: {"dropout": None} for phase in PHASES})
-    recipe = recipe.with_options(
+    recipe = RECIPE.with_options(
         **{phase: {"epochs": number} for phase, number in epochs.items() if number is not None}
     )
     for extra in range(args.most + 1):

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -40,8 +40,9 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     try:
         metrics = json.loads(text)
         settings, stages = metrics["settings"], metrics["stages"]
-        phases = {name: Phase(**metrics["recipe"][name]) for name in ("dense", "admm", "retrain")}
-        recipe = Recipe(**phases, updates=metrics["recipe"]["updates"])
+        recipe = Recipe.from_dict(metrics["recipe"])
+        asked = _in_words([recipe.admm, recipe.retrain])
+        phases = recipe.phases(find_method(settings["method"]), train_dense=False)
         pruned = len(stages) > 2
         record = {
             "network": settings["data"]["network"],
@@ -54,8 +55,8 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "n_total": stages[-1]["total"],
             "seed": settings["seed"],
             "epochs": recipe.epochs_after_dense if settings["method"] != "dense" else 0,
-            "recipe": f"{_in_words(phases)}, {recipe.updates} updates, batch {settings['data'].get('batch')}",
-            "phases": _in_words(recipe.phases(find_method(settings["method"]), train_dense=False)) or "none",
+            "recipe": f"{asked}, {recipe.updates} updates, batch {settings['data'].get('batch')}",
+            "phases": _in_words(phases.values()) or "none",
             **_accuracies(stages[-1]),
             **{f"dense_{name}": value for name, value in _accuracies(stages[0]).items()},
             **({f"cut_{name}": value for name, value in _accuracies(stages[1]).items()} if pruned else {}),
@@ -76,13 +77,11 @@ def _removed_share(ratio: Any, last: dict[str, Any]) -> float | None:
     return None if last["kept"] == last["total"] else round(1 - last["kept"] / last["total"], 4)
 
 
-def _in_words(phases: Mapping[str, Phase]) -> str:
-    """The phases after the dense training."""
+def _in_words(phases: Iterable[Phase]) -> str:
     return " then ".join(
         f"{phase.epochs} epochs of {phase.optimizer} at {phase.lr:g}, decay {phase.weight_decay:g}"
         + (f", dropout {phase.dropout:g}" if phase.dropout is not None else "")
-        for name, phase in phases.items()
-        if name != "dense"
+        for phase in phases
     )
 
 

@@ -1,7 +1,7 @@
 """Dropout as a phase asks for it: a network has its dropout built in, and how much of it helps differs by phase."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -26,8 +26,9 @@ def find_dropouts(model: nn.Module, phase: Phase) -> list[nn.Dropout]:
 
 
 @contextlib.contextmanager
-def dropping_out(dropouts: Sequence[nn.Dropout], phase: Phase) -> Iterator[None]:
-    """Meanwhile these modules have the phase's probability."""
+def dropping_out(model: nn.Module, phase: Phase) -> Iterator[None]:
+    """Meanwhile the network has the phase's dropout. Raises as `find_dropouts` does."""
+    dropouts = find_dropouts(model, phase)
     built = [module.p for module in dropouts]
     try:
         for module in dropouts:

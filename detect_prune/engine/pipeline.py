@@ -5,7 +5,7 @@ way with the same epochs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,8 @@ def train(
     precision: Precision | None = None,
     command: str = "",
 ) -> Result:
-    """Trains a network with the recipe's dense phase, holding `masks` if given; the arguments are those of `prune`.
+    """Trains a network with the recipe's dense phase, holding `masks` if given, and then with the dropout of its
+    retraining; the arguments are those of `prune`.
 
     Raises:
         DetectPruneError: the network has no weights that could be pruned, and so counted, or as `prune` does.
@@ -200,7 +201,9 @@ def train(
     except ValueError as error:
         raise DetectPruneError(f"the weights of this network can't be counted: {error}") from None
     recipe = recipe or task.recipe
-    find_dropouts(model, recipe.dense)
+    # What is left of a network is retrained: it has few units to spare.
+    phase = recipe.dense if masks is None else replace(recipe.dense, dropout=recipe.retrain.dropout)
+    find_dropouts(model, phase)
     task.model = model
     identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}
     run = Run(
@@ -216,8 +219,8 @@ def train(
     )
     run.masks = run.masks or masks
     with run:
-        run.plan({"dense": recipe.dense})
-        run.once("dense", lambda: run.train("dense", recipe.dense, keep_best=True))
+        run.plan({"dense": phase})
+        run.once("dense", lambda: run.train("dense", phase, keep_best=True))
         run.once("score trained", lambda: score_files(run, "trained", TRAINED))
         return _result(run, TRAINED)
 

@@ -328,8 +328,11 @@ class Run:
         return saved
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state["identity"] != self.identity:
-            different = sorted(key for key in self.identity if self.identity[key] != state["identity"].get(key))
+        begun = dict(state["identity"])
+        with contextlib.suppress(TypeError):  # that of a newer version, with fields that this one does not know
+            begun["recipe"] = Recipe.from_dict(begun["recipe"]).as_dict()
+        if begun != self.identity:
+            different = sorted(key for key in self.identity if self.identity[key] != begun.get(key))
             raise DetectPruneError(
                 f"this run was started with other settings ({', '.join(different)}); "
                 "resume it with the same, or start a new one",

@@ -4,7 +4,7 @@ The engine never learns what a picture or a box is. `detect_prune.tasks` has the
 classification; any object with these members can be handed to `detect_prune.prune`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,7 +74,7 @@ class Recipe:
     dense: Phase
     admm: Phase
     """In which ADMM, or the rival that stands in for it, prunes. Its weight decay acts on what ADMM does not hold; a
-    rival without ADMM has that of `retrain`."""
+    rival without ADMM has the decay and the dropout of `retrain`."""
     retrain: Phase
     updates: int = 40
     """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
@@ -99,8 +99,10 @@ class Recipe:
         phases = {"dense": self.dense} if train_dense else {}
         if method.prunes == "while training":
             pruning = self.admm
-            if not method.uses_admm:  # only ADMM's penalty is at odds with decay, so its rivals have it throughout
-                pruning = replace(pruning, weight_decay=self.retrain.weight_decay)
+            if not method.uses_admm:
+                # Only ADMM's penalty is at odds with decay, and dropout was only found to help ADMM.
+                decay, dropout = self.retrain.weight_decay, self.retrain.dropout
+                pruning = replace(pruning, weight_decay=decay, dropout=dropout)
             return phases | {method.name: pruning, "retrain": self.retrain}
         if method.name == "dense":
             return phases
@@ -112,6 +114,16 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe whose `as_dict` this is; what an older one does not name has its default.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        phases = {name: Phase(**values[name]) for name in ("dense", "admm", "retrain")}
+        return cls(**phases, updates=values["updates"])
 
 
 class Task(Protocol):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from detect_prune.engine.batchnorm import training_norms
-from detect_prune.engine.dropout import dropping_out, find_dropouts
+from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit
@@ -65,9 +65,6 @@ class Trainer:
         model: what is trained, on the task's device.
         phase: length, rates, optimizer, dropout.
         precision: arithmetic of forward and backward.
-
-    Raises:
-        DetectPruneError: the phase asks for dropout, and the network has none.
     """
 
     def __init__(
@@ -82,7 +79,6 @@ class Trainer:
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
         self.world = task.world
-        self.dropouts = find_dropouts(model, phase)
         self.pruner = pruner
         self.masks = pruner.masks if isinstance(pruner, GradualMagnitude) else masks
         self.total = phase.epochs * task.steps_per_epoch
@@ -101,7 +97,8 @@ class Trainer:
         Raises:
             NotFinite: the loss, the weights or the gradient are no longer finite. The model is then of no use: its
                 batch-norm statistics, at least, have seen the bad values.
-            DetectPruneError: a whole epoch had no picture that could be read, or a step does not fit into memory.
+            DetectPruneError: a whole epoch had no picture that could be read, a step does not fit into memory, or the
+                network has no dropout that the phase could set.
         """
         per_epoch = self.task.steps_per_epoch
         while self.step < self.total:
@@ -167,9 +164,11 @@ class Trainer:
         share = counts[self.world.rank] / sum(counts)
         loss, parts = torch.zeros((), device=self.task.device), {}
         if share:
-            with dropping_out(self.dropouts, self.phase), self.precision.autocast(self.task.device):
-                loss, parts = self.task.loss(self.model, batch)
-            (loss * share).backward()
+            # Backward, too: a network that recomputes activations there has to leave out the same units.
+            with dropping_out(self.model, self.phase):
+                with self.precision.autocast(self.task.device):
+                    loss, parts = self.task.loss(self.model, batch)
+                (loss * share).backward()
         names = list(parts) if all(counts) else []
         figures = torch.stack([loss.detach(), *(parts[name].to(loss) for name in names)]).float() * share
         self.world.combine(self.model, share, figures)

@@ -110,21 +110,25 @@ def test_gradual_pruning_tightens_along_the_cubic(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["admm-layerwise", "gradual", "dense-longer"])
-def test_all_but_what_admm_holds_decays_throughout(tmp_path, monkeypatch, method):
-    """Only the penalty of ADMM is at odds with weight decay."""
-    decays, build = [], Trainer.__init__
+def test_all_but_admm_is_regularised_as_in_retraining_throughout(tmp_path, monkeypatch, method):
+    """Only the penalty of ADMM is at odds with weight decay, and dropout was only found to help ADMM."""
+    decays, dropouts, build = [], [], Trainer.__init__
 
     def watched(trainer, *arguments, **options):
         build(trainer, *arguments, **options)
         groups = trainer.optimizer.param_groups
         by_weight = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+        dropouts.append(trainer.phase.dropout)
         decays.append({by_weight[id(weight)] for weight in prunable_weights(trainer.model).values()})
 
     monkeypatch.setattr(Trainer, "__init__", watched)
-    recipe = RECIPE.with_options(admm={"weight_decay": 0.0}, retrain={"weight_decay": 1e-3, "epochs": 1})
+    recipe = RECIPE.with_options(
+        admm={"weight_decay": 0.0, "dropout": 0.3}, retrain={"weight_decay": 1e-3, "dropout": 0.2, "epochs": 1}
+    )
     run(tmp_path / "run", method=method, train_dense=False, recipe=recipe)
     held = {"admm-layerwise": [{0.0}], "gradual": [{1e-3}]}.get(method, [])
     assert decays == [*held, {1e-3}]
+    assert dropouts == {"admm-layerwise": [0.3, 0.2], "gradual": [0.2, 0.2]}.get(method, [0.2])
 
 
 def test_layerwise_ratios_may_differ(tmp_path):

@@ -194,13 +194,22 @@ def test_a_phase_sets_the_dropout_for_its_steps_only(asked, used):
     assert broken.model[3].p == 0.1
 
 
+def test_the_dropout_of_a_step_lasts_through_its_backward_pass():
+    task = Watched()
+    step = Trainer(task, task.model, Phase(1, 0.1, dropout=0.3), PRECISIONS["fp32"]).steps()
+    task.model[3].register_full_backward_hook(lambda module, *_: task.seen.append(module.p))
+    next(step)
+    assert task.seen == [0.3, 0.3]
+
+
 @pytest.mark.parametrize("p, message", [(0.2, "no nn.Dropout"), (1.0, "probability"), (-0.1, "probability")])
-@pytest.mark.parametrize("job", [train, partial(prune, ratio=0.5, train_dense=True)], ids=["train", "prune"])
-def test_dropout_that_can_t_be_set_is_refused_before_anything_is_written(tmp_path, p, message, job):
+@pytest.mark.parametrize("job, phase", [(train, "dense")] + [(prune, name) for name in ("dense", "admm", "retrain")])
+def test_dropout_that_can_t_be_set_is_refused_before_anything_is_written(tmp_path, p, message, job, phase):
     task = ToyTask()
     if message == "no nn.Dropout":
         task.model[3] = nn.Identity()
-    recipe = task.recipe.with_options(dense={"dropout": p})
+    recipe = task.recipe.with_options(**{phase: {"dropout": p}})
+    job = partial(prune, ratio=0.5, train_dense=True) if job is prune else job
     with pytest.raises(DetectPruneError, match=message):
         job(task.model, task=task, folder=tmp_path / "run", recipe=recipe)
     assert not (tmp_path / "run").exists()

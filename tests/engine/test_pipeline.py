@@ -14,7 +14,7 @@ from toy import ToyTask
 
 from detect_prune.engine import pipeline
 from detect_prune.engine import run as run_module
-from detect_prune.engine.checkpoint import load_checkpoint
+from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
 from detect_prune.engine.pipeline import prune, train
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Run, Stopped
@@ -348,6 +348,30 @@ def test_fisher_says_which_layer_has_no_gradient(tmp_path):
         run(tmp_path / "run", task, importance="fisher")
 
 
+def edited_recipe(folder, edit):
+    state = load_checkpoint(folder / "last.pt")
+    for phase in ("dense", "admm", "retrain"):
+        edit(state["identity"]["recipe"][phase])
+    save_checkpoint(folder / "last.pt", state)
+
+
+def test_a_run_from_before_a_field_of_the_recipe_goes_on(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(70))
+    edited_recipe(tmp_path / "run", lambda phase: phase.pop("dropout"))
+    with pytest.raises(DetectPruneError, match="recipe"):
+        run(tmp_path / "run", resume=True, recipe=ToyTask.recipe.with_options(admm={"dropout": 0.2}))
+    run(tmp_path / "run", resume=True)
+
+
+def test_a_recipe_with_a_field_that_is_not_known_is_another_recipe(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(3))
+    edited_recipe(tmp_path / "run", lambda phase: phase.update(invented=1))
+    with pytest.raises(DetectPruneError, match="recipe"):
+        run(tmp_path / "run", resume=True)
+
+
 def test_another_ratio_can_t_resume_a_run(whole):
     with pytest.raises(DetectPruneError, match="ratio"):
         run(whole.folder, resume=True, ratio=0.7)
@@ -374,8 +398,11 @@ def test_training_a_pruned_network_keeps_its_zeros(tmp_path, whole):
     task = ToyTask()
     task.model.load_state_dict(whole.model.state_dict())
     masks = Masks.from_nonzero(task.model)
-    recipe = task.recipe.with_options(dense={"epochs": 2})
+    recipe = task.recipe.with_options(dense={"epochs": 2, "dropout": 0.5}, retrain={"dropout": 0.2})
+    seen = set()
+    task.model[3].register_forward_pre_hook(lambda module, _: seen.add(module.p if module.training else None))
     result = train(task.model, task=task, folder=tmp_path / "run", recipe=recipe, masks=masks, precision=FP32)
+    assert seen == {None, 0.2}
     for name, weight in prunable_weights(result.model).items():
         assert torch.equal(weight != 0, masks[name])
         assert not torch.equal(weight, prunable_weights(whole.model)[name])
