@@ -104,6 +104,12 @@ def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[l
     return {panel: curves for panel, curves in panels.items() if curves}
 
 
+def _far_apart(curves: Mapping[str, tuple[list[float], list[float]]]) -> bool:
+    """Whether the axis can begin at zero: scores that lie close together would be one line at its top."""
+    values = [value for _, values in curves.values() for value in values]
+    return min(values) < max(values) / 2
+
+
 def _phase_spans(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
     """(phase, first step, last step) of each stretch; a stretch ends where the next one begins."""
     spans: list[tuple[str, float, float]] = []
@@ -149,7 +155,7 @@ def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str =
         axes.set_ylabel(_PANEL_LABELS[panel])
         if panel == "residual" and all(value > 0 for _, values in curves.values() for value in values):
             axes.set_yscale("log")
-        if panel == "score":
+        if panel == "score" and _far_apart(curves):
             axes.set_ylim(bottom=0)
         if len(curves) > 1 or panel == "score":
             axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
