@@ -5,7 +5,7 @@ way with the same epochs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +201,9 @@ def train(
     except ValueError as error:
         raise DetectPruneError(f"the weights of this network can't be counted: {error}") from None
     recipe = recipe or task.recipe
-    # What is left of a network is retrained: it has few units to spare.
-    phase = recipe.dense if masks is None else replace(recipe.dense, dropout=recipe.retrain.dropout)
-    find_dropouts(model, phase)
+    if masks is not None:  # what is left of a network has few units to spare
+        recipe = recipe.with_options(dense={"dropout": recipe.retrain.dropout})
+    find_dropouts(model, recipe.dense)
     task.model = model
     identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}
     run = Run(
@@ -219,8 +219,8 @@ def train(
     )
     run.masks = run.masks or masks
     with run:
-        run.plan({"dense": phase})
-        run.once("dense", lambda: run.train("dense", phase, keep_best=True))
+        run.plan({"dense": recipe.dense})
+        run.once("dense", lambda: run.train("dense", recipe.dense, keep_best=True))
         run.once("score trained", lambda: score_files(run, "trained", TRAINED))
         return _result(run, TRAINED)
 

@@ -104,12 +104,6 @@ def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[l
     return {panel: curves for panel, curves in panels.items() if curves}
 
 
-def _far_apart(curves: Mapping[str, tuple[list[float], list[float]]]) -> bool:
-    """Whether the axis can begin at zero: scores that lie close together would be one line at its top."""
-    values = [value for _, values in curves.values() for value in values]
-    return min(values) < max(values) / 2
-
-
 def _phase_spans(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
     """(phase, first step, last step) of each stretch; a stretch ends where the next one begins."""
     spans: list[tuple[str, float, float]] = []
@@ -153,9 +147,11 @@ def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str =
             marker = "o" if len(steps) <= 40 else None
             axes.plot(steps, values, color=colour, linewidth=1.3, marker=marker, markersize=3.5, label=name)
         axes.set_ylabel(_PANEL_LABELS[panel])
-        if panel == "residual" and all(value > 0 for _, values in curves.values() for value in values):
+        drawn = [value for _, values in curves.values() for value in values]
+        if panel == "residual" and all(value > 0 for value in drawn):
             axes.set_yscale("log")
-        if panel == "score" and _far_apart(curves):
+        # Scores that lie close together would be one line at the top of an axis from zero.
+        if panel == "score" and min(drawn) < max(drawn) / 2:
             axes.set_ylim(bottom=0)
         if len(curves) > 1 or panel == "score":
             axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
