@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
 
 PROJECT = Path("runs/prune")
-IMPORTANCES = ("raw", "normalised", "lamp", "fisher", "fisher-layer")
+IMPORTANCES = ("raw", "normalised", "lamp", "fisher", "fisher-layer", "taylor")
 """The names that pruning.importance knows; it takes seconds to import, and a test compares the two."""
 METHODS = ("admm", "admm-layerwise", "gradual", "magnitude", "lamp", "dense-longer", "dense")
 """The keys of pruning.METHODS, likewise."""

@@ -22,7 +22,7 @@ from detect_prune.pruning.counts import (
     require_trainable,
 )
 from detect_prune.pruning.decay import parameter_groups
-from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw, Unmeasured
+from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw, Taylor, Unmeasured
 from detect_prune.pruning.masks import Masks, magnitude_masks
 from detect_prune.pruning.methods import (
     METHODS,
@@ -63,6 +63,7 @@ __all__ = [
     "Raw",
     "Residuals",
     "RhoSchedule",
+    "Taylor",
     "Tightened",
     "Unmeasured",
     "Update",

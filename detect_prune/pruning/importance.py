@@ -137,9 +137,8 @@ class Fisher:
         self._steps: dict[str, int] = {}
 
     def observe(self, name: str, gradient: Tensor) -> None:
-        square = gradient.detach().float().square()
-        if self.per_layer:
-            square = square.mean()
+        gradient = gradient.detach()
+        square = _mean_square(gradient) if self.per_layer else gradient.float().square()
         if name in self._mean:
             # Means that come from a file are wherever it was read to, until the first gradient is seen.
             self._mean[name] = self._mean[name].to(square.device).lerp_(square, 1 - self.decay)
@@ -154,7 +153,7 @@ class Fisher:
         unseen = [name for name in weights if name not in self._mean]
         if unseen:
             raise Unmeasured(
-                f"the Fisher importance of {', '.join(unseen)} needs gradients, and there were none: attach an "
+                f"the importance of {', '.join(unseen)} is measured from gradients, and there were none: attach an "
                 "optimizer and take steps; a layer that the network does not use is to be excluded"
             )
         q = {}
@@ -171,6 +170,28 @@ class Fisher:
         self._steps = dict(state["steps"])
 
 
+class Taylor(Fisher):
+    """q = sqrt(E[g^2] / mean(w^2)) of the layer.
+
+    A weight of its layer's usual length is worth |g w|, the first-order Taylor term of what its removal does to the
+    loss (Molchanov et al. 2017, arXiv 1611.06440, equation 8); inside a layer magnitude ranks. It is the geometric mean
+    of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers alike, the other takes a
+    layer with small gradients for worthless.
+    """
+
+    def __init__(self):
+        super().__init__(per_layer=True)
+
+    def worths(
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+    ) -> dict[str, Tensor]:
+        """See Fisher."""
+        squares = super().worths(weights, keep, costs)
+        return {
+            name: (square / _mean_square(weights[name]).clamp(min=_TINY)).sqrt() for name, square in squares.items()
+        }
+
+
 _TINY = 1e-30
 _ROUNDING = 1e-12
 _SORTED = 1 << 14
@@ -180,11 +201,12 @@ _KINDS = {
     "lamp": Lamp,
     "fisher": Fisher,
     "fisher-layer": lambda: Fisher(per_layer=True),
+    "taylor": Taylor,
 }
 
 
 def make_importance(kind: "str | Importance") -> Importance:
-    """The importance of that name (raw, normalised, lamp, fisher, fisher-layer), or the object itself.
+    """The importance of that name (raw, normalised, lamp, fisher, fisher-layer, taylor), or the object itself.
 
     Raises:
         ValueError: there is none of that name.
@@ -229,6 +251,11 @@ def scaled_worths(
     if not (0 < plain < math.inf and 0 < weighted < math.inf):
         raise Diverged("all prunable weights are zero, or some are not finite: their worth can't be told")
     return {name: value.mul_(plain / weighted) for name, value in q.items()}
+
+
+def _mean_square(value: Tensor) -> Tensor:
+    """Without a temporary of the value's size."""
+    return torch.linalg.vector_norm(value, dtype=torch.float32).square() / value.numel()
 
 
 def _sampling_step(count: int) -> int:

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detect_prune.pruning import Fisher, GlobalADMM, GlobalBudget, Normalised, Raw, magnitude_masks, prunable_weights
+from detect_prune.pruning import (
+    Fisher,
+    GlobalADMM,
+    GlobalBudget,
+    Normalised,
+    Raw,
+    Taylor,
+    magnitude_masks,
+    prunable_weights,
+)
 from detect_prune.pruning.importance import Lamp, make_importance, scaled_worths
 
 
@@ -55,7 +64,7 @@ def admm_mask(model, importance):
     return torch.cat([masks[name].flatten() for name in masks])
 
 
-@pytest.mark.parametrize("importance", [None, "normalised", "lamp", "fisher", "fisher-layer"])
+@pytest.mark.parametrize("importance", [None, "normalised", "lamp", "fisher", "fisher-layer", "taylor"])
 def test_scaling_a_convolution_before_batch_norm_changes_nothing(importance):
     one, ten = scaled_pair()
     first, second = admm_mask(one, importance), admm_mask(ten, importance)
@@ -160,6 +169,26 @@ def test_fisher_is_the_running_mean_of_squares():
         )
     with pytest.raises(ValueError, match="gradients"):
         Fisher().worths({"w": torch.ones(2)}, 0.5)
+
+
+def test_taylor_is_what_fisher_and_normalised_make_together():
+    """A weight of its layer's usual length is worth |g w|: q w^2 = rms(g) rms(w)."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {"a": torch.randn(5, 7, generator=generator), "b": 3 * torch.randn(2, 3, 3, 3, generator=generator)}
+    taylor = Taylor()
+    for name, weight in weights.items():
+        gradient = torch.randn(weight.shape, generator=generator) * (0.1 if name == "a" else 10)
+        for _ in range(3):
+            taylor.observe(name, gradient)
+        length = weight.square().mean().sqrt()
+        expected = gradient.square().mean().sqrt() * length
+        worth = float(taylor.worths({name: weight}, 0.5)[name] * length.square())
+        assert worth == pytest.approx(float(expected) * 1.1**0.5, rel=1e-5)  # fisher's damping, the same for all
+    fisher, normalised = Fisher(per_layer=True), Normalised()
+    fisher.load_state_dict(taylor.state_dict())
+    for name, q in taylor.worths(weights, 0.5).items():
+        product = fisher.worths(weights, 0.5)[name] * normalised.worths(weights, 0.5)[name]
+        torch.testing.assert_close(q, product.sqrt())
 
 
 def test_unknown_names_are_refused():
