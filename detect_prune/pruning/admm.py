@@ -147,7 +147,7 @@ class GlobalADMM:
         values = {name: weight.detach() for name, weight in self.weights.items()}
         masks = self.constraint.project(values, self.q, self._progress()).masks
         for (name, value), mask in zip(values.items(), masks):
-            self.z[name].copy_(value).mul_(mask)
+            self.z[name].copy_(value).masked_fill_(~mask, 0)
 
     def _progress(self) -> float:
         """The part of the removal that the next Z is asked for. The first Z is asked for some, or there would be

@@ -255,7 +255,8 @@ def scaled_worths(
 
 def _mean_square(value: Tensor) -> Tensor:
     """Without a temporary of the value's size."""
-    return torch.linalg.vector_norm(value, dtype=torch.float32).square() / value.numel()
+    kind = torch.promote_types(value.dtype, torch.float32)
+    return torch.linalg.vector_norm(value, dtype=kind).square() / value.numel()
 
 
 def _sampling_step(count: int) -> int:

@@ -143,7 +143,7 @@ def test_half_precision_weights_keep_an_exact_u():
 
 def test_residuals_are_lengths_relative_to_the_weights():
     model = network()
-    admm = GlobalADMM(model, 0.8, rho=1.0, updates=3)
+    admm = GlobalADMM(model, 0.8, importance="lamp", rho=1.0, updates=3)
     admm.attach(torch.optim.SGD(model.parameters(), 0.05))
     for batch in batches(0, 2):
         step(model, admm._optimizer, batch)
@@ -180,10 +180,14 @@ def test_an_update_in_chunks_is_the_update(monkeypatch):
     assert torch.equal(*results)
 
 
-def test_an_update_needs_less_than_one_copy_of_the_weights():
+@pytest.mark.parametrize("importance", ["lamp", "taylor"])
+def test_an_update_needs_less_than_one_copy_of_the_weights(importance):
     model = Free((2000, 1000))  # one layer: whatever is done to a whole layer is done to all weights
-    admm = GlobalADMM(model, 0.8, rho=RhoSchedule(start=0.1), updates=4)
-    admm.attach(torch.optim.SGD(model.parameters(), 0.1))
+    admm = GlobalADMM(model, 0.8, importance=importance, rho=RhoSchedule(start=0.1), updates=4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    admm.attach(optimizer)
+    model.vector().square().sum().backward()
+    optimizer.step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         admm.update()
         admm.update()  # ends a stage
