@@ -18,6 +18,13 @@ def training_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [norm for norm in norms if norm.training]
 
 
+def can_reestimate(model: nn.Module) -> bool:
+    """Whether the model has batch norms that `reestimate` would measure anew."""
+    with modes_kept(model):
+        model.train()
+        return bool(training_norms(model))
+
+
 @torch.no_grad()
 def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
     """Replaces the running mean and variance of the batch norms by their plain average over `inputs`.

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from detect_prune.engine.batchnorm import reestimate
+from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.dropout import find_dropouts
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
@@ -166,8 +166,9 @@ def prune(
             run.once("cut", lambda: _cut_at_once(run, constraint, importance, layers))
         if chosen.prunes != "never":
             run.once("score cut", lambda: score(run, "cut"))
-            run.once("batch norm", lambda: _reestimate(run))
-            run.once("score batch norm", lambda: score(run, "cut + batch norm re-estimated"))
+            if can_reestimate(run.model):
+                run.once("batch norm", lambda: _reestimate(run))
+                run.once("score batch norm", lambda: score(run, "cut + batch norm re-estimated"))
 
         if "retrain" in phases:
             run.once("retrain", lambda: run.train("retrain", phases["retrain"], keep_best=True))

@@ -72,6 +72,13 @@ def test_each_stage_is_measured_and_kept(whole):
     assert list(whole.folder.glob("events.out.tfevents.*"))
 
 
+def test_a_network_without_batch_norm_has_no_row_for_its_statistics(tmp_path):
+    task = ToyTask()
+    task.model = nn.Sequential(*(nn.Identity() if isinstance(m, nn.BatchNorm2d) else m for m in task.model))
+    result = run(tmp_path / "run", task)
+    assert [stage["name"] for stage in result.stages] == ["dense", "cut", "retrained"]
+
+
 def test_the_cut_is_close_to_what_admm_converged_to(whole):
     updates = [record for record in json.loads((whole.folder / "metrics.json").read_text())["stages"]]
     history = load_checkpoint(whole.folder / "last.pt")["history"]
@@ -344,7 +351,7 @@ def test_fisher_says_which_layer_has_no_gradient(tmp_path):
     task = ToyTask()
     task.model.register_module("unused", nn.Linear(3, 3))
     task.model.forward = lambda points: nn.Sequential(*list(task.model)[:-1])(points)
-    with pytest.raises(DetectPruneError, match=r"unused\.weight needs gradients.* excluded, in a new run"):
+    with pytest.raises(DetectPruneError, match=r"unused\.weight is measured from gradients.* excluded, in a new run"):
         run(tmp_path / "run", task, importance="fisher")
 
 
