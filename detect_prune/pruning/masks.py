@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from detect_prune.pruning.budgets import ratio_budget
 from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.importance import make_importance, scaled_worths
+from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.selection import Diverged, Selection
 
 
@@ -198,7 +198,7 @@ def magnitude_masks(
     model: nn.Module,
     ratio: float | str | Decimal | None = None,
     *,
-    importance: str = "raw",
+    importance: str | Importance = "raw",
     floor: float = 0.0,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -208,7 +208,8 @@ def magnitude_masks(
 
     Args:
         ratio: removal ratio over all prunable weights; or give `constraint` instead.
-        importance: what a weight is worth beside its square; `raw` is the textbook's global magnitude.
+        importance: what a weight is worth beside its square; `raw` is the textbook's global magnitude. One that is
+            measured from gradients is handed over as an object that has seen some.
         floor: see GlobalBudget.
         include, exclude: see prunable_weights.
 
