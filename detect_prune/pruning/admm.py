@@ -6,8 +6,7 @@ arXiv 1804.03294; over all layers at once Lee et al. 2023, doi 10.1007/s44196-02
 
     W-step   any optimizer on f(W) + rho/2 * sum q_i (w_i - z_i + u_i)^2: its gradient gains rho * q * (W - Z + U)
     Z-step   Z = P_S(W + U), the nearest point of S in the norm sum q_i v_i^2
-    U-step   U = U + s * (W - Z), s = 1 unless said otherwise;  rho * q * U is the multiplier, so where rho or q
-             changes, U changes inversely
+    U-step   U = U + W - Z;  rho * q * U is the multiplier, so where rho or q changes, U changes inversely
 
 In anyone's own loop:
 
@@ -43,7 +42,6 @@ from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, chunks
 
-_LONGEST_DUAL_STEP = (1 + math.sqrt(5)) / 2
 _MEASURED_STEPS = 10
 """Steps at the very start over which the loss gradient is measured; the last of them has the penalty already. Where
 the ratio grows it is measured up to the first update, since the first Z then asks for next to nothing."""
@@ -63,9 +61,6 @@ class GlobalADMM:
         ratio: removal ratio over all prunable weights; or give `constraint` instead.
         updates: how many Z and U updates there will be: the schedule of rho ends with the last. At least 30 for a
             good cut.
-        dual_step: s, the length of the U-step. For convex problems any above 0 and below (1 + sqrt(5)) / 2 will do
-            (Glowinski 1984, "Numerical Methods for Nonlinear Variational Problems", chapter VI). Where Z is renewed
-            every few steps, 40 / updates keeps the pull on what Z drops from growing faster than W can follow.
         importance: what a weight is worth: raw, normalised, lamp, fisher, fisher-layer, taylor, or an object
             (see importance.py).
         floor: no layer keeps less than this share of what an even cut would leave it.
@@ -85,7 +80,6 @@ class GlobalADMM:
         ratio: float | str | Decimal | None = None,
         *,
         updates: int = 40,
-        dual_step: float = 1.0,
         importance: str | Importance = "lamp",
         floor: float = DEFAULT_FLOOR,
         rho: float | RhoSchedule | None = None,
@@ -96,14 +90,11 @@ class GlobalADMM:
     ):
         if updates < 1:
             raise ValueError(f"ADMM needs at least one update, not {updates}")
-        if not 0 < dual_step < _LONGEST_DUAL_STEP:
-            raise ValueError(f"the U-step is longer than 0 and shorter than {_LONGEST_DUAL_STEP:.4g}, not {dual_step}")
         if (ratio is None) == (constraint is None):
             raise ValueError("give either a removal ratio or a constraint")
         self.weights = prunable_weights(model, include, exclude)
         self.constraint = constraint if constraint is not None else ratio_budget(self.weights, ratio, floor)
         self.updates = updates
-        self.dual_step = dual_step
         self.gradual = gradual
         self.importance = make_importance(importance)
         if rho is None:
@@ -272,18 +263,18 @@ class GlobalADMM:
         return self._stable_rho() / self.rho
 
     def _effective_rho(self) -> float:
-        """Below this, descent on the penalty would hardly move W while U makes a step of length 1."""
+        """Below this, descent on the penalty would hardly move W between two updates."""
         if not isinstance(self._optimizer, torch.optim.SGD):
             return 0.0
         momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
-        way = self._rate() / (1 - momentum) * self._steps / (max(self.done, 1) * self.dual_step)
+        way = self._rate() / (1 - momentum) * self._steps / max(self.done, 1)
         return self.schedule.effective / way if way > 0 else 0.0
 
     # ---- the Z-step and the U-step
 
     @torch.no_grad()
     def update(self) -> Residuals:
-        """Z = P_S(W + U), then U = U + s (W - Z); between two stages also a new rho and a new worth.
+        """Z = P_S(W + U), then U = U + W - Z; between two stages also a new rho and a new worth.
 
         Raises:
             Diverged: the weights, or the gradients from which rho or the worth is set, are not finite.
@@ -325,7 +316,7 @@ class GlobalADMM:
         return float(square)
 
     def _split(self, name: str, mask: Tensor) -> tuple[float, float]:
-        """Z = W + U where the mask is true and 0 elsewhere, and the U-step; u holds W + U before.
+        """Z = W + U where the mask is true and 0 elsewhere; what is left of W + U is the new U.
 
         Returns:
             The squares of the lengths of W - Z and of the way that Z went.
@@ -334,11 +325,10 @@ class GlobalADMM:
         for z, u, w, stays in chunks(self.z[name], self.u[name], self.weights[name].detach(), mask):
             new = torch.where(stays, u, 0.0)
             way += z.sub_(new).square_().sum()
-            gap = z.copy_(w).sub_(new)
-            # A whole step leaves exactly zero where Z is not zero, since Z equals W + U there.
-            u.sub_(new).sub_(gap, alpha=1 - self.dual_step)
-            apart += gap.square_().sum()
+            apart += z.copy_(w).sub_(new).square_().sum()
             z.copy_(new)
+            # Where Z is not zero it equals W + U, so what is left of U there is exactly zero.
+            u.sub_(new)
         return float(apart), float(way)
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:

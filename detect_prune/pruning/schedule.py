@@ -40,9 +40,9 @@ class RhoSchedule:
     most: float = 2.0
     effective: float = 0.1
     """Lower limit, from the second stage on (and of the first rho where the ratio grows): learning rate * rho * steps
-    between two updates / (1 - momentum) / dual step, the share of its way that the penalty alone would move W while U
-    makes a step of length 1, as long as it is small. With less, W stands still while U goes on summing it up, and Z
-    wanders. (For optimizers that follow the length of the gradient; Adam's steps do not depend on it.)"""
+    between two updates / (1 - momentum), the share of its way that the penalty alone would move W, while it is small.
+    With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the length of
+    the gradient; Adam's steps do not depend on it.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
     penalty alone diverges above 2."""

@@ -26,8 +26,6 @@ def test_what_is_refused():
         ({"ratio": 1.2}, "strictly"),
         ({"ratio": 0.5, "updates": 0}, "at least one"),
         ({"ratio": 0.5, "rho": -1.0}, "positive"),
-        ({"ratio": 0.5, "dual_step": 0.0}, "U-step"),
-        ({"ratio": 0.5, "dual_step": 1.7}, "U-step"),
         ({"ratio": 0.5, "floor": 2}, "floor"),
     ):
         with pytest.raises(ValueError, match=sentence):
