@@ -362,8 +362,8 @@ def _shown(name: str, value: Any) -> str:
 
 def option_words(name: str, value: Any) -> list[str]:
     """The words that give an option this value."""
-    if value is True:
-        return [name]
+    if isinstance(value, bool):
+        return [name if value else name.replace("--", "--no-", 1)]
     if isinstance(value, list):
         return [word for one in value for word in (name, str(one))]
     return [name, str(value)]

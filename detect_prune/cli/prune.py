@@ -63,7 +63,9 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         help="of dense training, where there are no weights to start from",
     )
     made.add_argument(
-        "--importance", choices=IMPORTANCES, help="how weights are compared across layers (default: the method's, lamp)"
+        "--importance",
+        choices=IMPORTANCES,
+        help="how weights are compared across layers (default: the method's; for admm lamp, for ResNets taylor)",
     )
     made.add_argument(
         "--budget", choices=("ratio", "macs"), help="what --ratio is a share of: the weights (default) or the MACs"
@@ -71,7 +73,11 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--pattern", metavar="P", help="how the zeros lie: N:M, such as 2:4, or blocks 1xN (default: anywhere)"
     )
-    made.add_argument("--gradual", action="store_true", default=None, help="let ADMM's removal grow over its updates")
+    made.add_argument(
+        "--gradual",
+        action=argparse.BooleanOptionalAction,
+        help="let ADMM's removal grow over its updates, or not (default: as the recipe says: only for ResNets)",
+    )
     made.add_argument(
         "--floor", type=common.share, metavar="SHARE", help="share of an even cut that each layer keeps at least"
     )

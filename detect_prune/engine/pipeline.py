@@ -46,6 +46,8 @@ class Choice:
     """The method's own where none was chosen; None where nothing is removed."""
     constraint: Constraint | None
     """None where nothing is removed."""
+    gradual: bool = False
+    """Whether the removal grows over ADMM's updates."""
 
     @property
     def floor(self) -> float | None:
@@ -79,7 +81,7 @@ def prune(
     budget: str = "ratio",
     pattern: str | None = None,
     bits: Mapping[str, float] | None = None,
-    gradual: bool = False,
+    gradual: bool | None = None,
     importance: str | None = None,
     floor: float | None = None,
     include: Sequence[str] = (),
@@ -105,9 +107,9 @@ def prune(
         budget: of what `ratio` is a share: `ratio` (number of weights), `macs` or `bytes`.
         pattern: how the zeros lie: anywhere (None), `N:M` or blocks `1xN`.
         bits: for the budget of bytes, pattern of layers -> stored bits a weight.
-        gradual: let ADMM's removal grow over its updates.
-        importance: how a weight's worth is compared across layers, see `detect_prune.pruning.importance`; the method's
-            own unless given.
+        gradual: let ADMM's removal grow over its updates; the recipe says unless given.
+        importance: how a weight's worth is compared across layers, see `detect_prune.pruning.importance`; the recipe's
+            or the method's own unless given.
         floor: no layer keeps less than this share of what an even cut would leave it; None for
             `detect_prune.pruning.DEFAULT_FLOOR` where all layers share a budget, the only place for a floor.
         include, exclude: glob patterns of weight names that are (not) pruned.
@@ -131,12 +133,14 @@ def prune(
     task.model = model
     layers = {"include": list(include), "exclude": list(exclude)}
     target = {"ratio": ratio, "budget": budget, "pattern": pattern, "bits": dict(bits or {})}
-    choice = check(task, method=method, gradual=gradual, importance=importance, floor=floor, **target, **layers)
+    wanted = {"recipe": recipe, "gradual": gradual, "importance": importance, "floor": floor}
+    choice = check(task, method=method, **wanted, **target, **layers)
     chosen, importance, constraint = choice.method, choice.importance, choice.constraint
     phases = recipe.phases(chosen, train_dense)
     for phase in phases.values():
         find_dropouts(model, phase)  # said now, and not after the whole dense training
-    identity = {**target, "method": method, "importance": importance, "gradual": gradual, "floor": choice.floor}
+    identity = {**target, "method": method, "importance": importance, "gradual": choice.gradual}
+    identity |= {"floor": choice.floor}
     identity |= {**layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
@@ -160,7 +164,7 @@ def prune(
             run.once("score dense", lambda: score(run, "dense", keep_as=DENSE if train_dense else None))
 
         if chosen.prunes == "while training":
-            pruner = {"updates": _updates(task, recipe), "importance": importance, "gradual": gradual, **layers}
+            pruner = {"updates": _updates(task, recipe), "importance": importance, "gradual": choice.gradual, **layers}
             run.once("cut", lambda: _train_and_cut(run, phases[method], chosen, constraint, pruner))
         elif chosen.prunes == "at once":
             run.once("cut", lambda: _cut_at_once(run, constraint, importance, layers))
@@ -234,25 +238,31 @@ def check(
     budget: str = "ratio",
     pattern: str | None = None,
     bits: Mapping[str, float] | None = None,
-    gradual: bool = False,
+    gradual: bool | None = None,
     importance: str | None = None,
     floor: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    recipe: Recipe | None = None,
 ) -> Choice:
     """Says at once what would else only turn out after the whole dense training; `prune` begins with it.
 
     Args:
         task: its network need not be trained; no batch of it is drawn but for a budget of multiplications.
-        ratio, method, budget, pattern, bits, gradual, importance, floor, include, exclude: see `prune`.
+        ratio, method, budget, pattern, bits, gradual, importance, floor, include, exclude, recipe: see `prune`.
 
     Raises:
         DetectPruneError: the settings can't be used together, or not with this network.
     """
+    recipe = recipe or task.recipe
     try:
         found = find_method(method)
         if gradual and not found.uses_admm:
             raise ValueError(f"a ratio that grows is a choice of ADMM's; {method} has none")
+        if gradual is None:
+            gradual = recipe.gradual and found.uses_admm
+        if importance is None and found.uses_admm and not found.layerwise:
+            importance = recipe.importance
         importance = found.choose_importance(importance)
         weights = prunable_weights(task.model, include, exclude)
         if found.prunes == "never":
@@ -283,7 +293,7 @@ def check(
         )
     except ValueError as error:
         raise DetectPruneError(str(error)) from None
-    return Choice(found, importance, constraint)
+    return Choice(found, importance, constraint, gradual)
 
 
 def _require_nothing_to_remove(method: str, given: Mapping[str, bool]) -> None:

@@ -78,6 +78,10 @@ class Recipe:
     retrain: Phase
     updates: int = 40
     """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
+    gradual: bool = False
+    """Whether ADMM's removal grows over its updates, unless the caller says otherwise."""
+    importance: str | None = None
+    """What a weight is worth to `admm`, unless the caller says otherwise; None for the method's own."""
 
     def __post_init__(self) -> None:
         if self.updates < 1:
@@ -123,7 +127,7 @@ class Recipe:
             KeyError, TypeError: it is none.
         """
         phases = {name: Phase(**values[name]) for name in ("dense", "admm", "retrain")}
-        return cls(**phases, updates=values["updates"])
+        return cls(**{**values, **phases})
 
 
 class Task(Protocol):

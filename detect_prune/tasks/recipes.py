@@ -37,9 +37,11 @@ def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
             admm=Phase(24, 3e-3, "adamw", final_lr=0.2, dropout=0.1),
             retrain=Phase(14, 2e-3, "adamw", weight_decay=0.2, ema=0.999),
         )
-    # The two rates after the dense phase were looked for with ResNet-20 at 90 % removed (docs/admm.md).
+    # What comes after the dense phase was looked for with ResNet-20 at 90 % removed (docs/admm.md).
     return Recipe(
         dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
         admm=Phase(20, 0.05),
         retrain=Phase(20, 0.05, weight_decay=5e-4),
+        gradual=True,
+        importance="taylor",
     )

@@ -13,6 +13,7 @@ from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import check, prune
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Stopped
+from detect_prune.engine.task import Recipe
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import METHODS, prunable_weights
@@ -158,6 +159,22 @@ def test_a_pattern_holds_to_the_end(tmp_path):
         assert (groups == 2).all(), name
     blocks = run(tmp_path / "blocks", pattern="1x4").model[4].weight.detach().view(4, 4, 16) != 0
     assert (blocks.all(1) | ~blocks.any(1)).all()
+
+
+def test_the_recipe_says_how_admm_prunes_where_the_caller_does_not():
+    recipe = replace(RECIPE, gradual=True, importance="taylor")
+
+    def chosen(method="admm", **options):
+        choice = check(Counting(), ratio=0.6, method=method, **options)
+        return choice.importance, choice.gradual
+
+    assert chosen() == ("lamp", False) and chosen(recipe=recipe) == ("taylor", True)
+    assert chosen(recipe=recipe, importance="raw", gradual=False) == ("raw", False)
+    # Layer by layer, worth does not count across layers; and a rival is what its paper says.
+    assert chosen("admm-layerwise", recipe=recipe) == ("raw", True)
+    assert chosen("gradual", recipe=recipe) == ("raw", False) and chosen("lamp", recipe=recipe) == ("lamp", False)
+    kept = Recipe.from_dict({name: value for name, value in recipe.as_dict().items() if name != "gradual"})
+    assert kept == replace(recipe, gradual=False)
 
 
 def test_admm_s_ratio_may_grow(tmp_path):
