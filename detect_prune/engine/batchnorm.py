@@ -19,10 +19,10 @@ def training_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 
 def can_reestimate(model: nn.Module) -> bool:
-    """Whether the model has batch norms that `reestimate` would measure anew."""
+    """Whether the model has batch norms with running statistics that `reestimate` would measure anew."""
     with modes_kept(model):
         model.train()
-        return bool(training_norms(model))
+        return any(norm.track_running_stats for norm in training_norms(model))
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ class Choice:
 
     method: Method
     importance: str | None
-    """The method's own where none was chosen; None where nothing is removed."""
+    """The recipe's or the method's own where none was chosen; None where nothing is removed."""
     constraint: Constraint | None
     """None where nothing is removed."""
     gradual: bool = False
@@ -259,8 +259,6 @@ def check(
         found = find_method(method)
         if gradual and not found.uses_admm:
             raise ValueError(f"a ratio that grows is a choice of ADMM's; {method} has none")
-        if gradual is None:
-            gradual = recipe.gradual and found.uses_admm
         if importance is None and found.uses_admm and not found.layerwise:
             importance = recipe.importance
         importance = found.choose_importance(importance)
@@ -293,6 +291,8 @@ def check(
         )
     except ValueError as error:
         raise DetectPruneError(str(error)) from None
+    if gradual is None:
+        gradual = recipe.gradual and found.uses_admm and isinstance(constraint, GlobalBudget)
     return Choice(found, importance, constraint, gradual)
 
 

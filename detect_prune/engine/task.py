@@ -79,7 +79,8 @@ class Recipe:
     updates: int = 40
     """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
     gradual: bool = False
-    """Whether ADMM's removal grows over its updates, unless the caller says otherwise."""
+    """Whether ADMM's removal grows over its updates where all layers share a budget, unless the caller says
+    otherwise."""
     importance: str | None = None
     """What a weight is worth to `admm`, unless the caller says otherwise; None for the method's own."""
 
@@ -117,11 +118,13 @@ class Recipe:
         return replace(self, **{name: replace(getattr(self, name), **values) for name, values in options.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The phases and the number of updates. How ADMM prunes is left out: what was chosen is among a run's
+        settings."""
+        return {name: value for name, value in asdict(self).items() if name not in ("gradual", "importance")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe whose `as_dict` this is; what an older one does not name has its default.
+        """The recipe whose `as_dict` this is; what it does not name has its default.
 
         Raises:
             KeyError, TypeError: it is none.

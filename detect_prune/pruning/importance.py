@@ -71,7 +71,7 @@ class Normalised(Raw):
     def worths(
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
-        return {name: 1 / weight.square().mean().clamp(min=_TINY) for name, weight in weights.items()}
+        return {name: 1 / _mean_square(weight).clamp(min=_TINY) for name, weight in weights.items()}
 
 
 class Lamp(Raw):
@@ -141,7 +141,7 @@ class Fisher:
         square = _mean_square(gradient) if self.per_layer else gradient.float().square()
         if name in self._mean:
             # Means that come from a file are wherever it was read to, until the first gradient is seen.
-            self._mean[name] = self._mean[name].to(square.device).lerp_(square, 1 - self.decay)
+            self._mean[name] = self._mean[name].to(square).lerp_(square, 1 - self.decay)
         else:
             self._mean[name] = square * (1 - self.decay)
         self._steps[name] = self._steps.get(name, 0) + 1
@@ -174,9 +174,9 @@ class Taylor(Fisher):
     """q = sqrt(E[g^2] / mean(w^2)) of the layer.
 
     A weight of its layer's usual length is worth |g w|, the first-order Taylor term of what its removal does to the
-    loss (Molchanov et al. 2017, arXiv 1611.06440, equation 8); inside a layer magnitude ranks. It is the geometric mean
-    of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers alike, the other takes a
-    layer with small gradients for worthless.
+    loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a layer magnitude ranks. It is the geometric
+    mean of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers alike, the other takes
+    a layer with small gradients for worthless.
     """
 
     def __init__(self):
@@ -242,7 +242,7 @@ def scaled_worths(
     q = importance.worths(values, keep, costs)
     plain = weighted = 0.0
     for name, value in values.items():
-        square = squares[name] if squares is not None else _square(value)
+        square = squares[name] if squares is not None else float(_square(value))
         plain += square
         if q[name].dim():
             weighted += float(sum((part.float().square() * worth).sum() for part, worth in chunks(value, q[name])))
@@ -251,12 +251,6 @@ def scaled_worths(
     if not (0 < plain < math.inf and 0 < weighted < math.inf):
         raise Diverged("all prunable weights are zero, or some are not finite: their worth can't be told")
     return {name: value.mul_(plain / weighted) for name, value in q.items()}
-
-
-def _mean_square(value: Tensor) -> Tensor:
-    """Without a temporary of the value's size."""
-    kind = torch.promote_types(value.dtype, torch.float32)
-    return torch.linalg.vector_norm(value, dtype=kind).square() / value.numel()
 
 
 def _sampling_step(count: int) -> int:
@@ -268,5 +262,11 @@ def _sampling_step(count: int) -> int:
     return step
 
 
-def _square(value: Tensor) -> float:
-    return float(sum(part.float().square().sum() for (part,) in chunks(value)))
+def _square(value: Tensor) -> Tensor:
+    """The sum of squares, at least in float32, without a temporary of the value's size."""
+    kind = torch.promote_types(value.dtype, torch.float32)
+    return sum((part.to(kind).square().sum() for (part,) in chunks(value)), value.new_zeros((), dtype=kind))
+
+
+def _mean_square(value: Tensor) -> Tensor:
+    return _square(value) / value.numel()

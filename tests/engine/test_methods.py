@@ -13,7 +13,6 @@ from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import check, prune
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Stopped
-from detect_prune.engine.task import Recipe
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import METHODS, prunable_weights
@@ -170,11 +169,28 @@ def test_the_recipe_says_how_admm_prunes_where_the_caller_does_not():
 
     assert chosen() == ("lamp", False) and chosen(recipe=recipe) == ("taylor", True)
     assert chosen(recipe=recipe, importance="raw", gradual=False) == ("raw", False)
-    # Layer by layer, worth does not count across layers; and a rival is what its paper says.
-    assert chosen("admm-layerwise", recipe=recipe) == ("raw", True)
+    # A ratio that grows was measured where all layers share a budget; and a rival is what its paper says.
+    assert chosen("admm-layerwise", recipe=recipe) == ("raw", False)
+    assert check(Counting(), method="admm", pattern="2:4", recipe=recipe).gradual is False
     assert chosen("gradual", recipe=recipe) == ("raw", False) and chosen("lamp", recipe=recipe) == ("lamp", False)
-    kept = Recipe.from_dict({name: value for name, value in recipe.as_dict().items() if name != "gradual"})
-    assert kept == replace(recipe, gradual=False)
+
+
+def test_what_the_recipe_said_is_done_and_kept(tmp_path, capsys):
+    recipe = replace(RECIPE, gradual=True, importance="taylor")
+    straight = run(tmp_path / "straight", recipe=recipe)
+    metrics = json.loads((straight.folder / "metrics.json").read_text())
+    assert metrics["settings"]["gradual"] is True and metrics["settings"]["importance"] == "taylor"
+    assert not {"gradual", "importance"} & metrics["recipe"].keys()
+    assert metrics["settings"]["importance"] in load_checkpoint(straight.folder / "last.pt")["identity"].values()
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", Counting(stop_at=DENSE_STEPS + 13), recipe=recipe)
+    resumed = run(tmp_path / "stopped", recipe=recipe, resume=True)
+    at_once = run(tmp_path / "at once", recipe=RECIPE, importance="taylor")
+
+    def values(result):
+        return torch.cat([value.flatten().float() for value in result.model.state_dict().values()])
+
+    assert torch.equal(values(straight), values(resumed)) and not torch.equal(values(straight), values(at_once))
 
 
 def test_admm_s_ratio_may_grow(tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from toy import ToyTask, toy_network
 
 from detect_prune import prune, train
-from detect_prune.engine.batchnorm import reestimate
+from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.precision import PRECISIONS, choose_precision
@@ -65,6 +65,8 @@ def test_frozen_batch_norms_keep_their_statistics_and_all_modules_their_modes():
 
 def test_a_network_without_batch_norm_needs_no_inputs():
     assert reestimate(nn.Linear(2, 2), iter([])) == 0
+    assert can_reestimate(nn.BatchNorm2d(2).eval()) and not can_reestimate(nn.Linear(2, 2))
+    assert not can_reestimate(nn.BatchNorm2d(2, track_running_stats=False))
 
 
 def test_the_average_of_constant_weights_is_the_weights_and_zeros_stay_zero():

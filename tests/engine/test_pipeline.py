@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -72,9 +73,15 @@ def test_each_stage_is_measured_and_kept(whole):
     assert list(whole.folder.glob("events.out.tfevents.*"))
 
 
-def test_a_network_without_batch_norm_has_no_row_for_its_statistics(tmp_path):
+class Frozen(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+@pytest.mark.parametrize("instead", [nn.Identity(), Frozen(16)])
+def test_a_network_whose_statistics_stay_has_no_row_for_them(tmp_path, instead):
     task = ToyTask()
-    task.model = nn.Sequential(*(nn.Identity() if isinstance(m, nn.BatchNorm2d) else m for m in task.model))
+    task.model = nn.Sequential(*(deepcopy(instead) if isinstance(m, nn.BatchNorm2d) else m for m in task.model))
     result = run(tmp_path / "run", task)
     assert [stage["name"] for stage in result.stages] == ["dense", "cut", "retrained"]
 

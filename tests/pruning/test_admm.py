@@ -115,7 +115,7 @@ def test_the_floor_binds_where_a_layer_would_die():
     assert int((admm.z["4.weight"] != 0).sum()) == int(0.5 * keep_count(2074, 0.9) / 2074 * 1920)
 
 
-@pytest.mark.parametrize("importance", ["raw", "normalised", "lamp", "fisher"])
+@pytest.mark.parametrize("importance", ["raw", "normalised", "lamp", "fisher", "taylor"])
 @pytest.mark.parametrize("stop", [4, 37, 60])
 def test_resumes_to_the_bit(importance, stop):
     """Stopped while the gradient is still measured, between two updates, and right after one."""

@@ -55,7 +55,7 @@ def test_what_is_refused():
 
 def test_diverged_weights_are_refused():
     model = network()
-    admm = GlobalADMM(model, 0.5, importance="lamp", rho=1.0)
+    admm = GlobalADMM(model, 0.5, rho=1.0)
     with torch.no_grad():
         model[4].weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"not finite|not a number"):
@@ -65,7 +65,7 @@ def test_diverged_weights_are_refused():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_no_cut_hides_what_is_not_finite(bad):
     model = network()
-    admm = GlobalADMM(model, 0.5, importance="lamp", rho=1.0)
+    admm = GlobalADMM(model, 0.5, rho=1.0)
     with torch.no_grad():
         model[4].weight[0, :3] = bad
     with pytest.raises(Diverged, match=r"4\.weight are not finite"):
@@ -88,7 +88,7 @@ def test_a_state_that_was_made_for_something_else_is_refused():
 def test_scaled_gradients_of_a_fused_optimizer_are_refused():
     model = Free((4, 4))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
-    admm = GlobalADMM(model, 0.5, importance="lamp", rho=1.0)
+    admm = GlobalADMM(model, 0.5, rho=1.0)
     admm.attach(optimizer)
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(model.vector().square().sum()).backward()
@@ -140,7 +140,7 @@ def test_scaled_gradients_of_a_plain_optimizer_are_right():
         torch.manual_seed(0)
         model = Free((4, 4))
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        admm = GlobalADMM(model, 0.5, importance="lamp", rho=1.0)
+        admm = GlobalADMM(model, 0.5, rho=1.0)
         admm.attach(optimizer)
         scaler = torch.amp.GradScaler("cpu", enabled=scale)
         scaler.scale(model.vector().square().sum()).backward()

@@ -142,7 +142,7 @@ def test_half_precision_weights_keep_an_exact_u():
 
 def test_residuals_are_lengths_relative_to_the_weights():
     model = network()
-    admm = GlobalADMM(model, 0.8, importance="lamp", rho=1.0, updates=3)
+    admm = GlobalADMM(model, 0.8, rho=1.0, updates=3)
     admm.attach(torch.optim.SGD(model.parameters(), 0.05))
     for batch in batches(0, 2):
         step(model, admm._optimizer, batch)

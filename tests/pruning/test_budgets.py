@@ -60,7 +60,7 @@ def test_macs_are_those_of_the_chosen_layers():
 def test_admm_takes_a_budget_of_macs_to_the_cut():
     model = lenet()
     constraint = make_constraint(model, 0.9, budget="macs", example_input=PICTURE)
-    admm = GlobalADMM(model, constraint=constraint, importance="lamp", rho=1e-3, updates=2)
+    admm = GlobalADMM(model, constraint=constraint, rho=1e-3, updates=2)
     admm.attach(torch.optim.SGD(model.parameters(), 0.01))
     admm.update()
     admm.cut()

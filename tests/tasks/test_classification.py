@@ -56,6 +56,12 @@ def test_a_checkpoint_of_a_run_can_be_used_as_weights(data, tmp_path, monkeypatc
         classification_task("lenet5", tmp_path / "other.pt", device="cpu")
 
 
+def test_only_the_residual_networks_recipe_says_how_admm_prunes():
+    residual, lenet = classification_recipe("resnet56"), classification_recipe("lenet5")
+    assert (residual.gradual, residual.importance) == (True, "taylor")
+    assert (lenet.gradual, lenet.importance) == (False, None)
+
+
 @pytest.mark.parametrize("channels, network", [(1, "lenet5"), (3, "resnet20")])
 def test_processes_share_each_batch_without_changing_it(channels, network):
     """Of 61 pictures in batches of 10, the last has one, which is one process's; colour pictures are augmented."""
