@@ -8,12 +8,13 @@ measured again; the better score of the two is shown, both are in the records.
 """
 
 import argparse
+from collections.abc import Sequence
 
 from recording import circumstances, write_results
 
 from detect_prune import classification_task, detection_task
+from detect_prune.cli.common import positive, removal_ratio, run_command
 from detect_prune.cli.prune import IMPORTANCES
-from detect_prune.cli.sweep import parse_ratios
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.task import Task
 from detect_prune.pruning import DEFAULT_FLOOR, magnitude_masks, prunable_weights
@@ -38,7 +39,7 @@ def measured(task: Task, batches: int) -> dict[str, Importance]:
     return importances
 
 
-def scores_after(task: Task, ratio: str, importance: Importance) -> dict[str, float | int]:
+def scores_after(task: Task, ratio: float, importance: Importance) -> dict[str, float | int]:
     """The network cut by that importance and scored, as cut and with statistics measured again."""
     masks = magnitude_masks(task.model, ratio, importance=importance, floor=DEFAULT_FLOOR)
     masks.apply()
@@ -49,18 +50,7 @@ def scores_after(task: Task, ratio: str, importance: Importance) -> dict[str, fl
     return scores
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--cfg")
-    network.add_argument("--model")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--data-root")
-    parser.add_argument("--ratios", type=parse_ratios, default=["0.4", "0.5", "0.6"])
-    parser.add_argument("--batches", type=int, default=20, help="how many are differentiated")
-    parser.add_argument("--name", required=True, help="results/NAME.json and .md")
-    args = parser.parse_args()
+def _compare(args: argparse.Namespace, argv: Sequence[str]) -> None:
     place = {"data": args.data, "data_root": args.data_root}
     if args.cfg:
         task = detection_task(args.cfg, args.weights, **place)
@@ -75,11 +65,11 @@ def main() -> None:
         for name, importance in importances.items():
             task.model.load_state_dict(before)
             scores = scores_after(task, ratio, importance)
-            records.append(common | {"ratio": float(ratio), "importance": name, **scores})
+            records.append(common | {"ratio": ratio, "importance": name, **scores})
             print(ratio, name, scores, flush=True)
 
     primary = dense.primary
-    table = Table(["importance", *(f"{float(ratio):.0%} removed" for ratio in args.ratios)], left=1)
+    table = Table(["importance", *(f"{ratio:.0%} removed" for ratio in args.ratios)], left=1)
     table.row("- (dense)", *[f"{dense.score:.4f}"] * len(args.ratios))
     for name in IMPORTANCES:
         rows = [record for record in records if record["importance"] == name]
@@ -89,6 +79,22 @@ def main() -> None:
         remark += ": the better score of two, with the batch-norm statistics of the dense network and with new ones"
     write_results(args.name, records, table, f"{remark}.")
     print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--cfg")
+    network.add_argument("--model")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--data-root")
+    parser.add_argument(
+        "--ratios", type=lambda text: [removal_ratio(part) for part in text.split(",")], default=[0.4, 0.5, 0.6]
+    )
+    parser.add_argument("--batches", type=positive(int), default=20, help="how many are differentiated")
+    parser.add_argument("--name", required=True, help="results/NAME.json and .md")
+    raise SystemExit(run_command(_compare, parser, None))
 
 
 if __name__ == "__main__":

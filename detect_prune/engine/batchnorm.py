@@ -18,11 +18,16 @@ def training_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [norm for norm in norms if norm.training]
 
 
+def running_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Those of them that keep running statistics."""
+    return [norm for norm in training_norms(model) if norm.track_running_stats]
+
+
 def can_reestimate(model: nn.Module) -> bool:
-    """Whether the model has batch norms with running statistics that `reestimate` would measure anew."""
+    """Whether the model has running statistics that `reestimate` would measure anew."""
     with modes_kept(model):
         model.train()
-        return any(norm.track_running_stats for norm in training_norms(model))
+        return bool(running_norms(model))
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from detect_prune.engine.batchnorm import training_norms
+from detect_prune.engine.batchnorm import running_norms
 from detect_prune.errors import DetectPruneError
 
 T = TypeVar("T")
@@ -195,8 +195,7 @@ class World:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        norms = [norm for norm in training_norms(model) if norm.track_running_stats]
-        statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
+        statistics = [value for norm in running_norms(model) for value in (norm.running_mean, norm.running_var)]
         for value in statistics:
             value.mul_(share)
         self._add_up([figures, have, *statistics, *(parameter.grad for parameter in parameters)])

@@ -140,8 +140,7 @@ def prune(
     for phase in phases.values():
         find_dropouts(model, phase)  # said now, and not after the whole dense training
     identity = {**target, "method": method, "importance": importance, "gradual": choice.gradual}
-    identity |= {"floor": choice.floor}
-    identity |= {**layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
+    identity |= {"floor": choice.floor, **layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
         Path(folder),

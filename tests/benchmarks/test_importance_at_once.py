@@ -16,7 +16,7 @@ def test_each_importance_leaves_what_the_ratio_leaves_and_ranks_its_own_way():
     kept = {}
     for name, importance in importance_at_once.measured(task, 3).items():
         task.model.load_state_dict(before)
-        scores = importance_at_once.scores_after(task, "0.6", importance)
+        scores = importance_at_once.scores_after(task, 0.6, importance)
         assert scores["n_kept"] == 128 and {"top-1", "reestimated_top-1"} <= scores.keys()
         kept[name] = torch.cat([weight.flatten() != 0 for weight in task.model.parameters() if weight.dim() > 1])
         assert int(kept[name].sum()) == 128
