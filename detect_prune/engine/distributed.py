@@ -142,6 +142,11 @@ class World:
             dist.all_reduce(values)
         return values.tolist()
 
+    def any(self, *asked: bool) -> list[bool]:
+        """For each question whether it is so in any process; all get the same answers."""
+        answers = self.gather(sum(value << number for number, value in enumerate(asked)))
+        return [any(one >> number & 1 for one in answers) for number in range(len(asked))]
+
     def collect(self, value: T) -> list[T]:
         """The plain value of each process, by rank, given to all."""
         values = [value] * self.size

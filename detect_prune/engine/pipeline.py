@@ -347,7 +347,8 @@ def _reestimate(run: Run) -> None:
 
 def _result(run: Run, stem: str) -> Result:
     problems = [sentence for each in run.world.collect(run.task.problems()) for sentence in each]
-    stages, text = run.world.once(lambda: (run.stages, publish(run, problems)))
+    finished = run.finish()
+    stages, text = run.world.once(lambda: (run.stages, publish(run, finished, problems)))
     return Result(run.folder, run.task.load(run.folder, stem), stages, text)
 
 

@@ -1,6 +1,6 @@
 """What a finished run leaves for people: the table, the page, the plots, and metrics.json for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -15,10 +15,11 @@ from detect_prune.report.progress import duration
 from detect_prune.report.summary import Stage, closing_table, layer_table, verdict
 
 
-def publish(run: Run, problems: Sequence[str]) -> str:
+def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> str:
     """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text to print.
 
     Args:
+        finished: what `run.finish` says.
         problems: sentences about the data, of all processes.
     """
     stages = [
@@ -35,7 +36,6 @@ def publish(run: Run, problems: Sequence[str]) -> str:
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
-    finished = run.finish()
     took = duration(finished["seconds"])
     flat = _flat(run.settings) | {"precision": str(run.precision), "took": took, "date": finished["date"]}
     flat |= {"command": run.command or "-"} | _flat(run.machine)

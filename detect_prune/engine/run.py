@@ -107,6 +107,7 @@ class Run:
         self._unfinished: dict[str, Any] | None = None
         self._started = self._saved = time.monotonic()
         torch.manual_seed(seed)
+        self.world.vary_randomness()
         self._kept = contextlib.ExitStack()
         """What is held open in the folder: nothing but in process 0."""
         restored = self.world.once(lambda: self._open_folder(resume))
@@ -123,7 +124,6 @@ class Run:
                 self.precision, self.timings = self.world.once(lambda: found)
         self.precision.prepare(self.model)
         self.world.share(self.model)
-        self.world.vary_randomness()
         for remark in self.world.remarks(self.model):
             print(remark, flush=True)
         if self.world.main:
@@ -165,13 +165,9 @@ class Run:
             self.done.append(stage)
             self._unfinished = None
             self.save()
-            stopping = self._stop_is_requested()
+            (stopping,) = self.world.any(self.stop.requested)
         if stopping:
             raise Stopped(self.folder)
-
-    def _stop_is_requested(self) -> bool:
-        """Whether any process was asked to stop: all of them get the same answer."""
-        return any(self.world.gather(self.stop.requested))
 
     def finish(self) -> dict[str, Any]:
         """When the run ended and how many seconds of work it took; the same however often a finished run is resumed."""
@@ -212,8 +208,9 @@ class Run:
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
                     metrics = self.world.once(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
                     progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
-                stopping = self._stop_is_requested()
-                if stopping or time.monotonic() - self._saved > self.save_every:
+                due = time.monotonic() - self._saved > self.save_every
+                stopping, due = self.world.any(self.stop.requested, due)
+                if stopping or due:
                     state = pruner.state_dict() if pruner is not None else None
                     self.save({"trainer": trainer.state_dict(), "pruner": state})
                 if stopping:
@@ -281,13 +278,15 @@ class Run:
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def save(self, unfinished: dict[str, Any] | None = None) -> None:
-        """Writes `last.pt`; `unfinished` is the state of a phase in its middle. Process 0 does it for all, which hold
-        the same."""
+        """Writes `last.pt`; `unfinished` is the state of a phase in its middle. All processes call this, and hold the
+        same but for their random numbers, which process 0 collects."""
+        cuda = torch.cuda.get_rng_state(self.task.device) if self._on_gpu else None
+        random = self.world.collect({"cpu": torch.get_rng_state(), "cuda": cuda})
         if self.world.main:
-            save_checkpoint(self.folder / LAST, self._state(unfinished))
+            save_checkpoint(self.folder / LAST, self._state(unfinished, random))
         self._saved = time.monotonic()
 
-    def _state(self, unfinished: dict[str, Any] | None) -> dict[str, Any]:
+    def _state(self, unfinished: dict[str, Any] | None, random: list[dict[str, Any]]) -> dict[str, Any]:
         values = {
             "identity": self.identity,
             "done": self.done,
@@ -300,8 +299,7 @@ class Run:
             "seconds": self.elapsed(),
             "precision": {"bf16": self.precision.bf16, "channels_last": self.precision.channels_last},
             "timings": self.timings,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.task.device) if self._on_gpu else None,
+            "random": random,
             "command": self.command,
             "machine": self.machine,
             "finished": self.finished,
@@ -346,12 +344,14 @@ class Run:
         self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
         self.precision, self.timings = Precision(**state["precision"]), state["timings"]
         self._unfinished = state["unfinished"]
-        # Between two stages as well as within one: dropout in the next phase goes on from here.
-        if state.get("rng") is not None:
-            torch.set_rng_state(state["rng"])
-        # A run may have begun on another kind of device.
-        if self._on_gpu and state.get("cuda_rng") is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.task.device)
+        # Between two stages as well as within one: dropout in the next phase goes on from here. There may be more
+        # processes than there were.
+        saved = dict(enumerate(state.get("random", [])))
+        if (random := saved.get(self.world.rank)) is not None:
+            torch.set_rng_state(random["cpu"])
+            # A run may have begun on another kind of device.
+            if self._on_gpu and random["cuda"] is not None:
+                torch.cuda.set_rng_state(random["cuda"], self.task.device)
         # Of the machine where the steps were timed, and of the command that began the run.
         self.command, self.machine = state.get("command", self.command), state.get("machine", self.machine)
         self.finished = state.get("finished")

@@ -127,7 +127,6 @@ def stopped(folder, world):
     found = {}
     for name, signal_at in (("straight", None), ("stopped", 8 + 13), ("resumed", None)):
         task = SharedToy(world, signal_at=signal_at)
-        task.model[3].p = 0.0  # dropout goes on to the bit in process 0 only
         run = folder / ("straight" if name == "straight" else "run")
         options = {"train_dense": True, "precision": FP32, "recipe": recipe, "resume": name == "resumed"}
         try:

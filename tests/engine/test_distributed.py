@@ -40,7 +40,11 @@ def side_by_side(folder, *jobs):
         command = [sys.executable, str(SCRIPT), str(folder), *jobs]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
-    said = [process.communicate(timeout=600) for process in started]
+    try:
+        said = [process.communicate(timeout=600) for process in started]
+    finally:
+        for process in started:  # one that waits for ever for the other does not outlive the test
+            process.kill()
     return [(process.returncode, *texts) for process, texts in zip(started, said)]
 
 
