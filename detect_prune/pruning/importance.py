@@ -6,7 +6,8 @@ ranking after such a scaling.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -91,32 +92,93 @@ class Lamp(Raw):
     def worths(
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
-        costs = costs or {}
-        # Of a large layer every `step`-th weight stands for `step` of them: sorting all would take longer than the rest
-        # of an update.
-        steps = [_sampling_step(weight.numel()) for weight in weights.values()]
+        prices = [(costs or {}).get(name, 1.0) for name in weights]
+        sizes = [weight.numel() for weight in weights.values()]
+        # `keep` was a quotient: the last weight that the budget just pays for must not be lost to its rounding.
+        budget = keep * sum(price * size for price, size in zip(prices, sizes)) * (1 + _ROUNDING)
+        # A sample says where about each large layer is cut: sorting all of it would take longer than the rest of an
+        # update. Then only the weights near the cut are sorted; of the larger ones number and sum are enough.
+        steps = [_sampling_step(size) for size in sizes]
         samples = [flat(weight)[::step].float().square() for weight, step in zip(weights.values(), steps)]
         # All layers as one matrix, whose rows are sorted side by side; squares come before the zeros that fill a row.
         rows = nn.utils.rnn.pad_sequence(samples, batch_first=True).sort(descending=True).values
-        squares, layers, budget = [], [], 0.0
-        for (name, weight), step, row, sample in zip(weights.items(), steps, rows, samples):
-            cost = costs.get(name, 1.0)
-            budget += keep * cost * weight.numel()
-            square = row[: len(sample)].double().clamp_(min=_TINY)
-            squares.append(square)
-            # Items are ranked by worth over cost: equal ones leave just the value.
-            price = step * cost
-            layers.append(Items(square / square.cumsum(0) / price, torch.tensor(price, dtype=torch.double), price))
+        samples = [row[: len(sample)] for row, sample in zip(rows, samples)]
+        stretches = [_Stretch(sample.double().clamp_(min=_TINY)) for sample in samples]
+        guesses = _lamp_counts(stretches, [step * price for step, price in zip(steps, prices)], budget)
+        counts, width = guesses, _WIDTH
+        unsure = [number for number, step in enumerate(steps) if step > 1]
+        while unsure:
+            for number in unsure:
+                stretches[number] = _Stretch.around(
+                    list(weights.values())[number], samples[number], guesses[number], width
+                )
+            counts = _lamp_counts(stretches, prices, budget)
+            unsure = [number for number in unsure if stretches[number].misses(counts[number])]
+            width *= 8
         q = {}
-        # `keep` was a quotient: the last weight that the budget just pays for must not be lost to its rounding.
-        for name, square, mask in zip(weights, squares, select(layers, budget * (1 + _ROUNDING)).masks):
-            # The scores fall with the squares, so the mask is a run of `kept` ones.
-            kept = int(mask.count_nonzero())
-            inner, outer = square[max(kept - 1, 0)], square[min(kept, len(square) - 1)]
+        for name, price, stretch, count in zip(weights, prices, stretches, counts):
+            squares = stretch.squares
+            inner, outer = squares[max(count - 1, 0)], squares[min(count, len(squares) - 1)]
             # Anything between the last that stays and the first that goes cuts here. Near the first, though, q would
             # say how far the penalty has already come with the layer, and not what its weights are worth.
-            q[name] = (costs.get(name, 1.0) / (inner * outer.clamp(min=0.5 * inner)).sqrt()).float()
+            q[name] = (price / (inner * outer.clamp(min=0.5 * inner)).sqrt()).float()
         return q
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The weights of a layer among which it may be cut, and what has to be known of the others."""
+
+    squares: Tensor
+    """(n,) float64, falling, above zero; n > 0."""
+    above: int = 0
+    """How many weights are larger."""
+    sum_above: float = 0.0
+    """The sum of their squares."""
+    ends: bool = True
+    """Whether no weight is smaller, zeros left aside."""
+
+    @classmethod
+    def around(cls, weight: Tensor, sample: Tensor, guess: int, width: float) -> "_Stretch":
+        """Looks through the whole layer.
+
+        Args:
+            sample: squares of some of its weights, falling.
+            guess: so many of the sample are thought to stay.
+            width: how far the cut may be away from there, in standard deviations.
+        """
+        margin = math.ceil(width * math.sqrt(guess + 1))
+        upper = float(sample[guess - margin]) if guess >= margin else math.inf
+        lower = float(sample[guess + margin]) if guess + margin < len(sample) else 0.0
+        above, sum_above, found = 0, 0.0, []
+        for (part,) in chunks(weight):
+            squares = part.float().square()
+            larger = squares > upper
+            above += int(larger.count_nonzero())
+            sum_above += float((squares * larger).sum(dtype=torch.float64))
+            # However many weights are zero, they need no order.
+            found.append(squares[(squares >= lower) & (squares <= upper) & (squares > 0)])
+        squares = torch.cat(found)
+        if not len(squares):
+            squares = squares.new_zeros(1)
+        squares = squares.sort(descending=True).values.double().clamp_(min=_TINY)
+        return cls(squares, above, sum_above, ends=lower == 0)
+
+    def misses(self, count: int) -> bool:
+        """Whether the cut may be elsewhere, if the first `count` seem to stay."""
+        return (count == 0 and self.above > 0) or (count == len(self.squares) and not self.ends)
+
+
+def _lamp_counts(stretches: Sequence[_Stretch], prices: Sequence[float], budget: float) -> list[int]:
+    """How many weights of each stretch stay, taken by LAMP's score over price."""
+    layers = []
+    for stretch, price in zip(stretches, prices):
+        budget -= price * stretch.above
+        # Items are ranked by worth over cost: equal ones leave just the value.
+        scores = stretch.squares / (stretch.squares.cumsum(0) + stretch.sum_above) / price
+        layers.append(Items(scores, torch.tensor(price, dtype=torch.double), price))
+    # The scores fall with the squares, so a mask is a run of ones.
+    return [int(mask.count_nonzero()) for mask in select(layers, max(budget, 0.0)).masks]
 
 
 class Fisher:
@@ -195,6 +257,7 @@ class Taylor(Fisher):
 _TINY = 1e-30
 _ROUNDING = 1e-12
 _SORTED = 1 << 14
+_WIDTH = 6.0
 _KINDS = {
     "raw": Raw,
     "normalised": Normalised,
