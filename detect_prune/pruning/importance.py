@@ -104,7 +104,7 @@ class Lamp(Raw):
         rows = nn.utils.rnn.pad_sequence(samples, batch_first=True).sort(descending=True).values
         samples = [row[: len(sample)] for row, sample in zip(rows, samples)]
         stretches = [_Stretch(sample.double().clamp_(min=_TINY)) for sample in samples]
-        guesses = _lamp_counts(stretches, [step * price for step, price in zip(steps, prices)], budget)
+        guesses, share = _lamp_cut(stretches, [step * price for step, price in zip(steps, prices)], budget)
         counts, width = guesses, _WIDTH
         unsure = [number for number, step in enumerate(steps) if step > 1]
         while unsure:
@@ -112,16 +112,18 @@ class Lamp(Raw):
                 stretches[number] = _Stretch.around(
                     list(weights.values())[number], samples[number], guesses[number], width
                 )
-            counts = _lamp_counts(stretches, prices, budget)
+            counts, share = _lamp_cut(stretches, prices, budget)
             unsure = [number for number in unsure if stretches[number].misses(counts[number])]
             width *= 8
         q = {}
         for name, price, stretch, count in zip(weights, prices, stretches, counts):
             squares = stretch.squares
             inner, outer = squares[max(count - 1, 0)], squares[min(count, len(squares) - 1)]
-            # Anything between the last that stays and the first that goes cuts here. Near the first, though, q would
-            # say how far the penalty has already come with the layer, and not what its weights are worth.
-            q[name] = (price / (inner * outer.clamp(min=0.5 * inner)).sqrt()).float()
+            # Anything between the last that stays and the first that goes cuts here. What LAMP's own threshold comes to
+            # does not jump when two layers change places at it. Near the first that goes, though, q would say how far
+            # the penalty has already come with the layer, and not what its weights are worth.
+            threshold = share * price * (stretch.sum_above + squares[:count].sum())
+            q[name] = (price / threshold.clamp(outer.clamp(min=0.5 * inner), inner)).float()
         return q
 
 
@@ -169,16 +171,20 @@ class _Stretch:
         return (count == 0 and self.above > 0) or (count == len(self.squares) and not self.ends)
 
 
-def _lamp_counts(stretches: Sequence[_Stretch], prices: Sequence[float], budget: float) -> list[int]:
-    """How many weights of each stretch stay, taken by LAMP's score over price."""
-    layers = []
-    for stretch, price in zip(stretches, prices):
-        budget -= price * stretch.above
-        # Items are ranked by worth over cost: equal ones leave just the value.
-        scores = stretch.squares / (stretch.squares.cumsum(0) + stretch.sum_above) / price
-        layers.append(Items(scores, torch.tensor(price, dtype=torch.double), price))
+def _lamp_cut(stretches: Sequence[_Stretch], prices: Sequence[float], budget: float) -> tuple[list[int], float]:
+    """How many weights of each stretch stay, taken by LAMP's score over price; and the score where it ends."""
+    scores = [
+        stretch.squares / (stretch.squares.cumsum(0) + stretch.sum_above) / price
+        for stretch, price in zip(stretches, prices)
+    ]
+    # Items are ranked by worth over cost: equal ones leave just the value.
+    layers = [Items(each, each.new_tensor(price), price) for each, price in zip(scores, prices)]
+    left = budget - sum(price * stretch.above for stretch, price in zip(stretches, prices))
     # The scores fall with the squares, so a mask is a run of ones.
-    return [int(mask.count_nonzero()) for mask in select(layers, max(budget, 0.0)).masks]
+    counts = [int(mask.count_nonzero()) for mask in select(layers, max(left, 0.0)).masks]
+    last = min((float(each[count - 1]) for each, count in zip(scores, counts) if count), default=0.0)
+    first = max((float(each[count]) for each, count in zip(scores, counts) if count < len(each)), default=last)
+    return counts, math.sqrt(last * max(first, 0.5 * last))
 
 
 class Fisher:
