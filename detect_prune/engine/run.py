@@ -278,15 +278,19 @@ class Run:
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def save(self, unfinished: dict[str, Any] | None = None) -> None:
-        """Writes `last.pt`; `unfinished` is the state of a phase in its middle. All processes call this, and hold the
-        same but for their random numbers, which process 0 collects."""
-        cuda = torch.cuda.get_rng_state(self.task.device) if self._on_gpu else None
-        random = self.world.collect({"cpu": torch.get_rng_state(), "cuda": cuda})
+        """Writes `last.pt`; `unfinished` is the state of a phase in its middle. All processes call this: process 0
+        collects the little that they don't have in common."""
+        own = {
+            "random": torch.get_rng_state(),
+            "random of GPU": torch.cuda.get_rng_state(self.task.device) if self._on_gpu else None,
+            "skipped": sorted(self.task.skipped),
+        }
+        processes = self.world.collect(own)
         if self.world.main:
-            save_checkpoint(self.folder / LAST, self._state(unfinished, random))
+            save_checkpoint(self.folder / LAST, self._state(unfinished, processes))
         self._saved = time.monotonic()
 
-    def _state(self, unfinished: dict[str, Any] | None, random: list[dict[str, Any]]) -> dict[str, Any]:
+    def _state(self, unfinished: dict[str, Any] | None, processes: list[dict[str, Any]]) -> dict[str, Any]:
         values = {
             "identity": self.identity,
             "done": self.done,
@@ -299,7 +303,7 @@ class Run:
             "seconds": self.elapsed(),
             "precision": {"bf16": self.precision.bf16, "channels_last": self.precision.channels_last},
             "timings": self.timings,
-            "random": random,
+            "processes": processes,
             "command": self.command,
             "machine": self.machine,
             "finished": self.finished,
@@ -344,14 +348,21 @@ class Run:
         self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
         self.precision, self.timings = Precision(**state["precision"]), state["timings"]
         self._unfinished = state["unfinished"]
-        # Between two stages as well as within one: dropout in the next phase goes on from here. There may be more
-        # processes than there were.
-        saved = dict(enumerate(state.get("random", [])))
-        if (random := saved.get(self.world.rank)) is not None:
-            torch.set_rng_state(random["cpu"])
+        processes = state.get("processes", [])
+        if self.world.rank < len(processes):
+            own = processes[self.world.rank]
+            self.task.skipped.update(own["skipped"])
+            # Between two stages as well as within one: dropout in the next phase goes on from here.
+            torch.set_rng_state(own["random"])
             # A run may have begun on another kind of device.
-            if self._on_gpu and random["cuda"] is not None:
-                torch.cuda.set_rng_state(random["cuda"], self.task.device)
+            if self._on_gpu and own["random of GPU"] is not None:
+                torch.cuda.set_rng_state(own["random of GPU"], self.task.device)
+        if len(processes) < self.world.size and state["finished"] is None:
+            print(
+                f"the checkpoint has the random numbers of {len(processes)} processes, and there are "
+                f"{self.world.size}: with dropout the run ends at other weights than it would have",
+                flush=True,
+            )
         # Of the machine where the steps were timed, and of the command that began the run.
         self.command, self.machine = state.get("command", self.command), state.get("machine", self.machine)
         self.finished = state.get("finished")

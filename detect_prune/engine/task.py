@@ -145,6 +145,8 @@ class Task(Protocol):
     notes: list[str]
     """Sentences on how the task came about, said once before it starts: heads that were adapted, for example."""
     steps_per_epoch: int
+    skipped: set[str]
+    """Names of the training pictures that this process could not read so far; a resumed run knows them still."""
     recipe: Recipe
     """What is run unless the caller says otherwise."""
 

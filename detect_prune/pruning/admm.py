@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.budgets import DEFAULT_FLOOR, ratio_budget
-from detect_prune.pruning.constraints import Constraint
+from detect_prune.pruning.constraints import Constraint, describe
 from detect_prune.pruning.counts import prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
@@ -374,9 +374,9 @@ class GlobalADMM:
         """What Z, U and q are of no use without."""
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
         return [
-            type(self.constraint).__name__,
+            describe(self.constraint),
             self.constraint.keep_share(sizes),
-            type(self.importance).__name__,
+            describe(self.importance),
             "growing" if self.gradual else "at once",
         ]
 

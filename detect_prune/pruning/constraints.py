@@ -50,6 +50,12 @@ class Constraint(Protocol):
         ...
 
 
+def describe(part: object) -> str:
+    """What kind of constraint or importance this is, and how it was set: a saved state is of no use to another."""
+    settings = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+    return f"{type(part).__name__} {settings or ''}".strip()
+
+
 class GlobalBudget:
     """All weights together may cost at most `budget`: sum over kept weights of c_i <= B.
 

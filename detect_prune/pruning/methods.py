@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.admm import GlobalADMM
-from detect_prune.pruning.constraints import Constraint
+from detect_prune.pruning.constraints import Constraint, describe
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
@@ -180,16 +180,27 @@ class GradualMagnitude:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values. Loaded with the weights of the same moment, all goes on to the bit."""
         report = self.report.as_dict() if self.report is not None else None
-        return {"masks": self.masks.state_dict(), "done": self.done, "updates": self.updates, "report": report}
+        return {
+            "made_for": self._made_for(),
+            "masks": self.masks.state_dict(),
+            "done": self.done,
+            "updates": self.updates,
+            "report": report,
+        }
+
+    def _made_for(self) -> list[str]:
+        return [describe(self.constraint), describe(self.importance)]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where state_dict was called; the attached optimizer stays attached.
 
         Raises:
-            ValueError: the state belongs to another network, or to another number of updates.
+            ValueError: the state belongs to another network, constraint or importance, or another number of updates.
         """
         if state["updates"] != self.updates:
             raise ValueError(f"this state is one of {state['updates']} updates in all, not of {self.updates}")
+        if state["made_for"] != self._made_for():
+            raise ValueError(f"this state was made for {state['made_for']}, not for {self._made_for()}")
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]
         self.report = Tightened(**state["report"]) if state["report"] is not None else None

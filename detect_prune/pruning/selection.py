@@ -116,7 +116,8 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
         floors: for each layer the number of its own best items that is taken whatever they are worth.
 
     Raises:
-        Diverged: a score is not a number.
+        Diverged: a score that was sorted is not a number. Far from where the budget runs out none is looked at so
+            closely: callers make sure of their weights first.
         ValueError: the floors alone cost more than the budget.
     """
     doubles = [layer.values.dtype == torch.float64 for layer in layers]

@@ -61,6 +61,7 @@ class ClassificationTask:
         self.model = model.to(self.device)
         self.name, self.data, self.recipe, self.batch, self.seed = name, data, recipe, batch, seed
         self.notes: list[str] = []
+        self.skipped: set[str] = set()
         self.architecture = find_architecture(name)
         self.augment = data.train.images.shape[1] == 3
         self.steps_per_epoch = -(-len(data.train) // batch)

@@ -106,7 +106,7 @@ class DetectionTask:
         self.notes: list[str] = []
         self.augmentation = SAMPLE_AUGMENTATION if data.is_sample else augmentation_of(model.cfg)
         self._criterion = YoloLoss(model.heads)
-        self._skipped: set[str] = set()
+        self.skipped: set[str] = set()
         self._smallest_batch = _smallest_batch(model)
         usual = min(batch, len(data.train)) // world.size
         if usual < self._smallest_batch:
@@ -134,7 +134,7 @@ class DetectionTask:
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
         for batch in self._training(epoch, start):
-            self._skipped.update(batch.skipped)
+            self.skipped.update(batch.skipped)
             # So few may be left where others could not be read.
             yield batch if len(batch) >= self._smallest_batch else None
 
@@ -213,10 +213,10 @@ class DetectionTask:
 
     def problems(self) -> list[str]:
         problems = list(self.data.warnings)
-        if self._skipped:
+        if self.skipped:
             by = f" by process {self.world.rank}" if self.world.size > 1 else ""
             problems.append(
-                f"{len(self._skipped)} training pictures were skipped{by}: {'; '.join(sorted(self._skipped)[:3])}"
+                f"{len(self.skipped)} training pictures were skipped{by}: {'; '.join(sorted(self.skipped)[:3])}"
             )
         return problems
 

@@ -25,6 +25,7 @@ from detect_prune.engine.run import Stopped
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
+from detect_prune.pruning import GlobalADMM
 from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.classification import ClassificationTask, build_network
 
@@ -114,11 +115,15 @@ class Frozen(nn.Module):
 
 
 def frozen(folder, world):
-    """Frozen batch norms are like none: a batch of which process 1 has nothing is used."""
+    """Frozen batch norms are like none: a batch of which process 1 has nothing is used. ADMM and its cut come after."""
     model = Frozen()
     phase = Phase(1, 0.05, "adamw", weight_decay=0.1)
     losses = [report.loss for report in Trainer(SharedToy(world, torn=1), model, phase, FP32).steps()]
-    return {"losses": losses, "weights": model.state_dict()}
+    trained = {name: value.clone() for name, value in model.state_dict().items()}
+    admm = GlobalADMM(model, 0.6, updates=4, exclude=["unused"])
+    list(Trainer(SharedToy(world, torn=1), model, Phase(2, 0.02), FP32, pruner=admm).steps())
+    masks = admm.cut()
+    return {"losses": losses, "weights": trained, "pruned": model.state_dict(), "masks": {n: masks[n] for n in masks}}
 
 
 def stopped(folder, world):
@@ -129,6 +134,7 @@ def stopped(folder, world):
         task = SharedToy(world, signal_at=signal_at)
         run = folder / ("straight" if name == "straight" else "run")
         options = {"train_dense": True, "precision": FP32, "recipe": recipe, "resume": name == "resumed"}
+        options["save_every"] = 0.0  # after each step, and all processes have to take part
         try:
             result = prune(task.model, task=task, folder=run, ratio=0.6, **options)
             found[name] = result.model.state_dict()

@@ -28,6 +28,12 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
+def end(*processes):
+    """One that waits for ever for another does not outlive the test."""
+    for process in processes:
+        process.kill()
+
+
 def side_by_side(folder, *jobs):
     """The script in two processes, as torchrun would start them; each one's (status, standard output and error)."""
     with socket.socket() as free:
@@ -43,8 +49,7 @@ def side_by_side(folder, *jobs):
     try:
         said = [process.communicate(timeout=600) for process in started]
     finally:
-        for process in started:  # one that waits for ever for the other does not outlive the test
-            process.kill()
+        end(*started)
     return [(process.returncode, *texts) for process, texts in zip(started, said)]
 
 
@@ -124,6 +129,10 @@ def test_without_it_the_others_use_it_and_parameters_without_gradient_stay(resul
     same(first["weights"], second["weights"])
     assert first["losses"] == second["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     close(first["weights"], alone["weights"])
+    for kind in ("masks", "pruned"):
+        same(first[kind], second[kind])
+    same(first["masks"], alone["masks"])
+    close(first["pruned"], alone["pruned"])
 
 
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_to_the_same_bits(results):
@@ -154,37 +163,52 @@ def test_what_stands_in_for_batch_norm_on_gpus_shares_its_tensors_and_goes_again
     assert list(model.modules()) == modules and torch.equal(model[1].running_mean, torch.ones(16))
 
 
-def under_torchrun(*words, **options):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*TORCHRUN, *map(str, words)], env=ENVIRONMENT, **pipes, **options)
+@pytest.fixture
+def under_torchrun(tmp_path):
+    """Starts a job in the test's folder, which ends with the test. Its error output goes to a file, which never fills
+    up as a pipe does that nobody reads."""
+    jobs = []
+
+    def start(*words):
+        with open(tmp_path / f"said-{len(jobs)}", "w") as said:
+            pipes = {"stdout": subprocess.PIPE, "stderr": said, "text": True, "cwd": tmp_path}
+            jobs.append(subprocess.Popen([*TORCHRUN, *map(str, words)], env=ENVIRONMENT, **pipes))
+        return jobs[-1]
+
+    yield start
+    # torchrun is asked, not killed: it ends its processes, which would go on without it.
+    for job in jobs:
+        job.terminate()
 
 
-def test_one_process_that_can_t_go_on_ends_the_job_with_its_sentence(tmp_path):
+def test_one_process_that_can_t_go_on_ends_the_job_with_its_sentence(tmp_path, under_torchrun):
     job = under_torchrun(SCRIPT, tmp_path, "broken")
-    _, said = job.communicate(timeout=300)
+    job.communicate(timeout=300)
+    said = (tmp_path / "said-0").read_text()
     assert job.returncode != 0
     assert said.count("error: ") == 1 and "error: the disk of process 1 is full" in said
 
 
-def test_a_command_that_is_killed_under_torchrun_goes_on_under_it(tmp_path):
+def test_a_command_that_is_killed_under_torchrun_goes_on_under_it(tmp_path, under_torchrun):
     (tmp_path / "tiny.cfg").write_text(TINY_CFG)
     write_coco(tmp_path / "squares")
     words = ["prune", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", "--ratio", "0.5", "--name", "x"]
     words += ["--batch", "4", "--workers", "1", "--precision", "fp32", "--device", "cpu"]
     epochs = ["--dense-epochs", "100", "--admm-epochs", "15", "--epochs", "1"]
-    job = under_torchrun("-m", "detect_prune", *words, *epochs, cwd=tmp_path)
+    job = under_torchrun("-m", "detect_prune", *words, *epochs)
     for line in job.stdout:
         if line.startswith("dense: "):
             break
     job.send_signal(signal.SIGTERM)
-    _, said = job.communicate(timeout=300)
+    job.communicate(timeout=300)
+    said = (tmp_path / "said-0").read_text()
     assert job.returncode != 0
     assert said.count("everything so far is in") == said.count("prune --resume runs/prune/x") == 1, said
     unfinished = torch.load(tmp_path / "runs/prune/x/last.pt", weights_only=True)["unfinished"]
     assert 0 < unfinished["trainer"]["step"] < 200
-    job = under_torchrun("-m", "detect_prune", "prune", "--resume", "runs/prune/x", cwd=tmp_path)
-    printed, said = job.communicate(timeout=300)
-    assert job.returncode == 0, said
+    job = under_torchrun("-m", "detect_prune", "prune", "--resume", "runs/prune/x")
+    printed, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, (tmp_path / "said-1").read_text()
     assert printed.count("everything is in runs/prune/x") == 1
     model = load(tmp_path / "runs/prune/x/pruned.cfg", tmp_path / "runs/prune/x/pruned.weights")
     assert sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values()) == 812

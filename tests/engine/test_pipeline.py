@@ -296,6 +296,7 @@ def test_excluded_layers_are_not_counted(tmp_path):
 
 def test_a_finished_run_can_be_resumed_and_does_nothing(whole, monkeypatch):
     before = (whole.folder / "metrics.json").read_text()
+    assert "not read: torn.png" in before
     monkeypatch.setattr(Run, "elapsed", lambda self: 1e6)
     assert run(whole.folder, resume=True, command="another").stages == whole.stages
     assert (whole.folder / "metrics.json").read_text() == before

@@ -12,6 +12,7 @@ from detect_prune.pruning import (
     Diverged,
     GlobalADMM,
     LayerwiseRatio,
+    NOfM,
     parameter_groups,
     prunable_weights,
 )
@@ -75,8 +76,15 @@ def test_no_cut_hides_what_is_not_finite(bad):
 def test_a_state_that_was_made_for_something_else_is_refused():
     model = network()
     state = GlobalADMM(model, 0.9, updates=4).state_dict()
+    per_layer = GlobalADMM(model, 0.9, updates=4, importance="fisher-layer")
+    with pytest.raises(ValueError, match="this state was made for"):
+        per_layer.load_state_dict(GlobalADMM(model, 0.9, updates=4, importance="fisher").state_dict())
+    groups = GlobalADMM(model, constraint=NOfM(4, 8), updates=4)
+    with pytest.raises(ValueError, match="this state was made for"):
+        groups.load_state_dict(GlobalADMM(model, constraint=NOfM(2, 4), updates=4).state_dict())
     for other in (
         GlobalADMM(model, 0.5, updates=4),
+        GlobalADMM(model, 0.9, updates=4, floor=0.9),
         GlobalADMM(model, 0.9, updates=4, importance="raw"),
         GlobalADMM(model, 0.9, updates=4, gradual=True),
         GlobalADMM(model, constraint=LayerwiseRatio(0.9), updates=4),

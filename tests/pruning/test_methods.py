@@ -88,6 +88,9 @@ def test_gradual_goes_on_to_the_bit():
     assert all(torch.equal(one, other) for one, other in zip(whole[0].parameters(), fresh[0].parameters()))
     with pytest.raises(ValueError, match="of 6 updates"):
         build(updates=7)[2].load_state_dict(fresh[2].state_dict())
+    looser = GradualMagnitude(fresh[0], make_constraint(fresh[0], 0.5), updates=6)
+    with pytest.raises(ValueError, match="this state was made for"):
+        looser.load_state_dict(fresh[2].state_dict())
 
 
 def test_gradual_refuses_what_it_can_t_do():

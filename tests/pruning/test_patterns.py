@@ -65,12 +65,13 @@ def test_blocks_go_as_a_whole_and_the_budget_is_spent(dim, shape):
 
 
 def test_blocks_keep_the_best_of_all_sets_of_blocks():
-    for seed in range(10):
-        values, worth = {"w": layer(4, 5, seed=seed)}, {"w": torch.rand(4, 5) + 0.1}
-        gains = (worth["w"] * values["w"].square()).view(2, 2, 5).sum(1).flatten()  # ten blocks of two outputs
+    for seed, scale in itertools.product(range(10), (1, 1e-25)):  # whose square is no float32
+        values, worth = {"w": layer(4, 5, seed=seed) * scale}, {"w": torch.rand(4, 5) + 0.1}
+        each = worth["w"] * values["w"].double().square()
+        gains = each.view(2, 2, 5).sum(1).flatten()  # ten blocks of two outputs
         mask = BlockBudget(6, 2).project(values, worth).masks[0]
         best = max(float(gains[list(chosen)].sum()) for chosen in itertools.combinations(range(10), 3))
-        assert float((worth["w"] * values["w"].square())[mask].sum()) == pytest.approx(best)
+        assert float(each[mask].sum()) == pytest.approx(best, rel=1e-6, abs=0)
 
 
 def test_blocks_respect_costs_and_floors():
