@@ -191,7 +191,10 @@ class Run:
         if self._unfinished is not None:
             trainer.load_state_dict(self._unfinished["trainer"])
             if pruner is not None:
-                pruner.load_state_dict(self._unfinished["pruner"])
+                try:
+                    pruner.load_state_dict(self._unfinished["pruner"])
+                except ValueError as error:
+                    raise DetectPruneError(str(error), file=self.folder / LAST) from None
             self._unfinished = None
         evaluate_every = math.ceil(phase.epochs / EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
         record_every = max(1, trainer.total // RECORDS_PER_PHASE)
@@ -349,15 +352,16 @@ class Run:
         self.precision, self.timings = Precision(**state["precision"]), state["timings"]
         self._unfinished = state["unfinished"]
         processes = state.get("processes", [])
+        for own in processes[self.world.rank :: self.world.size]:
+            self.task.skipped.update(own["skipped"])
         if self.world.rank < len(processes):
             own = processes[self.world.rank]
-            self.task.skipped.update(own["skipped"])
             # Between two stages as well as within one: dropout in the next phase goes on from here.
             torch.set_rng_state(own["random"])
             # A run may have begun on another kind of device.
             if self._on_gpu and own["random of GPU"] is not None:
                 torch.cuda.set_rng_state(own["random of GPU"], self.task.device)
-        if len(processes) < self.world.size and state["finished"] is None:
+        if len(processes) != self.world.size and state.get("finished") is None:
             print(
                 f"the checkpoint has the random numbers of {len(processes)} processes, and there are "
                 f"{self.world.size}: with dropout the run ends at other weights than it would have",

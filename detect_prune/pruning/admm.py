@@ -370,15 +370,9 @@ class GlobalADMM:
 
     # ---- saving
 
-    def _made_for(self) -> list[str | float]:
+    def _made_for(self) -> list[str]:
         """What Z, U and q are of no use without."""
-        sizes = {name: weight.numel() for name, weight in self.weights.items()}
-        return [
-            describe(self.constraint),
-            self.constraint.keep_share(sizes),
-            describe(self.importance),
-            "growing" if self.gradual else "at once",
-        ]
+        return [describe(self.constraint), describe(self.importance), "growing" if self.gradual else "at once"]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but W: tensors and plain values. Loaded with the W of the same moment, all goes on to the bit."""

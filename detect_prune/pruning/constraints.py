@@ -18,7 +18,10 @@ from detect_prune.pruning.selection import Items, Selection, select
 
 
 class Constraint(Protocol):
-    """A set S of networks, such that the nearest point of S keeps some weights as they are and zeroes the others."""
+    """A set S of networks, such that the nearest point of S keeps some weights as they are and zeroes the others.
+
+    Public attributes say how it was set, and stay as they are; a saved state is refused where they differ.
+    """
 
     costs: Mapping[str, float]
     """Name -> what a weight of that layer costs; 1 for every layer that is not named."""
@@ -51,7 +54,8 @@ class Constraint(Protocol):
 
 
 def describe(part: object) -> str:
-    """What kind of constraint or importance this is, and how it was set: a saved state is of no use to another."""
+    """What kind of constraint or importance this is, and its public attributes, which are how it was set: a saved state
+    is of no use to one that was set otherwise."""
     settings = {name: value for name, value in vars(part).items() if not name.startswith("_")}
     return f"{type(part).__name__} {settings or ''}".strip()
 

@@ -199,8 +199,8 @@ class GradualMagnitude:
         """
         if state["updates"] != self.updates:
             raise ValueError(f"this state is one of {state['updates']} updates in all, not of {self.updates}")
-        if state["made_for"] != self._made_for():
-            raise ValueError(f"this state was made for {state['made_for']}, not for {self._made_for()}")
+        if state.get("made_for") != self._made_for():
+            raise ValueError(f"this state was made for {state.get('made_for')}, not for {self._made_for()}")
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]
         self.report = Tightened(**state["report"]) if state["report"] is not None else None

@@ -116,12 +116,11 @@ class BlockBudget(GlobalBudget):
         items, floors, owners = [], [], []
         for owner, (name, value, floor) in enumerate(zip(values, values.values(), least)):
             lengths = value.abs() * worth[name].sqrt()
-            # Squares of small weights would underflow, and make ties of them.
-            longest = lengths.amax().clamp(min=torch.finfo(lengths.dtype).tiny)
-            lengths /= longest
             for part, length in self._parts(lengths):
-                blocks = torch.linalg.vector_norm(part.unflatten(self.dim, (-1, length)), dim=self.dim + 1)
-                items.append(Items(longest * blocks, blocks.new_ones(()), self._price(name) * length))
+                apart = part.unflatten(self.dim, (-1, length))
+                # In float32 the squares of small weights would underflow, and make ties of them.
+                blocks = torch.linalg.vector_norm(apart, dim=self.dim + 1, dtype=torch.float64).to(lengths.dtype)
+                items.append(Items(blocks.contiguous(), blocks.new_ones(()), self._price(name) * length))
                 floors.append(floor if owner not in owners else 0)
                 owners.append(owner)
         chosen = select(items, self._allowed(sizes, progress), floors)

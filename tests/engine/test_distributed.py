@@ -28,12 +28,6 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def end(*processes):
-    """One that waits for ever for another does not outlive the test."""
-    for process in processes:
-        process.kill()
-
-
 def side_by_side(folder, *jobs):
     """The script in two processes, as torchrun would start them; each one's (status, standard output and error)."""
     with socket.socket() as free:
@@ -49,7 +43,8 @@ def side_by_side(folder, *jobs):
     try:
         said = [process.communicate(timeout=600) for process in started]
     finally:
-        end(*started)
+        for process in started:  # one that waits for ever for the other does not outlive the test
+            process.kill()
     return [(process.returncode, *texts) for process, texts in zip(started, said)]
 
 
@@ -179,6 +174,7 @@ def under_torchrun(tmp_path):
     # torchrun is asked, not killed: it ends its processes, which would go on without it.
     for job in jobs:
         job.terminate()
+        job.wait(timeout=60)
 
 
 def test_one_process_that_can_t_go_on_ends_the_job_with_its_sentence(tmp_path, under_torchrun):
