@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detect_prune.pruning.selection import Diverged, Items, at_least, chunks, flat, select
+from detect_prune.pruning.selection import Diverged, Items, chunks, flat, select
 
 
 class Unmeasured(ValueError):
@@ -160,16 +161,18 @@ class _Stretch:
         lower = float(sample[guess + margin]) if guess + margin < len(sample) else 0.0
         above, sum_above, found = 0, 0.0, []
         least = max(lower, torch.finfo(torch.float32).smallest_normal)  # zeros need no order, however many they are
-        buffers = None
+        buffers = room = None
         for (part,) in chunks(weight):
-            if buffers is None:  # new ones for each part would take longer than what is done in them
+            # New ones for each part would take longer than what is done in them, and leave holes in memory.
+            if buffers is None:
                 buffers = part.new_empty(2, len(part), dtype=torch.float32)
+                room = part.new_empty(len(part), dtype=torch.bool)
             squares, larger = buffers[:, : len(part)]
             squares.copy_(part).square_()
             torch.gt(squares, upper, out=larger)  # as floats, which takes a quarter of the time of a bool's
             above += int(larger.sum())
             sum_above += float(larger.mul_(squares).sum())
-            found.append(at_least(squares.sub_(larger), least))
+            found.append(_at_least(squares.sub_(larger), least, room[: len(part)]))
         squares = torch.cat(found)
         if not len(squares):
             squares = squares.new_zeros(1)
@@ -179,6 +182,15 @@ class _Stretch:
     def misses(self, count: int) -> bool:
         """Whether the cut may be elsewhere, if the first `count` seem to stay."""
         return (count == 0 and self.above > 0) or (count == len(self.squares) and not self.ends)
+
+
+def _at_least(values: Tensor, least: float, room: Tensor) -> Tensor:
+    """(n,) the float32 values that are not smaller; `room` is a bool buffer of the values' shape."""
+    if values.device.type != "cpu":
+        return values[torch.ge(values, least, out=room)]
+    # numpy takes a quarter of torch's time for it.
+    array = values.numpy()
+    return torch.from_numpy(array[np.greater_equal(array, least, out=room.numpy())])
 
 
 def _lamp_cut(stretches: Sequence[_Stretch], prices: Sequence[float], budget: float) -> tuple[list[int], float]:

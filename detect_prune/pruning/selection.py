@@ -47,15 +47,6 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(flat(tensor).split(_CHUNK) for tensor in alike))
 
 
-def at_least(values: Tensor, least: float) -> Tensor:
-    """(n,) those of float32 or float64 values that are not smaller, in their order; nothing that is not a number."""
-    if values.device.type != "cpu":
-        return values[values >= least]
-    # numpy takes a quarter of torch's time for it.
-    array = values.numpy()
-    return torch.from_numpy(array[array >= least])
-
-
 def _as(tensor: Tensor, other: Tensor) -> Tensor:
     """A copy in the order of memory of another tensor of its shape."""
     return torch.empty_like(other, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
@@ -274,14 +265,15 @@ def _scan(layers: Sequence[Items], lower: float, upper: float) -> _Counted:
             above = torch.ge(chunk, upper, out=torch.empty_like(chunk))
             n_above += above.sum(dtype=torch.float32).long()
             chunk = torch.addcmul(chunk, chunk, above, value=-1, out=above)  # 0 where it was above
+            inside = chunk >= lower
             if room >= 0:
-                found = at_least(chunk, lower)
+                found = chunk[inside]
                 n_between += len(found)
                 room -= len(found)
                 scores.append(found)
                 costs.append(torch.full_like(found, layer.cost, dtype=torch.float64))
             else:
-                n_between += int((chunk >= lower).count_nonzero())
+                n_between += int(inside.count_nonzero())
                 scores.clear()
                 costs.clear()
         n_upper += int(n_above)
