@@ -22,7 +22,13 @@ def under_torchrun(folder):
 
 
 def in_this_process(folder):
-    runpy.run_path(str(SCRIPT))["main"](folder)
+    # As torchrun has it: with more threads sums are rounded otherwise, and a weight may turn at the cut.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        runpy.run_path(str(SCRIPT))["main"](folder)
+    finally:
+        torch.set_num_threads(threads)
     return torch.load(folder / "0.pt", weights_only=True)
 
 
@@ -41,5 +47,4 @@ def test_two_processes_hold_the_same_and_what_one_would(tmp_path):
     assert sum(int(mask.sum()) for mask in first["masks"].values()) == 43050
     for name, weight in alone["weights"].items():
         same = first["masks"][name] == alone["masks"][name] if name in alone["masks"] else slice(None)
-        # After the cut the others have learnt to live with such a weight for four steps.
-        assert (first["weights"][name] - weight)[same].norm() < 1e-3 * weight.norm(), name
+        torch.testing.assert_close(first["weights"][name][same], weight[same], rtol=1e-3, atol=1e-5)
