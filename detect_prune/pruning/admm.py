@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.budgets import DEFAULT_FLOOR, ratio_budget
-from detect_prune.pruning.constraints import Constraint, describe
+from detect_prune.pruning.constraints import Constraint, describe, require_made_for
 from detect_prune.pruning.counts import prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
@@ -403,10 +403,7 @@ class GlobalADMM:
         """
         if state["z"].keys() != self.z.keys() or any(state["z"][name].shape != z.shape for name, z in self.z.items()):
             raise ValueError("this state of ADMM belongs to another network, or to another choice of layers")
-        if state["updates"] != self.updates:
-            raise ValueError(f"this state is one of {state['updates']} updates in all, not of {self.updates}")
-        if state["made_for"] != self._made_for():
-            raise ValueError(f"this state was made for {state['made_for']}, not for {self._made_for()}")
+        require_made_for(state, self.updates, self._made_for())
         for name in self.z:
             self.z[name].copy_(state["z"][name])
             self.u[name].copy_(state["u"][name])

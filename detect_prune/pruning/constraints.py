@@ -60,6 +60,14 @@ def describe(part: object) -> str:
     return f"{type(part).__name__} {settings or ''}".strip()
 
 
+def require_made_for(state: Mapping[str, Any], updates: int, made_for: list[str]) -> None:
+    """Raises ValueError unless a saved state of what prunes is one of as many updates, made for the same."""
+    if state["updates"] != updates:
+        raise ValueError(f"this state is one of {state['updates']} updates in all, not of {updates}")
+    if state.get("made_for") != made_for:
+        raise ValueError(f"this state was made for {state.get('made_for')}, not for {made_for}")
+
+
 class GlobalBudget:
     """All weights together may cost at most `budget`: sum over kept weights of c_i <= B.
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.admm import GlobalADMM
-from detect_prune.pruning.constraints import Constraint, describe
+from detect_prune.pruning.constraints import Constraint, describe, require_made_for
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
@@ -197,10 +197,7 @@ class GradualMagnitude:
         Raises:
             ValueError: the state belongs to another network, constraint or importance, or another number of updates.
         """
-        if state["updates"] != self.updates:
-            raise ValueError(f"this state is one of {state['updates']} updates in all, not of {self.updates}")
-        if state.get("made_for") != self._made_for():
-            raise ValueError(f"this state was made for {state.get('made_for')}, not for {self._made_for()}")
+        require_made_for(state, self.updates, self._made_for())
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]
         self.report = Tightened(**state["report"]) if state["report"] is not None else None
