@@ -33,14 +33,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detect_prune.pruning.budgets import DEFAULT_FLOOR, ratio_budget
+from detect_prune.pruning.budgets import DEFAULT_FLOOR, one_constraint
 from detect_prune.pruning.constraints import Constraint, describe, require_made_for
-from detect_prune.pruning.counts import prunable_weights, require_trainable
-from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
+from detect_prune.pruning.counts import detached, prunable_weights, require_trainable
+from detect_prune.pruning.importance import Importance, Raw, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
-from detect_prune.pruning.selection import Diverged, chunks
+from detect_prune.pruning.selection import Diverged, Selection, chunks, require_finite
 
 _MEASURED_STEPS = 10
 """Steps at the very start over which the loss gradient is measured; the last of them has the penalty already. Where
@@ -63,7 +63,8 @@ class GlobalADMM:
             good cut.
         importance: what a weight is worth: raw, normalised, lamp, fisher, fisher-layer, taylor, or an object
             (see importance.py).
-        floor: no layer keeps less than this share of what an even cut would leave it.
+        floor: beside a ratio: no layer keeps less than this share of what an even cut would leave it; DEFAULT_FLOOR
+            unless given.
         rho: a constant, a RhoSchedule, or None for the default schedule.
         gradual: let the removal grow over the updates, along a cubic, instead of asking for all of it from the start;
             it is complete after three quarters of them.
@@ -71,7 +72,9 @@ class GlobalADMM:
         constraint: another set than the global ratio's.
 
     Raises:
-        ValueError: a bad ratio or pattern, or both or neither of ratio and constraint.
+        ValueError: a bad ratio or pattern, both or neither of ratio and constraint, a floor beside a constraint, or a
+            constraint that does not fit the layers.
+        Diverged: the weights are not finite, or all are zero.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class GlobalADMM:
         *,
         updates: int = 40,
         importance: str | Importance = "lamp",
-        floor: float = DEFAULT_FLOOR,
+        floor: float | None = None,
         rho: float | RhoSchedule | None = None,
         gradual: bool = False,
         include: Sequence[str] = (),
@@ -90,10 +93,8 @@ class GlobalADMM:
     ):
         if updates < 1:
             raise ValueError(f"ADMM needs at least one update, not {updates}")
-        if (ratio is None) == (constraint is None):
-            raise ValueError("give either a removal ratio or a constraint")
         self.weights = prunable_weights(model, include, exclude)
-        self.constraint = constraint if constraint is not None else ratio_budget(self.weights, ratio, floor)
+        self.constraint = one_constraint(self.weights, ratio, constraint, floor, DEFAULT_FLOOR)
         self.updates = updates
         self.gradual = gradual
         self.importance = make_importance(importance)
@@ -123,7 +124,12 @@ class GlobalADMM:
             for _ in range(2)
         )
         self.q: dict[str, Tensor] = {}
-        if not self.importance.observes:
+        if self.importance.observes:
+            # What does not fit is said now, and not in the middle of training when the worth is known.
+            values = detached(self.weights)
+            require_finite(values)
+            self.constraint.project(values, Raw().worths(values, 1.0))
+        else:
             self._start()
 
     @property
@@ -135,10 +141,13 @@ class GlobalADMM:
     def _start(self) -> None:
         """Z = P_S(W): where rho is given, a Z of zeros would pull all weights to zero until the first update."""
         self.q = self._worths()
-        values = {name: weight.detach() for name, weight in self.weights.items()}
-        masks = self.constraint.project(values, self.q, self._progress()).masks
-        for (name, value), mask in zip(values.items(), masks):
-            self.z[name].copy_(value).masked_fill_(~mask, 0)
+        masks, _ = self._choose(self._progress()).named(self.weights)
+        for name, weight in self.weights.items():
+            self.z[name].copy_(weight).masked_fill_(~masks[name], 0)
+
+    def _choose(self, progress: float = 1.0) -> Selection:
+        """The support of the nearest point of S to W itself."""
+        return self.constraint.project(detached(self.weights), self.q, progress)
 
     def _progress(self) -> float:
         """The part of the removal that the next Z is asked for. The first Z is asked for some, or there would be
@@ -190,6 +199,7 @@ class GlobalADMM:
         # A plain optimizer is not called where the scaler found an overflow; a fused one is, and does nothing.
         if float(getattr(optimizer, "found_inf", 0.0)):
             return
+        require_trainable(self.weights)
         self._steps += 1
         self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
@@ -237,12 +247,11 @@ class GlobalADMM:
         A layer of tiny weights, or a weight that fisher holds dear, must not stand for the rest: q counts up to a
         hundred times its mean.
         """
-        values = {name: weight.detach() for name, weight in self.weights.items()}
-        masks = self.constraint.project(values, self.q).masks
+        masks, _ = self._choose().named(self.weights)
         return math.sqrt(
             sum(
-                float((value * self.q[name].clamp(max=_TELLING)).masked_fill_(mask, 0).square_().sum())
-                for (name, value), mask in zip(values.items(), masks)
+                float((weight * self.q[name].clamp(max=_TELLING)).masked_fill_(masks[name], 0).square_().sum())
+                for name, weight in self.weights.items()
             )
         )
 
@@ -293,13 +302,11 @@ class GlobalADMM:
         for name, length in lengths.items():
             if not math.isfinite(length):
                 raise Diverged(f"the weights of {name} are not finite: training has diverged")
-        selection = self.constraint.project(self.u, self.q, self._progress())
-        names = list(self.weights)
-        moves = {name: self._split(name, mask) for name, mask in zip(names, selection.masks)}
+        masks, bound = self.constraint.project(self.u, self.q, self._progress()).named(self.weights)
+        moves = {name: self._split(name, mask) for name, mask in masks.items()}
         self.done += 1
-        kept = {name: int(mask.count_nonzero()) / mask.numel() for name, mask in zip(names, selection.masks)}
-        bound = tuple(names[i] for i in selection.bound)
-        del selection  # a new q would lie in memory beside its masks
+        kept = {name: int(mask.count_nonzero()) / mask.numel() for name, mask in masks.items()}
+        del masks  # a new q would lie in memory beside them
         self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
         if self.done == self._whole():
             self._first_residual = self.report.worst
@@ -358,11 +365,11 @@ class GlobalADMM:
         Raises:
             Diverged: the weights are not finite.
         """
+        require_finite(detached(self.weights))
         if not self.q:
             self._settle()
         self.detach()
-        selection = self.constraint.project({name: weight.detach() for name, weight in self.weights.items()}, self.q)
-        masks = Masks.chosen(self.weights, selection)
+        masks = Masks.chosen(self.weights, self._choose())
         masks.apply()
         if optimizer is not None:
             masks.attach(optimizer)

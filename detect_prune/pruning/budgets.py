@@ -28,6 +28,30 @@ def ratio_budget(weights: Mapping[str, Tensor], ratio: float | str | Decimal, fl
     return GlobalBudget(keep_count(sum(weight.numel() for weight in weights.values()), ratio), floor=floor)
 
 
+def one_constraint(
+    weights: Mapping[str, Tensor],
+    ratio: float | str | Decimal | None,
+    constraint: Constraint | None,
+    floor: float | None,
+    default_floor: float,
+) -> Constraint:
+    """The constraint, or the one that a removal ratio over all weights means.
+
+    Args:
+        floor: of the ratio's constraint; None for `default_floor`.
+
+    Raises:
+        ValueError: a bad ratio, both or neither of ratio and constraint, or a floor beside a constraint.
+    """
+    if (ratio is None) == (constraint is None):
+        raise ValueError("give either a removal ratio or a constraint")
+    if constraint is None:
+        return ratio_budget(weights, ratio, default_floor if floor is None else floor)
+    if floor is not None:
+        raise ValueError("a floor goes with a removal ratio; a constraint has its own")
+    return constraint
+
+
 def macs_budget(
     model: nn.Module,
     weights: Mapping[str, Tensor],

@@ -56,8 +56,15 @@ class Constraint(Protocol):
 def describe(part: object) -> str:
     """What kind of constraint or importance this is, and its public attributes, which are how it was set: a saved state
     is of no use to one that was set otherwise."""
-    settings = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+    settings = {name: _as_text(value) for name, value in vars(part).items() if not name.startswith("_")}
     return f"{type(part).__name__} {settings or ''}".strip()
+
+
+def _as_text(setting: object) -> object:
+    """The same for settings that mean the same: .5 and 0.50, and a dictionary in another order."""
+    if isinstance(setting, Mapping):
+        return {key: _as_text(setting[key]) for key in sorted(setting)}
+    return str(Fraction(setting)) if isinstance(setting, Decimal) else setting
 
 
 def require_made_for(state: Mapping[str, Any], updates: int, made_for: list[str]) -> None:
@@ -76,11 +83,17 @@ class GlobalBudget:
         costs: name -> c of each weight of that layer; 1 for every layer that is not named.
         floor: no layer keeps less than this share of what an even cut would leave it (and never less than one
             weight): keeps layers alive that the ranking would empty. 0 leaves just the one weight.
+
+    Raises:
+        ValueError: a cost is not positive, or the floor is no share.
     """
 
     def __init__(self, budget: float, costs: Mapping[str, float] | None = None, floor: float = 0.0):
         if not 0 <= floor <= 1:
             raise ValueError(f"the floor is a share of the even cut, between 0 and 1, not {floor}")
+        for name, cost in (costs or {}).items():
+            if not 0 < cost < math.inf:
+                raise ValueError(f"a weight costs more than nothing, not {cost} as in {name}")
         self.budget = budget
         self.costs = dict(costs or {})
         self.floor = floor
@@ -111,8 +124,12 @@ class GlobalBudget:
         """How many weights each layer keeps at least.
 
         Raises:
-            ValueError: the budget does not pay for them: there are more layers than weights that may stay, say.
+            ValueError: the budget does not pay for them: there are more layers than weights that may stay, say. Or
+                there are costs of a layer that is not there.
         """
+        strangers = self.costs.keys() - sizes.keys()
+        if strangers:
+            raise ValueError(f"there are costs for {', '.join(sorted(strangers))}, and no such layer is pruned")
         share = self._budget / self._dense(sizes)
         floors = [max(1, math.floor(self.floor * share * size)) for size in sizes.values()]
         needed = sum(floor * self._price(name) for name, floor in zip(sizes, floors))

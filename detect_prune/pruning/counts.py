@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -24,31 +26,46 @@ def prunable_weights(
     batch norm.
 
     Args:
-        model: any network. A parameter that several layers share counts once.
+        model: any network. A parameter that several layers share counts once, under the first one's name; the pattern
+            of any of them means it.
         include: glob patterns as `matches` takes them; where given, only layers that match one are taken.
         exclude: glob patterns of layers to leave alone.
 
     Raises:
-        ValueError: nothing is left to prune, a pattern matches no layer, or a layer that is not excluded computes its
-            weight from other parameters, as weight normalisation does: a zero could not be held there.
+        ValueError: nothing is left to prune, a pattern matches no layer or is no list of patterns, or a layer that is
+            not excluded computes its weight from other parameters, as weight normalisation does: a zero could not be
+            held there.
     """
-    found: dict[str, Tensor] = {}
+    for patterns in (include, exclude):
+        if isinstance(patterns, str):
+            raise ValueError(f"a list of patterns was expected, such as [{patterns!r}], not the text {patterns!r}")
+    # A weight that is computed is not looked at: doing so computes it anew, and some (spectral normalisation) change
+    # with each look.
+    found: dict[str, Tensor | None] = {}
+    names: dict[str, list[str]] = {}
     for prefix, module in model.named_modules():
-        if isinstance(module, _ConvNd | nn.Linear) and all(module.weight is not other for other in found.values()):
-            found[f"{prefix}.weight" if prefix else "weight"] = module.weight
+        if not isinstance(module, _ConvNd | nn.Linear):
+            continue
+        name = f"{prefix}.weight" if prefix else "weight"
+        weight = None if parametrize.is_parametrized(module, "weight") else module.weight
+        same = next((known for known, other in found.items() if weight is not None and other is weight), name)
+        found.setdefault(same, weight)
+        names.setdefault(same, []).append(name)
     if not found:
         raise ValueError("this model has no convolution or linear layer: there is nothing to prune")
 
+    def match(name: str, patterns: Sequence[str]) -> bool:
+        return any(matches(each, pattern) for each in names[name] for pattern in patterns)
+
     for pattern in (*include, *exclude):
-        if not any(matches(name, pattern) for name in found):
+        if not any(match(name, [pattern]) for name in found):
             raise ValueError(
                 f"the pattern {pattern!r} matches no convolution or linear layer; there are {', '.join(found)}"
             )
     chosen = {
         name: weight
         for name, weight in found.items()
-        if (not include or any(matches(name, pattern) for pattern in include))
-        and not any(matches(name, pattern) for pattern in exclude)
+        if (not include or match(name, include)) and not match(name, exclude)
     }
     if not chosen:
         raise ValueError("every convolution and linear layer is excluded: there is nothing to prune")
@@ -59,6 +76,11 @@ def prunable_weights(
             "make it a plain parameter (torch.nn.utils.parametrize.remove_parametrizations), or exclude such layers"
         )
     return chosen
+
+
+def detached(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, outside of any graph."""
+    return {name: weight.detach() for name, weight in weights.items()}
 
 
 def require_trainable(weights: Mapping[str, nn.Parameter]) -> None:
@@ -96,7 +118,7 @@ def keep_count(n: int, ratio: float | str | Decimal) -> int:
     Raises:
         ValueError: the ratio is no number strictly between 0 and 1.
     """
-    return n - math.floor(as_ratio(ratio) * n)
+    return n - math.floor(Fraction(as_ratio(ratio)) * n)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detect_prune.pruning.budgets import ratio_budget
+from detect_prune.pruning.budgets import one_constraint
 from detect_prune.pruning.constraints import Constraint
-from detect_prune.pruning.counts import prunable_weights
+from detect_prune.pruning.counts import detached, prunable_weights
 from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
-from detect_prune.pruning.selection import Diverged, Selection
+from detect_prune.pruning.selection import Selection
 
 
 class Masks:
@@ -44,16 +44,8 @@ class Masks:
 
     @classmethod
     def chosen(cls, weights: Mapping[str, nn.Parameter], selection: Selection) -> "Masks":
-        """What a projection of these weights, in their order, has chosen.
-
-        Raises:
-            Diverged: the weights are not finite. No ranking has a place for NaN, and it would be removed in silence.
-        """
-        for name, weight in weights.items():
-            if not bool(weight.detach().isfinite().all()):
-                raise Diverged(f"the weights of {name} are not finite: training has diverged")
-        names = list(weights)
-        return cls(weights, dict(zip(names, selection.masks)), [names[i] for i in selection.bound])
+        """What a projection of these weights, in their order, has chosen."""
+        return cls(weights, *selection.named(weights))
 
     @classmethod
     def from_nonzero(cls, model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> "Masks":
@@ -81,11 +73,18 @@ class Masks:
 
     @torch.no_grad()
     def apply(self, model: nn.Module | None = None) -> None:
-        """Zeroes the removed weights, of this network or of a copy of it (an average of its weights, say)."""
+        """Zeroes the removed weights, of this network or of a copy of it (an average of its weights, say).
+
+        Raises:
+            ValueError: the other network has no weights of these names; of one that is wrapped hand over the inside.
+        """
         if model is None:
             weights: Mapping[str, Tensor] = self._weights
         else:
             weights = dict(model.named_parameters(remove_duplicate=False))
+        missing = sorted(self._masks.keys() - weights.keys())
+        if missing:
+            raise ValueError(f"the masks do not belong to this network, which has no {', '.join(missing)}")
         for name, mask in self._masks.items():
             weights[name].masked_fill_(~mask, 0)
 
@@ -95,14 +94,26 @@ class Masks:
         Their gradients are dropped before the step and their state in the optimizer (momentum, Adam's moments) is
         zeroed now. Whoever clips does so earlier: call `drop_gradients` before, or removed weights lengthen the norm
         and shorten the steps of those that stay. Attaching twice changes nothing.
+
+        Raises:
+            ValueError: the optimizer trains none of these weights, so that they would not be held.
         """
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if not any(id(weight) in trained for weight in self._weights.values()):
+            raise ValueError("the optimizer trains none of the weights that these masks belong to")
         self.apply()
         self._clear_state(optimizer)
         if optimizer not in self._handles:
             self._handles[optimizer] = [
                 optimizer.register_step_pre_hook(lambda *_: self.drop_gradients()),
-                optimizer.register_step_post_hook(lambda *_: self.apply()),
+                optimizer.register_step_post_hook(self._after_step),
             ]
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.apply()
+        if any(callable(arg) for arg in (*args[1:], *kwargs.values())):
+            # A closure computes the gradients after they have been dropped.
+            self._clear_state(optimizer)
 
     def _clear_state(self, optimizer: Optimizer) -> None:
         for name, weight in self._weights.items():
@@ -199,7 +210,7 @@ def magnitude_masks(
     ratio: float | str | Decimal | None = None,
     *,
     importance: str | Importance = "raw",
-    floor: float = 0.0,
+    floor: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     constraint: Constraint | None = None,
@@ -210,18 +221,16 @@ def magnitude_masks(
         ratio: removal ratio over all prunable weights; or give `constraint` instead.
         importance: what a weight is worth beside its square; `raw` is the textbook's global magnitude. One that is
             measured from gradients is handed over as an object that has seen some.
-        floor: see GlobalBudget.
+        floor: beside a ratio, see GlobalBudget; 0 unless given.
         include, exclude: see prunable_weights.
 
     Raises:
-        ValueError: a bad ratio or pattern, or both or neither of ratio and constraint.
+        ValueError: a bad ratio or pattern, both or neither of ratio and constraint, or a floor beside a constraint.
+        Diverged: the weights are not finite, or all are zero.
     """
     weights = prunable_weights(model, include, exclude)
-    if (ratio is None) == (constraint is None):
-        raise ValueError("give either a removal ratio or a constraint")
-    if constraint is None:
-        constraint = ratio_budget(weights, ratio, floor)
-    values = {name: weight.detach() for name, weight in weights.items()}
+    constraint = one_constraint(weights, ratio, constraint, floor, 0.0)
+    values = detached(weights)
     keep = constraint.keep_share({name: value.numel() for name, value in values.items()})
     worths = scaled_worths(make_importance(importance), values, keep, constraint.costs)
     selection = constraint.project(values, worths)

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from detect_prune.pruning.admm import GlobalADMM
 from detect_prune.pruning.constraints import Constraint, describe, require_made_for
-from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.importance import make_importance, scaled_worths
+from detect_prune.pruning.counts import detached, prunable_weights
+from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
 from detect_prune.pruning.schedule import cubic
 
@@ -124,7 +124,7 @@ class GradualMagnitude:
         constraint: Constraint,
         *,
         updates: int = 40,
-        importance: str = "raw",
+        importance: str | Importance = "raw",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
     ):
@@ -157,7 +157,7 @@ class GradualMagnitude:
             raise ValueError(f"all {self.updates} planned updates are done; nothing more is to be removed")
         self.done += 1
         progress = cubic(self.done / self.updates)
-        values = {name: weight.detach() for name, weight in self.weights.items()}
+        values = detached(self.weights)
         keep = self.constraint.keep_share({name: value.numel() for name, value in values.items()}, progress)
         worths = scaled_worths(self.importance, values, keep, self.constraint.costs)
         selection = self.constraint.project(values, worths, progress)
@@ -216,6 +216,7 @@ class Method:
     """Whether the importance is what the method's name says, and no other can be chosen."""
     layerwise: bool = False
     """Whether each layer has its own ratio instead of all sharing one."""
+    uses_admm: bool = False
 
     def choose_importance(self, wanted: str | None) -> str | None:
         """The importance that is wanted, or the method's own.
@@ -231,16 +232,12 @@ class Method:
             raise ValueError(f"{wanted} is measured from gradients during ADMM; {self.name} ranks by the weights alone")
         return wanted
 
-    @property
-    def uses_admm(self) -> bool:
-        return self.name.startswith("admm")
-
 
 METHODS = {
     method.name: method
     for method in (
-        Method("admm", "while training", "lamp"),
-        Method("admm-layerwise", "while training", "raw", layerwise=True),
+        Method("admm", "while training", "lamp", uses_admm=True),
+        Method("admm-layerwise", "while training", "raw", layerwise=True, uses_admm=True),
         Method("gradual", "while training", "raw"),
         Method("magnitude", "at once", "raw", fixed_importance=True),
         Method("lamp", "at once", "lamp", fixed_importance=True),
@@ -268,7 +265,7 @@ def make_pruner(
     constraint: Constraint,
     *,
     updates: int,
-    importance: str,
+    importance: str | Importance,
     gradual: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -276,7 +273,7 @@ def make_pruner(
     """What prunes while training, for a method that does.
 
     Args:
-        gradual: let ADMM's removal grow over the updates, see GlobalADMM.
+        gradual: let ADMM's removal grow over the updates, see GlobalADMM; that of gradual magnitude always does.
         model, constraint, updates, importance, include, exclude: see GlobalADMM.
     """
     options = {"updates": updates, "importance": importance, "include": include, "exclude": exclude}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detect_prune.pruning.constraints import GlobalBudget
-from detect_prune.pruning.selection import Diverged, Items, Selection, select
+from detect_prune.pruning.selection import Diverged, Items, Selection, magnitude, select
 
 _INPUTS = 1
 
@@ -46,7 +46,7 @@ class NOfM:
         return Selection([self._mask(value, worth[name], self._kept(progress)) for name, value in values.items()], [])
 
     def _mask(self, value: Tensor, worth: Tensor, kept: int) -> Tensor:
-        scores = (value.abs() * worth.sqrt()).movedim(_INPUTS, -1)
+        scores = (magnitude(value) * worth.sqrt()).movedim(_INPUTS, -1)
         if not bool(scores.isfinite().all()):
             raise Diverged("a score is not a number: there are weights or worths that are NaN or infinite")
         inputs = scores.shape[-1]
@@ -115,7 +115,7 @@ class BlockBudget(GlobalBudget):
         least = self.block_floors({name: value.shape for name, value in values.items()})
         items, floors, owners = [], [], []
         for owner, (name, value, floor) in enumerate(zip(values, values.values(), least)):
-            lengths = value.abs() * worth[name].sqrt()
+            lengths = magnitude(value) * worth[name].sqrt()
             for part, length in self._parts(lengths):
                 apart = part.unflatten(self.dim, (-1, length))
                 # In float32 the squares of small weights would underflow, and make ties of them.

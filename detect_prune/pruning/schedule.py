@@ -50,7 +50,8 @@ class RhoSchedule:
     def __post_init__(self) -> None:
         if self.start is not None and not 0 < self.start < float("inf"):
             raise ValueError(f"rho must be positive, not {self.start}")
-        if self.stages < 1 or not 0 < self.goal < 1 or not 1 <= self.least <= self.most or self.relative_start <= 0:
+        limits = 1 <= self.least <= self.most and self.effective >= 0 and self.stable > 0
+        if self.stages < 1 or not 0 < self.goal < 1 or self.relative_start <= 0 or not limits:
             raise ValueError(f"this schedule of rho can't be followed: {self}")
 
     @classmethod

@@ -10,7 +10,7 @@ are exact, so the result is; an unlucky sample costs another pass and nothing el
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,17 @@ _SAMPLE = 1 << 16
 
 class Diverged(ValueError):
     """Weights or gradients are no longer finite numbers."""
+
+
+def require_finite(weights: Mapping[str, Tensor]) -> None:
+    """No ranking has a place for NaN, and a mask would remove it in silence.
+
+    Raises:
+        Diverged: names the first layer with weights that are not finite.
+    """
+    for name, weight in weights.items():
+        if not all(bool(part.isfinite().all()) for (part,) in chunks(weight)):
+            raise Diverged(f"the weights of {name} are not finite: training has diverged")
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -72,10 +83,10 @@ class Items:
         chunks = flat(self.values).split(_CHUNK)
         if self.worth.dim() == 0:
             scale = math.sqrt(float(self.worth) / self.cost)
-            yield from (_magnitude(chunk).mul_(scale) for chunk in chunks)
+            yield from (magnitude(chunk).mul_(scale) for chunk in chunks)
         else:
             worths = flat(self.worth).split(_CHUNK)
-            yield from (_magnitude(chunk).mul_((worth / self.cost).sqrt_()) for chunk, worth in zip(chunks, worths))
+            yield from (magnitude(chunk).mul_((worth / self.cost).sqrt_()) for chunk, worth in zip(chunks, worths))
 
     def thinned(self, step: int) -> "Items":
         """Every `step`-th item."""
@@ -86,7 +97,7 @@ class Items:
         return self.values.numel()
 
 
-def _magnitude(values: Tensor) -> Tensor:
+def magnitude(values: Tensor) -> Tensor:
     """|v|, a new tensor, in float32 at least: half precision would round the threshold, differently in each layer."""
     return values.abs() if values.dtype in (torch.float32, torch.float64) else values.float().abs_()
 
@@ -99,6 +110,11 @@ class Selection:
     """A bool tensor for each layer, of its shape and memory order."""
     bound: list[int]
     """Indices of the layers that were held at their floor."""
+
+    def named(self, layers: Iterable[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """For layers of these names, in order: name -> mask, and the names of those that were held at their floor."""
+        names = list(layers)
+        return dict(zip(names, self.masks, strict=True)), tuple(names[i] for i in self.bound)
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ def test_global_beats_layerwise_where_layers_differ():
             0.6 if constraint is None else None,
             constraint=constraint,
             importance="raw",
-            floor=0.0,
+            floor=0.0 if constraint is None else None,
             rho=RhoSchedule(start=0.5, stages=20, least=1.1, most=1.1),
             updates=60,
         )

@@ -11,8 +11,12 @@ from torch.nn import functional as F
 from detect_prune.pruning import (
     Diverged,
     GlobalADMM,
+    GlobalBudget,
+    GradualMagnitude,
     LayerwiseRatio,
     NOfM,
+    RhoSchedule,
+    magnitude_masks,
     parameter_groups,
     prunable_weights,
 )
@@ -28,6 +32,10 @@ def test_what_is_refused():
         ({"ratio": 0.5, "updates": 0}, "at least one"),
         ({"ratio": 0.5, "rho": -1.0}, "positive"),
         ({"ratio": 0.5, "floor": 2}, "floor"),
+        ({"constraint": LayerwiseRatio(0.5), "floor": 0.1}, "has its own"),
+        # At once, though the worth is not yet known.
+        ({"ratio": 0.9999, "importance": "taylor"}, "smaller"),
+        ({"constraint": LayerwiseRatio({"0.wieght": 0.5}), "importance": "fisher"}, "wieght"),
     ):
         with pytest.raises(ValueError, match=sentence):
             GlobalADMM(model, **arguments)
@@ -38,6 +46,12 @@ def test_what_is_refused():
     frozen[4].requires_grad_(False)
     with pytest.raises(ValueError, match=r"4\.weight must not be trained.*exclude"):
         GlobalADMM(frozen, 0.5).attach(torch.optim.SGD(frozen.parameters(), 0.1))
+    late = network()
+    optimizer = torch.optim.SGD(late.parameters(), 0.1)
+    GlobalADMM(late, 0.5).attach(optimizer)
+    late[4].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"4\.weight must not be trained"):
+        optimizer.step()
     with pytest.raises(ValueError, match="attach"):
         admm.update()
     with pytest.raises(ValueError, match="another network"):
@@ -54,6 +68,20 @@ def test_what_is_refused():
         optimizer.step(lambda: torch.zeros(()))
 
 
+def test_a_state_that_means_the_same_is_taken():
+    model = network()
+    names = list(prunable_weights(model))
+    for one, same in ((0.5, "0.50"), (dict.fromkeys(names, 0.5), dict.fromkeys(reversed(names), "0.500"))):
+        state = GlobalADMM(model, constraint=LayerwiseRatio(one)).state_dict()
+        GlobalADMM(model, constraint=LayerwiseRatio(same)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("wrong", [{"stable": 0.0}, {"stable": -1.0}, {"effective": -0.1}, {"goal": 0.0}])
+def test_a_schedule_that_can_t_be_followed_is_refused(wrong):
+    with pytest.raises(ValueError, match="can't be followed"):
+        RhoSchedule(**wrong)
+
+
 def test_diverged_weights_are_refused():
     model = network()
     admm = GlobalADMM(model, 0.5, rho=1.0)
@@ -64,13 +92,22 @@ def test_diverged_weights_are_refused():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_no_cut_hides_what_is_not_finite(bad):
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(None)])
+def test_no_cut_hides_what_is_not_finite(bad, rows):
     model = network()
     admm = GlobalADMM(model, 0.5, rho=1.0)
+    gradual = GradualMagnitude(model, GlobalBudget(50))
     with torch.no_grad():
-        model[4].weight[0, :3] = bad
-    with pytest.raises(Diverged, match=r"4\.weight are not finite"):
-        admm.cut()
+        model[4].weight[rows, :3] = bad
+    for cut in (
+        admm.cut,
+        gradual.update,
+        lambda: magnitude_masks(model, 0.5),
+        lambda: GlobalADMM(model, 0.5),
+        lambda: GlobalADMM(model, 0.5, importance="taylor"),
+    ):
+        with pytest.raises(Diverged, match=r"4\.weight are not finite"):
+            cut()
 
 
 def test_a_state_that_was_made_for_something_else_is_refused():

@@ -43,6 +43,45 @@ def test_the_gradient_gains_the_penalty_at_every_step(importance):
     assert with_penalty > 100 and len(rhos) >= 3
 
 
+@pytest.mark.parametrize("importance", ["raw", "normalised", "lamp", "fisher", "fisher-layer", "taylor"])
+def test_z_is_the_projection_in_the_norm_of_the_penalty(importance):
+    model = network()
+    with torch.no_grad():
+        model[0].weight.mul_(50)  # so that the choice is another where q is left out
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+    admm = GlobalADMM(model, 0.8, updates=4, importance=importance, rho=1e-3, floor=0.0)
+    admm.attach(optimizer)
+    for batch in batches(0, 12):
+        step(model, optimizer, batch)
+    values = {name: weight.detach() + admm.u[name] for name, weight in admm.weights.items()}
+    masks = [admm.constraint.project(values, worth).masks for worth in (admm.q, dict.fromkeys(values, torch.ones(())))]
+    admm.update()
+    support = [z != 0 for z in admm.z.values()]
+    assert all(map(torch.equal, support, masks[0]))
+    assert all(map(torch.equal, support, masks[1])) == (importance == "raw")
+
+
+def test_the_penalty_counts_once_and_ends_with_the_cut():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    admm = GlobalADMM(model, 0.8, rho=1.0, updates=4)
+    admm.attach(optimizer)
+    admm.attach(optimizer)
+    optimizer.zero_grad(set_to_none=False)
+    before = {name: weight.detach().clone() for name, weight in admm.weights.items()}
+    optimizer.step()
+    for name, weight in admm.weights.items():
+        q = admm.q[name].clamp(max=0.5 / 0.05) if admm.schedule.stable < 1 else admm.q[name]
+        torch.testing.assert_close(weight.grad, q * (before[name] - admm.z[name]))
+    admm.cut(optimizer)
+    with torch.no_grad():
+        for weight in admm.weights.values():
+            weight[weight != 0] += 1.0  # far from Z
+    optimizer.zero_grad()
+    optimizer.step()
+    assert all(weight.grad is None for weight in admm.weights.values())
+
+
 def test_z_starts_as_the_projection_of_the_weights():
     model = network()
     admm = GlobalADMM(model, 0.8, importance="raw", rho=1.0)

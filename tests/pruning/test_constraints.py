@@ -1,5 +1,6 @@
 """Properties of a projection, whatever the set."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -80,6 +81,11 @@ def test_costs_are_paid():
     chosen = GlobalBudget(50, costs).project(values, ones)
     spent = sum(int(mask.sum()) * costs[name] for name, mask in zip(values, chosen.masks))
     assert 50 - 4 < spent <= 50
+    with pytest.raises(ValueError, match="costs for d, and no such layer"):
+        GlobalBudget(50, costs | {"d": 1.0}).project(values, ones)
+    for wrong in (0.0, -1.0, math.inf):
+        with pytest.raises(ValueError, match="costs more than nothing"):
+            GlobalBudget(50, {"a": wrong})
 
 
 def test_layerwise_ratios():

@@ -17,6 +17,10 @@ def test_keep_count_is_decimal_arithmetic(ratio, n):
     assert keep_count(n, float(ratio)) == keep_count(n, ratio) == n - removed.numerator // removed.denominator
 
 
+def test_a_ratio_next_to_one_leaves_a_weight():
+    assert keep_count(10, "0." + "9" * 31) == 1
+
+
 def test_a_float_floor_would_be_wrong():
     assert 100 - int(0.29 * 100) != keep_count(100, 0.29) == 71
     assert keep_count(430500, 0.58) == 180810
@@ -43,12 +47,18 @@ def test_patterns_choose_layers():
         prunable_weights(model, exclude=["*"])
     with pytest.raises(ValueError, match="nothing to prune"):
         prunable_weights(nn.BatchNorm2d(3))
+    for wrong in ({"include": "fc1"}, {"exclude": "12"}):
+        with pytest.raises(ValueError, match="a list of patterns was expected"):
+            prunable_weights(model, **wrong)
 
 
 def test_a_shared_weight_counts_once():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     assert list(prunable_weights(model)) == ["0.weight"]
+    assert list(prunable_weights(model, include=["1"])) == ["0.weight"]
+    with pytest.raises(ValueError, match="excluded"):
+        prunable_weights(model, exclude=["1"])
 
 
 def test_a_weight_that_is_computed_is_refused_unless_it_is_excluded():
@@ -56,6 +66,14 @@ def test_a_weight_that_is_computed_is_refused_unless_it_is_excluded():
     with pytest.raises(ValueError, match=r"1\.weight is computed.*exclude"):
         prunable_weights(model)
     assert list(prunable_weights(model, exclude=["1"])) == ["0.weight"]
+
+
+def test_a_weight_that_is_computed_is_not_looked_at():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert list(prunable_weights(model, exclude=["1"])) == ["0.weight"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_macs_by_hand():

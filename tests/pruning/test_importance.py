@@ -17,7 +17,8 @@ from detect_prune.pruning import (
     magnitude_masks,
     prunable_weights,
 )
-from detect_prune.pruning.importance import _SORTED, _sampling_step, make_importance, scaled_worths
+from detect_prune.pruning.importance import make_importance, scaled_worths
+from detect_prune.pruning.lamp import _SORTED, _sampling_step
 
 
 class Small(nn.Module):

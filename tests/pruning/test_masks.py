@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from detect_prune.pruning import Masks, magnitude_masks
+from detect_prune.pruning import LayerwiseRatio, Masks, magnitude_masks
 
 
 def network():
@@ -183,3 +183,46 @@ def test_channels_last_and_nan():
         model[0].weight[~masks["0.weight"]] = float("nan")
     masks.apply()
     assert model[0].weight.isfinite().all() and int((model[0].weight != 0).sum()) == masks.kept()["0.weight"][0]
+
+
+def test_what_would_not_be_held_is_refused():
+    model, other = network(), network()
+    masks = magnitude_masks(model, 0.8)
+    with pytest.raises(ValueError, match="trains none"):
+        masks.attach(torch.optim.SGD(other.parameters(), 0.1))
+    with pytest.raises(ValueError, match=r"has no 0\.weight, 2\.weight"):
+        masks.apply(AveragedModel(model))
+    masks.apply(AveragedModel(model).module)
+    with pytest.raises(ValueError, match="has its own"):
+        magnitude_masks(model, constraint=LayerwiseRatio(0.5), floor=0.1)
+
+
+def test_held_through_an_optimizer_for_each_layer():
+    model = network()
+    masks = magnitude_masks(model, 0.8)
+    optimizers = [torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9) for layer in (model[0], model[2])]
+    for optimizer in optimizers:
+        masks.attach(optimizer)
+    for optimizer in optimizers:
+        train(model, optimizer)
+    assert masks.n_kept == sum(int((model[place].weight != 0).sum()) for place in (0, 2))
+
+
+def test_held_with_its_momentum_where_a_closure_computes_the_gradients():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    masks = magnitude_masks(model, 0.8)
+    masks.attach(optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(torch.ones(1, 2, 6, 6)), torch.zeros(1, dtype=torch.long))
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    for name, weight in model.named_parameters():
+        if name in masks:
+            for value in (weight, optimizer.state[weight]["momentum_buffer"]):
+                assert torch.count_nonzero(value[~masks[name]]) == 0 and torch.count_nonzero(value)

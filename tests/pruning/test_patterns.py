@@ -36,6 +36,14 @@ def test_n_of_m_keeps_the_best_of_each_group():
         assert float(gains[kept].sum()) == pytest.approx(best)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_makes_no_ties_of_scores(dtype):
+    values, worth = layer(512, 1024, seed=1).to(dtype), torch.tensor(0.7)
+    for constraint in (NOfM(2, 4), BlockBudget(100_000, 4)):
+        masks = [constraint.project({"w": v}, {"w": worth}).masks[0] for v in (values, values.double())]
+        assert torch.equal(*masks)
+
+
 def test_n_of_m_is_exact_where_all_are_equal_and_the_first_stay():
     mask = NOfM(2, 4).project({"w": torch.zeros(2, 10)}, {"w": ONE}).masks[0]
     assert mask[0].tolist() == [True, True, False, False] * 2 + [True, True]
