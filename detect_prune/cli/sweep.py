@@ -25,7 +25,8 @@ INTERRUPTED = 130
 OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device"}
 """Options that the runs of a sweep are not handed as they are."""
 OF_PRUNING = {"importance", "budget", "pattern", "gradual", "floor"}
-"""Options that a method which removes nothing is not handed."""
+"""Options that only methods which have a use for them are handed."""
+MOST_RATIOS = 1000
 
 
 def parse_ratios(text: str) -> list[str]:
@@ -43,7 +44,10 @@ def parse_ratios(text: str) -> list[str]:
             raise ValueError(f"'{part}' is no ratio and no range first:last:step, such as 0.1:0.9:0.1") from None
         if not all(number.is_finite() for number in (first, last, step)) or not (0 < first <= last < 1 and step > 0):
             raise ValueError(f"'{part}' does not lie above 0 and below 1, or does not rise")
-        ratios += [first + step * number for number in range(int((last - first) / step) + 1)]
+        count = int((last - first) / step) + 1
+        if count > MOST_RATIOS:
+            raise ValueError(f"'{part}' has {count:,} ratios; a sweep has at most {MOST_RATIOS:,}")
+        ratios += [first + step * number for number in range(count)]
     if len(set(ratios)) < len(ratios):
         raise ValueError(f"'{text}' has a ratio twice")
     return [format(ratio.normalize(), "f") for ratio in ratios]
@@ -154,7 +158,11 @@ def _check_all(args: argparse.Namespace) -> None:
 
     seed = parse_seeds(args.seeds or "0")[0]
     task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
-    for method in parse_methods(args.methods or "admm"):
+    methods = parse_methods(args.methods or "admm")
+    for option in sorted(OF_PRUNING & set.intersection(*(_has_no_use_for(method) for method in methods))):
+        if getattr(args, option) is not None and getattr(args, option) is not False:
+            raise DetectPruneError(f"--{option} is given, and there is no use for it in {', '.join(methods)}")
+    for method in methods:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
             options = _of_method(method, prune.chosen_options(args))
             check(task, ratio=None if ratio is None else float(ratio), **options)
@@ -200,8 +208,18 @@ class Point:
 
 
 def _of_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    left_out = OF_PRUNING if method in prune.KEEPING else set()
+    left_out = _has_no_use_for(method)
     return {name: value for name, value in options.items() if name not in left_out} | {"method": method}
+
+
+def _has_no_use_for(method: str) -> set[str]:
+    """Options of pruning that are for the other methods of a sweep."""
+    from detect_prune.pruning import find_method
+
+    found = find_method(method)
+    if found.prunes == "never":
+        return OF_PRUNING
+    return ({"importance"} if found.fixed_importance else set()) | (set() if found.uses_admm else {"gradual"})
 
 
 def _points(methods: Sequence[str], ratios: Sequence[str], seeds: Sequence[int]) -> Iterator[Point]:

@@ -59,14 +59,16 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
             raise ValueError("batch-norm statistics can't be measured without inputs")
         momenta = [norm.momentum for norm in norms]
         model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch then keeps the cumulative average instead of an exponential one
-            norm.train()
         count = 0
-        for batch in chain([first], batches):
-            model(batch)
-            count += 1
-        for norm, momentum in zip(norms, momenta):
-            norm.momentum = momentum
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch then keeps the cumulative average instead of an exponential one
+                norm.train()
+            for batch in chain([first], batches):
+                model(batch)
+                count += 1
+        finally:
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
     return count

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def plain_values(value: Any) -> Any:
-    """The same with Python's numbers for numpy's, which `load_checkpoint` and JSON refuse; lists and dicts, too."""
+    """The same with Python's numbers for numpy's and for decimals, which `load_checkpoint` and JSON refuse; lists and
+    dicts, too."""
     if isinstance(value, Mapping):
         return {key: plain_values(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(plain_values(each) for each in value)
+    if isinstance(value, Decimal):
+        return float(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -263,8 +263,8 @@ class World:
                 setattr(parent, name, child)
 
     def _can_synchronise(self, module: nn.Module) -> bool:
-        is_norm = self.size > 1 and isinstance(module, _BATCH_NORMS)
-        return is_norm and any(value.is_cuda for value in module.state_dict().values())
+        # A subclass may do otherwise, stay frozen for example, and torch's stand-in would not.
+        return self.size > 1 and type(module) in _BATCH_NORMS and _on_gpu(module)
 
     def remarks(self, model: nn.Module) -> list[str]:
         """What a person should know of a run in this world: nothing where it is one process."""
@@ -274,8 +274,8 @@ class World:
         norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS)]
         if norms and not all(self._can_synchronise(norm) for norm in norms):
             said.append(
-                "each normalises by its own pictures (torch synchronises batch norm on GPUs only), and the running "
-                "statistics are averaged"
+                "each normalises by its own pictures (batch norm is synchronised on GPUs only, and only torch's own), "
+                "and the running statistics are averaged"
             )
         return ["; ".join(said)]
 
@@ -295,6 +295,10 @@ class World:
         print(sentence, file=sys.stderr, flush=True)
         with contextlib.suppress(RuntimeError):
             self._store.set(_SAID, "")
+
+
+def _on_gpu(module: nn.Module) -> bool:
+    return any(value.is_cuda for value in module.state_dict().values())
 
 
 ALONE = World()

@@ -6,6 +6,7 @@ way with the same epochs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Result:
 def prune(
     model: nn.Module,
     *,
-    ratio: float | Mapping[str, float] | None = None,
+    ratio: float | Decimal | Mapping[str, float | Decimal] | None = None,
     task: Task,
     folder: str | Path,
     method: str = "admm",
@@ -118,7 +119,7 @@ def prune(
         resume: go on with the run in `folder`.
         save_every: seconds between checkpoints while training.
         seed: of everything random.
-        precision: None for the fastest by a timed step.
+        precision: None for the fastest by a timed step, or for that of the run that is resumed.
         command: the command line, for the record in metrics.json.
 
     Raises:
@@ -131,7 +132,7 @@ def prune(
     """
     recipe = (recipe or task.recipe).for_set(task.steps_per_epoch)
     task.model = model
-    layers = {"include": list(include), "exclude": list(exclude)}
+    layers = {"include": include, "exclude": exclude}
     target = {"ratio": ratio, "budget": budget, "pattern": pattern, "bits": dict(bits or {})}
     wanted = {"recipe": recipe, "gradual": gradual, "importance": importance, "floor": floor}
     choice = check(task, method=method, **wanted, **target, **layers)
@@ -140,7 +141,8 @@ def prune(
     for phase in phases.values():
         find_dropouts(model, phase)  # said now, and not after the whole dense training
     identity = {**target, "method": method, "importance": importance, "gradual": choice.gradual}
-    identity |= {"floor": choice.floor, **layers, "train_dense": train_dense, "seed": seed, "data": task.settings()}
+    identity |= {"floor": choice.floor, "include": list(include), "exclude": list(exclude)}
+    identity |= {"train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
         Path(folder),
@@ -232,7 +234,7 @@ def train(
 def check(
     task: Task,
     *,
-    ratio: float | Mapping[str, float] | None = None,
+    ratio: float | Decimal | Mapping[str, float | Decimal] | None = None,
     method: str = "admm",
     budget: str = "ratio",
     pattern: str | None = None,

@@ -56,7 +56,7 @@ class Run:
         identity: plain values that must be the same when the run is resumed (the ratio, for example).
         save_every: seconds between checkpoints while training.
         resume: go on from `folder`/last.pt; where the run did not come that far, it begins again.
-        precision: None for the fastest by a timed step.
+        precision: None for the fastest by a timed step, or for that of the run that is resumed.
         include, exclude: glob patterns of the weights that are pruned and counted.
         command: the command line as it was given; kept for the record.
 
@@ -114,7 +114,7 @@ class Run:
         # Killed before its first checkpoint: what it may have logged until then happens again.
         purge_step = 0 if resume else None
         if restored:
-            self._restore(load_checkpoint(self.folder / LAST))
+            self._restore(load_checkpoint(self.folder / LAST), precision)
             purge_step = self.global_step + 1
         else:
             self.precision = precision
@@ -332,7 +332,7 @@ class Run:
             self._require_space()
         return saved
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], precision: Precision | None) -> None:
         begun = dict(state["identity"])
         with contextlib.suppress(TypeError):  # that of a newer version, with fields that this one does not know
             begun["recipe"] = Recipe.from_dict(begun["recipe"]).as_dict()
@@ -343,13 +343,20 @@ class Run:
                 "resume it with the same, or start a new one",
                 file=self.folder / LAST,
             )
+        begun_with = Precision(**state["precision"])
+        if precision is not None and precision != begun_with:
+            raise DetectPruneError(
+                f"this run was started in {begun_with}, not in {precision}; resume it without a precision, or "
+                "start a new one",
+                file=self.folder / LAST,
+            )
         self.model.load_state_dict(state["model"])
         if state["masks"] is not None:
             self.masks = Masks.from_state_dict(self.model, state["masks"])
         self.done, self.stages, self.history = state["done"], state["stages"], state["history"]
         self.before_cut, self.delivered = state["before_cut"], state["delivered"]
         self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
-        self.precision, self.timings = Precision(**state["precision"]), state["timings"]
+        self.precision, self.timings = begun_with, state["timings"]
         self._unfinished = state["unfinished"]
         processes = state.get("processes", [])
         for own in processes[self.world.rank :: self.world.size]:

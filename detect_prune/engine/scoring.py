@@ -49,8 +49,11 @@ def _score_files(run: Run, stage: str, stem: str) -> None:
 
 def _require_support(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
     """A promise, checked on the file itself: no weight outside the mask is anything but zero."""
-    for name, weight in weights.items():
-        if name in masks and bool(weight.detach()[~masks[name]].any()):
+    missing = [name for name in masks if name not in weights]
+    if missing:
+        raise AssertionError(f"the network that was read back has no {', '.join(missing)}: a bug in its files")
+    for name in masks:
+        if bool(weights[name].detach()[~masks[name]].any()):
             raise AssertionError(f"{name} has non-zero weights outside its mask: a bug in the retraining")
 
 

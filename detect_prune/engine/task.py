@@ -51,7 +51,7 @@ class Phase:
     momentum: float = 0.9
     """Momentum of SGD, or the first beta of AdamW."""
     weight_decay: float = 0.0
-    """Applies to convolution and linear weights only, as in Darknet."""
+    """Of every parameter of two or more dimensions, never of a bias or of batch norm, as in Darknet."""
     warmup: float = 0.05
     """Share of the phase's steps in which the learning rate rises."""
     final_lr: float = 0.02

@@ -19,6 +19,8 @@ def test_ratios_are_decimals():
     assert sweep.parse_ratios("0.1:0.9:0.1") == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
     assert sweep.parse_ratios("0.988,0.9920") == ["0.988", "0.992"]
     assert sweep.parse_ratios("0.5:0.62:0.05,0.9") == ["0.5", "0.55", "0.6", "0.9"]
+    with pytest.raises(ValueError, match="at most 1,000"):
+        sweep.parse_ratios("0.1:0.9:0.0000001")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,8 @@ def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monke
     for wrong, said in (
         ("--ratios 0.5,0.9999", "smaller"),
         ("--ratios 0.5 --pattern 2:4", "no ratio"),
-        ("--ratios 0.5 --methods admm,magnitude --gradual", "magnitude has none"),
+        ("--ratios 0.5 --methods gradual,magnitude --gradual", "no use for it in gradual, magnitude"),
+        ("--ratios 0.5 --methods magnitude,dense-longer --importance lamp", "no use for it in magnitude, dense-longer"),
     ):
         assert sweep.main([*words, "--workers", "0", *wrong.split()]) == 2
         assert said in capsys.readouterr().err
@@ -78,6 +81,18 @@ def test_a_method_that_removes_nothing_gets_no_options_of_pruning():
     given = vars(prune.parser().parse_args(sweep.Point("dense-longer", None, 1).run(options).words))
     wanted = {"method": "dense-longer", "weights": "w.pt", "model": "lenet5", "exclude": ["a"], "seed": 1}
     assert given == vars(prune.parser().parse_args([])) | wanted
+
+
+def test_each_method_gets_the_options_that_it_has_a_use_for():
+    options = {"importance": "lamp", "gradual": True, "floor": 0.1}
+    for method, wanted in (
+        ("admm", options),
+        ("admm-layerwise", options),
+        ("gradual", {"importance": "lamp", "floor": 0.1}),
+        ("magnitude", {"floor": 0.1}),
+        ("dense-longer", {}),
+    ):
+        assert sweep._of_method(method, options) == wanted | {"method": method}
 
 
 def test_methods_that_remove_nothing_run_once_a_seed():

@@ -15,6 +15,7 @@ from tiny import TINY_CFG, write_coco
 from torch import nn
 from toy import ToyTask, toy_network
 
+from detect_prune.engine import distributed
 from detect_prune.engine.distributed import World
 from detect_prune.pruning import prunable_weights
 from detect_prune.tasks.detector import load
@@ -144,7 +145,7 @@ def test_processes_that_have_drifted_apart_are_told(results):
 
 def test_what_stands_in_for_batch_norm_on_gpus_shares_its_tensors_and_goes_again(monkeypatch):
     """Only a GPU can train with it; how it comes and goes, and that frozen it works anywhere, is seen here."""
-    monkeypatch.setattr(World, "_can_synchronise", lambda world, module: isinstance(module, nn.BatchNorm2d))
+    monkeypatch.setattr(distributed, "_on_gpu", lambda module: True)
     model = toy_network()
     modules, before = list(model.modules()), {name: id(value) for name, value in model.named_parameters()}
     points = ToyTask.points(0, 4)[0]
@@ -156,6 +157,19 @@ def test_what_stands_in_for_batch_norm_on_gpus_shares_its_tensors_and_goes_again
         assert torch.equal(model(points), expected)
         model[1].running_mean += 1
     assert list(model.modules()) == modules and torch.equal(model[1].running_mean, torch.ones(16))
+
+
+def test_a_batch_norm_of_another_kind_keeps_its_ways_on_gpus(monkeypatch):
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    monkeypatch.setattr(distributed, "_on_gpu", lambda module: True)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), Frozen(2), nn.BatchNorm2d(2))
+    with World(0, 2).synchronised(model):
+        model.train()
+        assert type(model[1]) is Frozen and not model[1].training and type(model[2]) is nn.SyncBatchNorm
+    assert "only torch's own" in World(0, 2).remarks(model)[0]
 
 
 @pytest.fixture

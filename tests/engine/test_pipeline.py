@@ -5,6 +5,7 @@ import os
 import signal
 from copy import deepcopy
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -149,9 +150,10 @@ def test_what_fisher_has_seen_survives_a_stop_at_the_end_of_admm(tmp_path, impor
     options = {"recipe": recipe, "importance": importance}
     straight = run(tmp_path / "straight", **options)
     with pytest.raises(Stopped):
-        run(tmp_path / "run", StopsItself(16 + 16), **options)
+        # 2 epochs of ADMM are made 4 for the sake of its updates: 32 steps of 8 batches an epoch.
+        run(tmp_path / "run", StopsItself(16 + 32), **options)
     unfinished = load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]
-    assert unfinished["trainer"]["step"] == 16 and unfinished["pruner"]["importance"]["mean"]
+    assert unfinished["trainer"]["step"] == 32 and unfinished["pruner"]["importance"]["mean"]
     same_bits(straight, run(tmp_path / "run", resume=True, **options))
 
 
@@ -182,7 +184,7 @@ def test_a_stop_between_the_phases_changes_nothing(tmp_path, whole, stage):
     same_bits(whole, run(tmp_path / "run", resume=True))
 
 
-@pytest.mark.parametrize("at", [5, 16 + 9, 32 + 3])
+@pytest.mark.parametrize("at", [5, 16 + 9, 16 + 32 + 3])
 def test_adamw_with_an_average_and_clipping_resumes_to_the_same_bits(tmp_path, at):
     adamw = {"optimizer": "adamw", "lr": 0.01, "epochs": 2, "clip": 1.0, "ema": 0.9}
     recipe = ToyTask.recipe.with_options(dense=adamw, admm=adamw, retrain=adamw)
@@ -446,3 +448,22 @@ def test_a_phase_says_what_it_expects():
         from detect_prune.engine.trainer import build_optimizer
 
         build_optimizer(ToyTask().model, Phase(1, 0.1, "rmsprop"))
+
+
+def test_a_decimal_ratio_is_kept_and_resumed(tmp_path, whole):
+    decimal = run(tmp_path / "run", ratio=Decimal("0.6"))
+    same_bits(whole, decimal)
+    same_bits(whole, run(tmp_path / "run", ratio=0.6, resume=True))
+
+
+def test_another_precision_than_that_of_the_run_is_refused(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(5))
+    with pytest.raises(DetectPruneError, match="started in float32, not in bf16 autocast"):
+        run(tmp_path / "run", precision=Precision(bf16=True), resume=True)
+
+
+def test_a_text_where_a_list_of_patterns_belongs_is_refused(tmp_path):
+    with pytest.raises(DetectPruneError, match="a list of patterns"):
+        run(tmp_path / "run", exclude="0")
+    assert not (tmp_path / "run").exists()
