@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from detect_prune.files import atomic_path
 from detect_prune.report.tables import count, share
 
@@ -21,6 +23,8 @@ _LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 """Those of Okabe and Ito, which the colour-blind can tell apart, less yellow, which is hard to see on white."""
 _MARKERS = "osD^vPX"
 """As many: lines can be told apart in black and white."""
+_MANY = 200
+"""A curve of so many points is drawn as the mean around each, in front of the points."""
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -104,6 +108,13 @@ def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[l
     return {panel: curves for panel, curves in panels.items() if curves}
 
 
+def _running_mean(values: Sequence[float], reach: int) -> np.ndarray:
+    """(n,) each value's mean with its `reach` neighbours on either side, as far as there are any; what is not finite
+    spoils its neighbours and no others."""
+    window = np.ones(2 * reach + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
 def _phase_spans(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
     """(phase, first step, last step) of each stretch; a stretch ends where the next one begins."""
     spans: list[tuple[str, float, float]] = []
@@ -145,6 +156,10 @@ def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str =
         for (name, (steps, values)), colour in zip(curves.items(), _LINE_COLOURS * len(curves)):
             # A curve with few points (a score at the end of each phase) shows them, or it could not be seen.
             marker = "o" if len(steps) <= 40 else None
+            if len(values) >= _MANY:
+                # Losses of single batches jump about and would hide each other and where they are going.
+                axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.25)
+                values = _running_mean(values, len(values) // 50)
             axes.plot(steps, values, color=colour, linewidth=1.3, marker=marker, markersize=3.5, label=name)
         axes.set_ylabel(_PANEL_LABELS[panel])
         drawn = [value for _, values in curves.values() for value in values]

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detect_prune.report.plots import history, kept_over_depth, kept_per_layer
+from detect_prune.report.plots import _running_mean, history, kept_over_depth, kept_per_layer
 
 
 @pytest.mark.parametrize("layers", [1, 4, 110])
@@ -64,3 +64,11 @@ def test_nothing_to_plot_is_refused(tmp_path):
     with pytest.raises(ValueError):
         kept_over_depth({}, tmp_path / "no.png", "")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_running_mean_keeps_a_line_and_its_ends_and_holes_stay_small():
+    assert _running_mean([3.0] * 50, 4) == pytest.approx([3.0] * 50)
+    rising = _running_mean(list(range(50)), 4)
+    assert rising[4:-4] == pytest.approx(list(range(4, 46))) and rising[0] == pytest.approx(2.0)
+    holed = _running_mean([1.0] * 20 + [float("nan")] + [1.0] * 29, 4)
+    assert [place for place, value in enumerate(holed) if value != value] == list(range(16, 25))
