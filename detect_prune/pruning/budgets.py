@@ -118,7 +118,7 @@ def bytes_per_weight(weights: Mapping[str, Tensor], bits: Mapping[str, float] | 
     """Name -> bytes that each weight of the layer is stored in.
 
     Args:
-        bits: glob pattern of layers, as in `prunable_weights` -> bits a weight; the first that matches counts, and
+        bits: glob pattern of layers, by the names in `weights` -> bits a weight; the first that matches counts, and
             a layer that none matches is stored as it is in memory.
 
     Raises:

@@ -96,10 +96,11 @@ class Masks:
         and shorten the steps of those that stay. Attaching twice changes nothing.
 
         Raises:
-            ValueError: the optimizer trains none of these weights, so that they would not be held.
+            ValueError: some of these weights are trained, and none by this optimizer: they would not be held.
         """
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if not any(id(weight) in trained for weight in self._weights.values()):
+        trainable = [weight for weight in self._weights.values() if weight.requires_grad]
+        if trainable and not any(id(weight) in trained for weight in trainable):
             raise ValueError("the optimizer trains none of the weights that these masks belong to")
         self.apply()
         self._clear_state(optimizer)

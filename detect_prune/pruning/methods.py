@@ -161,9 +161,8 @@ class GradualMagnitude:
         keep = self.constraint.keep_share({name: value.numel() for name, value in values.items()}, progress)
         worths = scaled_worths(self.importance, values, keep, self.constraint.costs)
         selection = self.constraint.project(values, worths, progress)
-        names = list(values)
-        self.masks.replace(dict(zip(names, selection.masks)))
-        self.masks.bound = tuple(names[i] for i in selection.bound)
+        masks, self.masks.bound = selection.named(values)
+        self.masks.replace(masks)
         kept = {name: left / total for name, (left, total) in self.masks.kept().items()}
         overall = self.masks.n_kept / self.masks.n_total
         self.report = Tightened(self.done, kept, overall, self.masks.bound)

@@ -193,6 +193,8 @@ def test_what_would_not_be_held_is_refused():
     with pytest.raises(ValueError, match=r"has no 0\.weight, 2\.weight"):
         masks.apply(AveragedModel(model))
     masks.apply(AveragedModel(model).module)
+    model.requires_grad_(False)
+    masks.attach(torch.optim.SGD(other.parameters(), 0.1))  # frozen weights stay what they are
     with pytest.raises(ValueError, match="has its own"):
         magnitude_masks(model, constraint=LayerwiseRatio(0.5), floor=0.1)
 
