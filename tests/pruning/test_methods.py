@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from detect_prune.pruning import (
     METHODS,
     GlobalADMM,
+    GlobalBudget,
     GradualMagnitude,
     LayerwiseRatio,
     find_method,
@@ -123,3 +124,12 @@ def test_pruners():
     )
     admm = make_pruner(find_method("admm-layerwise"), model, LayerwiseRatio(0.5), **options, gradual=True)
     assert isinstance(admm, GlobalADMM) and admm.gradual and admm.updates == 30
+
+
+def test_gradual_magnitude_reports_where_the_floor_binds():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+    with torch.no_grad():
+        model[1].weight.mul_(1e-3)
+    pruner = GradualMagnitude(model, GlobalBudget(40, floor=0.5), updates=1)
+    assert pruner.update().bound == pruner.cut().bound == ("1.weight",)
