@@ -37,7 +37,7 @@ from detect_prune.pruning.budgets import DEFAULT_FLOOR, one_constraint
 from detect_prune.pruning.constraints import Constraint, describe, require_made_for
 from detect_prune.pruning.counts import detached, prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, Raw, make_importance, scaled_worths
-from detect_prune.pruning.masks import Masks
+from detect_prune.pruning.masks import Masks, has_closure, untrained
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, Selection, chunks, require_finite
@@ -173,8 +173,7 @@ class GlobalADMM:
             ValueError: one of the prunable weights is frozen, or the optimizer does not train it.
         """
         require_trainable(self.weights)
-        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        strangers = [name for name, weight in self.weights.items() if id(weight) not in trained]
+        strangers = untrained(self.weights, optimizer)
         if strangers:
             raise ValueError(f"the optimizer does not train {', '.join(strangers)}; exclude such layers from pruning")
         self.detach()
@@ -189,7 +188,7 @@ class GlobalADMM:
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if any(callable(arg) for arg in (*args[1:], *kwargs.values())):
+        if has_closure(args, kwargs):
             raise ValueError("an optimizer that is given a closure computes its gradients too late for the penalty")
         if getattr(optimizer, "grad_scale", None) is not None:
             raise ValueError(

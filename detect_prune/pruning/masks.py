@@ -57,9 +57,7 @@ class Masks:
     def from_state_dict(cls, model: nn.Module, state: Mapping[str, Any]) -> "Masks":
         """The masks that were saved from this network, or from one of the same shapes."""
         found = dict(model.named_parameters(remove_duplicate=False))
-        missing = sorted(state["bits"].keys() - found.keys())
-        if missing:
-            raise ValueError(f"the masks do not belong to this network, which has no {', '.join(missing)}")
+        _require_names(state["bits"], found)
         weights = {name: found[name] for name in state["bits"]}
         masks = cls(weights, {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
         masks.load_state_dict(state)
@@ -82,9 +80,7 @@ class Masks:
             weights: Mapping[str, Tensor] = self._weights
         else:
             weights = dict(model.named_parameters(remove_duplicate=False))
-        missing = sorted(self._masks.keys() - weights.keys())
-        if missing:
-            raise ValueError(f"the masks do not belong to this network, which has no {', '.join(missing)}")
+        _require_names(self._masks, weights)
         for name, mask in self._masks.items():
             weights[name].masked_fill_(~mask, 0)
 
@@ -98,9 +94,8 @@ class Masks:
         Raises:
             ValueError: some of these weights are trained, and none by this optimizer: they would not be held.
         """
-        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        trainable = [weight for weight in self._weights.values() if weight.requires_grad]
-        if trainable and not any(id(weight) in trained for weight in trainable):
+        trainable = {name: weight for name, weight in self._weights.items() if weight.requires_grad}
+        if trainable and len(untrained(trainable, optimizer)) == len(trainable):
             raise ValueError("the optimizer trains none of the weights that these masks belong to")
         self.apply()
         self._clear_state(optimizer)
@@ -112,7 +107,7 @@ class Masks:
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.apply()
-        if any(callable(arg) for arg in (*args[1:], *kwargs.values())):
+        if has_closure(args, kwargs):
             # A closure computes the gradients after they have been dropped.
             self._clear_state(optimizer)
 
@@ -191,6 +186,23 @@ class Masks:
         self.bound = tuple(state["bound"])
 
 
+def _require_names(masks: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+    missing = sorted(masks.keys() - found.keys())
+    if missing:
+        raise ValueError(f"the masks do not belong to this network, which has no {', '.join(missing)}")
+
+
+def untrained(weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> list[str]:
+    """Names of the weights that are no parameters of this optimizer."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [name for name, weight in weights.items() if id(weight) not in trained]
+
+
+def has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an optimizer's step, with these arguments of its hook, computes gradients itself."""
+    return any(callable(arg) for arg in (*args[1:], *kwargs.values()))
+
+
 def _pack(mask: Tensor) -> Tensor:
     bits = mask.contiguous().flatten().to("cpu", torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
@@ -231,8 +243,21 @@ def magnitude_masks(
     """
     weights = prunable_weights(model, include, exclude)
     constraint = one_constraint(weights, ratio, constraint, floor, 0.0)
+    return Masks.chosen(weights, best_support(weights, constraint, make_importance(importance)))
+
+
+def best_support(
+    weights: Mapping[str, Tensor], constraint: Constraint, importance: Importance, progress: float = 1.0
+) -> Selection:
+    """What the constraint keeps of weights as they are.
+
+    Args:
+        progress: see Constraint.project.
+
+    Raises:
+        Diverged: the weights are not finite, or all are zero.
+    """
     values = detached(weights)
-    keep = constraint.keep_share({name: value.numel() for name, value in values.items()})
-    worths = scaled_worths(make_importance(importance), values, keep, constraint.costs)
-    selection = constraint.project(values, worths)
-    return Masks.chosen(weights, selection)
+    keep = constraint.keep_share({name: value.numel() for name, value in values.items()}, progress)
+    worths = scaled_worths(importance, values, keep, constraint.costs)
+    return constraint.project(values, worths, progress)

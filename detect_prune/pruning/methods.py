@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from detect_prune.pruning.admm import GlobalADMM
 from detect_prune.pruning.constraints import Constraint, describe, require_made_for
-from detect_prune.pruning.counts import detached, prunable_weights
-from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
-from detect_prune.pruning.masks import Masks
+from detect_prune.pruning.counts import prunable_weights
+from detect_prune.pruning.importance import Importance, make_importance
+from detect_prune.pruning.masks import Masks, best_support
 from detect_prune.pruning.schedule import cubic
 
 
@@ -157,11 +157,8 @@ class GradualMagnitude:
             raise ValueError(f"all {self.updates} planned updates are done; nothing more is to be removed")
         self.done += 1
         progress = cubic(self.done / self.updates)
-        values = detached(self.weights)
-        keep = self.constraint.keep_share({name: value.numel() for name, value in values.items()}, progress)
-        worths = scaled_worths(self.importance, values, keep, self.constraint.costs)
-        selection = self.constraint.project(values, worths, progress)
-        masks, self.masks.bound = selection.named(values)
+        selection = best_support(self.weights, self.constraint, self.importance, progress)
+        masks, self.masks.bound = selection.named(self.weights)
         self.masks.replace(masks)
         kept = {name: left / total for name, (left, total) in self.masks.kept().items()}
         overall = self.masks.n_kept / self.masks.n_total
