@@ -2,6 +2,7 @@
 
 from detect_prune.classification.accuracy import Accuracy, accuracy
 from detect_prune.classification.architectures import ARCHITECTURES, Architecture, find_architecture, load_pretrained
+from detect_prune.classification.distance import logit_distance
 from detect_prune.classification.lenet import LeNet5
 from detect_prune.classification.resnet import ResNetCifar
 
@@ -14,4 +15,5 @@ __all__ = [
     "accuracy",
     "find_architecture",
     "load_pretrained",
+    "logit_distance",
 ]

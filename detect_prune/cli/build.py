@@ -94,10 +94,12 @@ def _task(args: argparse.Namespace, world: World) -> Task:
 
 
 def _override(task: Task, args: argparse.Namespace) -> None:
-    """Puts --lr and the numbers of epochs into the task's recipe."""
+    """Puts --lr, --distill and the numbers of epochs into the task's recipe."""
     overrides: dict[str, dict[str, float]] = {}
     for phase in ("dense", "admm", "retrain"):
         given = {"epochs": getattr(args, f"{phase}_epochs", None), "lr": args.lr}
+        if phase != "dense":
+            given["distill"] = getattr(args, "distill", None)
         overrides[phase] = {name: value for name, value in given.items() if value is not None}
     task.recipe = task.recipe.with_options(**overrides)
 

@@ -146,7 +146,11 @@ def positive(kind: type) -> Callable[[str], Any]:
     return number(kind, lambda value: 0 < value < math.inf, "a number above 0")
 
 
-not_negative = number(int, lambda value: value >= 0, "a number from 0 on")
+def not_negative(kind: type) -> Callable[[str], Any]:
+    """An argparse type: an int or float from 0 on."""
+    return number(kind, lambda value: 0 <= value < math.inf, "a number from 0 on")
+
+
 share = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 removal_ratio = number(float, lambda value: 0 < value < 1, "a number above 0 and below 1, such as 0.8,")
 seed = number(int, lambda value: 0 <= value <= LARGEST_SEED, "a seed from 0 to 2**63 - 1")
@@ -191,7 +195,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data, instead of the descriptor's path")
     parser.add_argument("--batch", type=positive(int), metavar="N", help="pictures a step")
     parser.add_argument(
-        "--workers", type=not_negative, metavar="N", help="what prepares pictures beside the network (detectors only)"
+        "--workers",
+        type=not_negative(int),
+        metavar="N",
+        help="what prepares pictures beside the network (detectors only)",
     )
 
 

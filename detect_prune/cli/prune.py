@@ -63,6 +63,13 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         help="of dense training, where there are no weights to start from",
     )
     made.add_argument(
+        "--distill",
+        type=common.not_negative(float),
+        metavar="WEIGHT",
+        help="of the distance from the dense network's answers in the loss that prunes and retrains; 0 for none "
+        "(default: as the recipe says)",
+    )
+    made.add_argument(
         "--importance",
         choices=IMPORTANCES,
         help="how weights are compared across layers (default: the method's; for admm lamp, for ResNets taylor)",

@@ -3,6 +3,7 @@
 from detect_prune.detection.coco import CocoResult, coco_metrics
 from detect_prune.detection.darknet_map import DarknetMap, darknet_map
 from detect_prune.detection.decode import decode
+from detect_prune.detection.distance import head_distance
 from detect_prune.detection.loss import YoloLoss
 from detect_prune.detection.nms import detect
 from detect_prune.detection.voc import AP_RULES, DIFFICULT_RULES, VocResult, voc_metrics
@@ -18,5 +19,6 @@ __all__ = [
     "darknet_map",
     "decode",
     "detect",
+    "head_distance",
     "voc_metrics",
 ]

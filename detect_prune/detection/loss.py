@@ -222,7 +222,7 @@ def _box_term(
     return _WithDelta.apply(raw, (value.detach() * scale).sum(), delta * share[:, None])
 
 
-def _cross_entropy(values: Tensor, goal: Tensor, head: HeadSpec, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(values: Tensor, goal: Tensor, head: HeadSpec, weight: Tensor | None = None) -> Tensor:
     """Binary cross entropy, summed, of logits, or of probabilities where the head has new_coords."""
     if head.new_coords:
         return F.binary_cross_entropy(values.clamp(_CERTAIN, 1 - _CERTAIN), goal, weight, reduction="sum")
@@ -243,7 +243,7 @@ def _objectness_term(values: Tensor, cells: Tensor, best: Tensor, head: HeadSpec
         else:
             weight[near] = 0
             weight.view(-1)[cells] = 1
-    return head.obj_normalizer * _cross_entropy(values[..., 4], goal, head, weight)
+    return head.obj_normalizer * cross_entropy(values[..., 4], goal, head, weight)
 
 
 def _class_term(values: Tensor, label: Tensor, head: HeadSpec) -> Tensor:
@@ -256,4 +256,4 @@ def _class_term(values: Tensor, label: Tensor, head: HeadSpec) -> Tensor:
         weight = -0.5 * (1 - p) * (2 * p * p.log() + p - 1)
         weight = weight.expand_as(values)
     smooth = label * (1 - head.label_smooth_eps) + head.label_smooth_eps / 2
-    return head.cls_normalizer * _cross_entropy(values, smooth, head, weight)
+    return head.cls_normalizer * cross_entropy(values, smooth, head, weight)

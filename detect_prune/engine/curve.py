@@ -81,6 +81,7 @@ def _in_words(phases: Iterable[Phase]) -> str:
     return " then ".join(
         f"{phase.epochs} epochs of {phase.optimizer} at {phase.lr:g}, decay {phase.weight_decay:g}"
         + (f", dropout {phase.dropout:g}" if phase.dropout is not None else "")
+        + (f", distilled {phase.distill:g}" if phase.distill else "")
         for phase in phases
     )
 

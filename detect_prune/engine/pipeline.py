@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
@@ -18,7 +19,7 @@ from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.run import Run
 from detect_prune.engine.scoring import DENSE, PRUNED, TRAINED, score, score_files
-from detect_prune.engine.task import Phase, Recipe, Task
+from detect_prune.engine.task import Phase, Recipe, Task, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (
     GOOD_RESIDUAL,
@@ -162,7 +163,8 @@ def prune(
         if train_dense:
             run.once("dense", lambda: run.train("dense", phases["dense"]))
         if method != "dense":
-            run.once("score dense", lambda: score(run, "dense", keep_as=DENSE if train_dense else None))
+            kept = train_dense or any(phase.distill for phase in phases.values())
+            run.once("score dense", lambda: score(run, "dense", keep_as=DENSE if kept else None))
 
         if chosen.prunes == "while training":
             pruner = {"updates": _updates(task, recipe), "importance": importance, "gradual": choice.gradual, **layers}
@@ -176,7 +178,7 @@ def prune(
                 run.once("score batch norm", lambda: score(run, "cut + batch norm re-estimated"))
 
         if "retrain" in phases:
-            run.once("retrain", lambda: run.train("retrain", phases["retrain"], keep_best=True))
+            run.once("retrain", lambda: _retrain(run, phases["retrain"]))
         name, stem = _delivers(chosen)
         run.once("score retrained", lambda: score_files(run, name, stem))
         return _result(run, stem)
@@ -319,7 +321,7 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
     """One stage, since Z, U and the worths are of no use, and are not kept, once the cut is made."""
     try:
         pruner = make_pruner(method, run.model, constraint, **options)
-        run.train(method.name, phase, pruner=pruner)
+        run.train(method.name, phase, pruner=pruner, teacher=_teacher(run, phase))
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
     except Unmeasured as error:
@@ -331,6 +333,22 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
         print(_too_early(pruner.report), flush=True)
     run.before_cut = pruner.report.as_dict()
     _cut(run, pruner.cut())
+
+
+def _retrain(run: Run, phase: Phase) -> None:
+    run.train("retrain", phase, teacher=_teacher(run, phase), keep_best=True)
+
+
+def _teacher(run: Run, phase: Phase) -> Teacher | None:
+    """The dense network, as its file has it: that is what a resumed run finds as well."""
+    if not phase.distill:
+        return None
+    device = run.task.device
+    # A network that is built draws random weights first, and dropout would go on from other numbers after a resume.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        dense = run.task.load(run.folder, DENSE)
+    run.precision.prepare(dense)
+    return Teacher(dense.eval().requires_grad_(False), phase.distill)
 
 
 def _too_early(report: Residuals) -> str:

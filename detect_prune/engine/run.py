@@ -16,7 +16,7 @@ from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.precision import Precision, choose_precision
 from detect_prune.engine.stop import StopSignal
-from detect_prune.engine.task import Metrics, Phase, Recipe, Task
+from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
 from detect_prune.engine.trainer import StepReport, Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import require_disk_space
@@ -181,13 +181,23 @@ class Run:
         """The weights of `model` that this run prunes, by name."""
         return prunable_weights(model, self.include, self.exclude)
 
-    def train(self, name: str, phase: Phase, *, pruner: Pruner | None = None, keep_best: bool = False) -> None:
+    def train(
+        self,
+        name: str,
+        phase: Phase,
+        *,
+        pruner: Pruner | None = None,
+        teacher: Teacher | None = None,
+        keep_best: bool = False,
+    ) -> None:
         """Trains the model for one phase, holding the masks if there are any.
 
         Raises:
             Stopped: a stop was asked for; the run has saved itself in the middle of the phase.
         """
-        trainer = Trainer(self.task, self.model, phase, self.precision, pruner=pruner, masks=self.masks)
+        trainer = Trainer(
+            self.task, self.model, phase, self.precision, pruner=pruner, masks=self.masks, teacher=teacher
+        )
         if self._unfinished is not None:
             trainer.load_state_dict(self._unfinished["trainer"])
             if pruner is not None:

@@ -61,6 +61,8 @@ class Phase:
     """Largest norm of the whole gradient (the penalty is added after it); 0 for none."""
     dropout: float | None = None
     """Probability of the network's nn.Dropout modules; None for the one that they are built with."""
+    distill: float = 0.0
+    """Weight, in the loss, of how far the answers are from the dense network's; 0 for none."""
 
 
 LEAST_UPDATES = 30
@@ -87,6 +89,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.updates < 1:
             raise DetectPruneError(f"a recipe has at least one update of what prunes, not {self.updates}")
+        if self.dense.distill:
+            raise DetectPruneError("while the dense network is trained there is none yet that it could be taught by")
 
     def for_set(self, steps_per_epoch: int) -> "Recipe":
         """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is."""
@@ -133,6 +137,21 @@ class Recipe:
         return cls(**{**values, **phases})
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """The dense network, whose answers the network that is pruned learns beside the labels (Hinton, Vinyals and Dean
+    2015, arXiv 1503.02531). Called with inputs it gives its outputs, without a gradient."""
+
+    model: nn.Module
+    """In evaluation mode, and not trained."""
+    weight: float
+    """Of the distance between the two networks' outputs in the loss."""
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor) -> Any:
+        return self.model(inputs)
+
+
 class Task(Protocol):
     """A model, its data and its score."""
 
@@ -162,10 +181,12 @@ class Task(Protocol):
         """Pictures in what `batches` yielded."""
         ...
 
-    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: Any, teacher: Teacher | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch (a scalar that can be differentiated) and its parts, detached, for the log.
 
-        A mean over the batch's pictures: the engine weights that of a share by its pictures.
+        A mean over the batch's pictures: the engine weights that of a share by its pictures. With a teacher, which a
+        task need not take as long as no phase distills, the loss has `teacher.weight` times the distance from its
+        outputs as well.
         """
         ...
 

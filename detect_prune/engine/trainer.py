@@ -16,7 +16,7 @@ from detect_prune.engine.batchnorm import training_norms
 from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.task import NotFinite, Phase, Task, does_not_fit
+from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Diverged, GlobalADMM, GradualMagnitude, Masks, Pruner, Update, parameter_groups
 
@@ -65,6 +65,7 @@ class Trainer:
         model: what is trained, on the task's device.
         phase: length, rates, optimizer, dropout.
         precision: arithmetic of forward and backward.
+        teacher: joins the task's loss.
     """
 
     def __init__(
@@ -76,8 +77,11 @@ class Trainer:
         *,
         pruner: Pruner | None = None,
         masks: Masks | None = None,
+        teacher: Teacher | None = None,
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
+        # Of a task without a teacher's part in its loss no more is asked.
+        self._taught = {} if teacher is None else {"teacher": teacher}
         self.world = task.world
         self.pruner = pruner
         self.masks = pruner.masks if isinstance(pruner, GradualMagnitude) else masks
@@ -167,7 +171,7 @@ class Trainer:
             # Backward, too: a network that recomputes activations there has to leave out the same units.
             with dropping_out(self.model, self.phase):
                 with self.precision.autocast(self.task.device):
-                    loss, parts = self.task.loss(self.model, batch)
+                    loss, parts = self.task.loss(self.model, batch, **self._taught)
                 (loss * share).backward()
         names = list(parts) if all(counts) else []
         figures = torch.stack([loss.detach(), *(parts[name].to(loss) for name in names)]).float() * share

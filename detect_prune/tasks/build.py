@@ -92,7 +92,7 @@ def detection_task(
     large = sum(step.floats for step in steps) > LARGE
     if imgsz is None and loaded.is_sample:
         imgsz = 128 if large else 192
-    notes = []
+    notes, fresh = [], []
     if classes != len(loaded.names):
         notes.append(f"the heads are adapted from {classes} to {len(loaded.names)} classes")
         parsed = adapt_classes(parsed, len(loaded.names))
@@ -114,7 +114,8 @@ def detection_task(
         taken = set(filled) - set(copy_matching(original, model))
         total = sum(1 for step in steps if step.floats)
         notes.append(f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random")
-    recipe = detection_recipe(sample=loaded.is_sample, large=large)
+    # Heads that start at random have nothing to teach.
+    recipe = detection_recipe(sample=loaded.is_sample, large=large, distill=not fresh)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world
     )

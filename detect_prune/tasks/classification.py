@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detect_prune.classification import accuracy, find_architecture
+from detect_prune.classification import accuracy, find_architecture, load_pretrained, logit_distance
 from detect_prune.datasets.classification import ClassificationData, classification_batches
 from detect_prune.datasets.share import Share
 from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
-from detect_prune.engine.task import Metrics, Recipe
+from detect_prune.engine.task import Metrics, Recipe, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
 from detect_prune.tasks.inference import full_float32
@@ -73,10 +73,17 @@ class ClassificationTask:
     def count(self, batch: tuple[Tensor, Tensor]) -> int:
         return len(batch[1])
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], teacher: Teacher | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, labels = batch
-        logits = model(self._to_input(pictures))
-        return F.cross_entropy(logits.float(), labels.to(self.device)), {}
+        inputs = self._to_input(pictures)
+        logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), labels.to(self.device))
+        if teacher is None:
+            return loss, {}
+        distance = teacher.weight * logit_distance(logits, teacher(inputs))
+        return loss + distance, {"labels": loss.detach(), "distillation": distance.detach()}
 
     def _to_input(self, images: Tensor) -> Tensor:
         return self.architecture.prepare(images.to(self.device, non_blocking=True))
@@ -111,7 +118,7 @@ class ClassificationTask:
 
     def load(self, folder: Path, stem: str) -> nn.Module:
         model = build_network(self.name, self.data)
-        model.load_state_dict(torch.load(folder / f"{stem}.pt", weights_only=True))
+        load_pretrained(model, folder / f"{stem}.pt")
         return model.to(self.device)
 
     def settings(self) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from detect_prune.datasets import (
     val_batches,
 )
 from detect_prune.datasets.share import Share
-from detect_prune.detection import YoloLoss, coco_metrics, voc_metrics
+from detect_prune.detection import YoloLoss, coco_metrics, head_distance, voc_metrics
 from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
-from detect_prune.engine.task import Metrics, Recipe
+from detect_prune.engine.task import Metrics, Recipe, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.export.darknet import save_pruned
 from detect_prune.report.figures import contact_sheet, draw_boxes
@@ -141,11 +141,16 @@ class DetectionTask:
     def count(self, batch: Batch) -> int:
         return len(batch)
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        raws = model(to_input(batch.pictures, model))
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        inputs = to_input(batch.pictures, model)
+        raws = model(inputs)
         # Sums of exponentials and differences of corners want float32, whatever the network's arithmetic was.
         with torch.autocast(self.device.type, enabled=False):
-            return self._criterion([raw.float() for raw in raws], batch.targets.to(self.device), self.size)
+            loss, parts = self._criterion([raw.float() for raw in raws], batch.targets.to(self.device), self.size)
+        if teacher is None:
+            return loss, parts
+        distance = teacher.weight * head_distance(raws, teacher(inputs), self._criterion.heads)
+        return loss + distance, parts | {"distillation": distance.detach()}
 
     def inputs(self) -> Iterator[Tensor]:
         # Sets are often sorted by what is in the pictures: the first ones would be all of a kind.

@@ -3,12 +3,13 @@
 from detect_prune.engine.task import Phase, Recipe
 
 
-def detection_recipe(*, sample: bool, large: bool) -> Recipe:
+def detection_recipe(*, sample: bool, large: bool, distill: bool) -> Recipe:
     """The recipe for a detector.
 
     Args:
         sample: the built-in set, on which a run has to end within minutes.
         large: tens of millions of weights.
+        distill: let it learn from the network that it was before it was pruned; on real data, which tells less.
     """
     if sample:
         epochs = (2, 1, 1) if large else (14, 4, 2)
@@ -22,8 +23,8 @@ def detection_recipe(*, sample: bool, large: bool) -> Recipe:
     # .45 in 180.
     return Recipe(
         dense=Phase(100, 1e-3, "adamw", weight_decay=0.05, ema=0.9998, clip=10.0),
-        admm=Phase(10, 3e-4, "adamw", clip=10.0, final_lr=0.3),
-        retrain=Phase(10, 3e-4, "adamw", weight_decay=0.01, ema=0.999, clip=10.0),
+        admm=Phase(10, 3e-4, "adamw", clip=10.0, final_lr=0.3, distill=float(distill)),
+        retrain=Phase(10, 3e-4, "adamw", weight_decay=0.01, ema=0.999, clip=10.0, distill=float(distill)),
         updates=40,
     )
 

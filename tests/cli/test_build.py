@@ -35,6 +35,22 @@ def test_weights_are_looked_up_but_not_by_a_run_that_began_without(here):
     assert args.weights is None
 
 
+@pytest.mark.parametrize(
+    ("classes", "more", "weight"),
+    [(2, [], 1.0), (2, ["--distill", "0"], 0.0), (2, ["--distill", "0.25"], 0.25), (3, [], 0.0)],
+)
+def test_the_network_that_is_pruned_teaches_unless_its_heads_start_at_random(here, classes, more, weight):
+    write_weights(load("tiny.cfg"), "weights/tiny.weights")
+    write_coco(here / "data", classes=classes)
+    task = build_job(options("--data", "data/tiny.yaml", *more)).task
+    assert (task.recipe.dense.distill, task.recipe.admm.distill, task.recipe.retrain.distill) == (0.0, weight, weight)
+
+
+def test_a_network_that_is_trained_first_teaches_then(here):
+    recipe = build_job(options()).task.recipe
+    assert (recipe.admm.distill, recipe.retrain.distill) == (1.0, 1.0)
+
+
 def test_a_backbone_stands_instead_of_weights_and_keeps_others_from_being_looked_up(here):
     write_weights(load("tiny.cfg"), "weights/tiny.weights")
     write_weights(load("tiny.cfg"), "weights/tiny.conv.3")

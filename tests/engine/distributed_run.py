@@ -46,8 +46,8 @@ def lenet(folder, world):
     # update: with one, weights turn at the edge of Z so often that float noise becomes some per mille.
     recipe = Recipe(
         dense=Phase(1, 0.02, weight_decay=5e-4, ema=0.9),
-        admm=Phase(8, 0.01, clip=1.0),
-        retrain=Phase(1, 0.01, clip=1.0),
+        admm=Phase(8, 0.01, clip=1.0, distill=0.1),
+        retrain=Phase(1, 0.01, clip=1.0, distill=0.1),
         updates=8,
     )
     task = ClassificationTask(build_network("lenet5", data), data, recipe, name="lenet5", batch=60, world=world)

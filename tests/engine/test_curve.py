@@ -35,14 +35,13 @@ def test_a_record_says_what_its_method_made_of_the_recipe(tmp_path, method, phas
     assert record_of(finished_run(tmp_path / "a", method))["phases"] == phases
 
 
-def test_a_record_names_dropout_where_the_recipe_sets_it(tmp_path):
+def test_a_record_names_dropout_and_distillation_where_the_recipe_has_them(tmp_path):
     file = finished_run(tmp_path / "a") / "metrics.json"
     metrics = json.loads(file.read_text())
-    metrics["recipe"]["admm"]["dropout"] = 0.2
+    metrics["recipe"]["admm"] |= {"dropout": 0.2, "distill": 0.5}
     file.write_text(json.dumps(metrics))
-    assert (
-        "decay 0, dropout 0.2 then 2 epochs of sgd at 0.01, decay 0.1, 40 updates" in record_of(file.parent)["recipe"]
-    )
+    said = "decay 0, dropout 0.2, distilled 0.5 then 2 epochs of sgd at 0.01, decay 0.1, 40 updates"
+    assert said in record_of(file.parent)["recipe"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from detect_prune.datasets.classification import ClassificationData, LabelledPictures
 from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.engine.distributed import World
+from detect_prune.engine.task import Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks import build
 from detect_prune.tasks.build import classification_task
@@ -56,6 +57,23 @@ def test_a_checkpoint_of_a_run_can_be_used_as_weights(data, tmp_path, monkeypatc
         classification_task("lenet5", tmp_path / "other.pt", device="cpu")
 
 
+def test_a_teacher_adds_its_distance_times_its_weight(data):
+    task = task_of(data)
+    batch = next(task.batches(0, 0))
+    task.model.eval()
+    alone, parts = task.loss(task.model, batch)
+    assert parts == {}
+    copy, _ = task.loss(task.model, batch, Teacher(task.model, 2.0))
+    torch.testing.assert_close(copy, alone)
+    stranger = build_network("lenet5", data).eval()
+    once, parts = task.loss(task.model, batch, Teacher(stranger, 1.0))
+    twice, _ = task.loss(task.model, batch, Teacher(stranger, 2.0))
+    assert parts["labels"].item() == alone.item() and parts["distillation"].item() > 1e-4
+    torch.testing.assert_close(twice - once, once - alone)
+    twice.backward()
+    assert all(parameter.grad is None for parameter in stranger.parameters())
+
+
 def test_only_the_residual_networks_recipe_says_how_admm_prunes():
     residual, lenet = classification_recipe("resnet56"), classification_recipe("lenet5")
     assert (residual.gradual, residual.importance) == (True, "taylor")
@@ -84,3 +102,13 @@ def test_processes_share_each_batch_without_changing_it(channels, network):
         assert torch.equal(torch.cat([part[1] for part in parts]), labels)
     with pytest.raises(DetectPruneError, match="a batch of 10 can't be shared by 11 processes"):
         batches(World(0, 11))
+
+
+def test_weights_that_are_gone_from_a_folder_are_named(data, tmp_path):
+    task = task_of(data)
+    task.save(task.model, tmp_path, "dense")
+    found = task.load(tmp_path, "dense").state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in task.model.state_dict().items())
+    (tmp_path / "dense.pt").unlink()
+    with pytest.raises(DetectPruneError, match=r"dense\.pt: no such file"):
+        task.load(tmp_path, "dense")

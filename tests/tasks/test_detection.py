@@ -10,6 +10,7 @@ from detect_prune.datasets import batches as batches_module
 from detect_prune.datasets import val_batches
 from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.engine.distributed import World
+from detect_prune.engine.task import Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.detection import augmentation_of
@@ -61,6 +62,26 @@ def test_loss_parts_add_up_and_reach_every_weight(files):
     assert sum(part.item() for part in parts.values()) == pytest.approx(loss.item(), rel=1e-5)
     loss.backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in task.model.parameters())
+
+
+def test_a_teacher_adds_its_distance_times_its_weight(files, tmp_path):
+    cfg, weights, _ = files
+    task = detection_task(cfg, weights, data=write_coco(tmp_path / "two", classes=2), batch=4)
+    batch = next(task.batches(0, 0))
+    task.model.eval()  # the statistics of a batch would tell the two apart
+    alone, _ = task.loss(task.model, batch)
+    copy, parts = task.loss(task.model, batch, Teacher(load(cfg, weights), 2.0))
+    assert parts["distillation"].item() == pytest.approx(0, abs=1e-4)
+    torch.testing.assert_close(copy, alone)
+    stranger = load(cfg)
+    stranger.layers[2].conv.bias.data += 1
+    once, parts = task.loss(task.model, batch, Teacher(stranger, 1.0))
+    twice, _ = task.loss(task.model, batch, Teacher(stranger, 2.0))
+    assert parts["distillation"].item() > 0.1
+    torch.testing.assert_close(twice - once, once - alone)
+    assert sum(part.item() for part in parts.values()) == pytest.approx(once.item(), rel=1e-5)
+    twice.backward()
+    assert all(parameter.grad is None for parameter in stranger.parameters())
 
 
 def test_an_epoch_can_begin_in_its_middle(files):
