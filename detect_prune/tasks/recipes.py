@@ -41,8 +41,8 @@ def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
     # What comes after the dense phase was looked for with ResNet-20 at 90 % removed (docs/admm.md).
     return Recipe(
         dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
-        admm=Phase(20, 0.05),
-        retrain=Phase(20, 0.05, weight_decay=5e-4),
+        admm=Phase(20, 0.05, distill=1.0),
+        retrain=Phase(20, 0.05, weight_decay=5e-4, distill=1.0),
         gradual=True,
         importance="taylor",
     )

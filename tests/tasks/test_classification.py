@@ -74,6 +74,12 @@ def test_a_teacher_adds_its_distance_times_its_weight(data):
     assert all(parameter.grad is None for parameter in stranger.parameters())
 
 
+def test_only_the_residual_networks_learn_from_their_dense_network():
+    for network, weight in (("resnet56", 1.0), ("lenet5", 0.0)):
+        recipe = classification_recipe(network)
+        assert (recipe.admm.distill, recipe.retrain.distill) == (weight, weight)
+
+
 def test_only_the_residual_networks_recipe_says_how_admm_prunes():
     residual, lenet = classification_recipe("resnet56"), classification_recipe("lenet5")
     assert (residual.gradual, residual.importance) == (True, "taylor")
