@@ -24,6 +24,7 @@ def records_of(folder: Path) -> list[dict]:
         "dense_epochs": recipe["dense"]["epochs"] if settings["train_dense"] else 0,
         "admm_epochs": recipe["admm"]["epochs"],
         "retrain_epochs": recipe["retrain"]["epochs"],
+        "distill": recipe["retrain"].get("distill", 0.0),
         "precision": metrics["precision"],
         "seconds": metrics["seconds"],
         "date": metrics["date"],

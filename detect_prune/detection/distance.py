@@ -1,8 +1,8 @@
 """How far a detector's answers are from those of another one with the same heads: what distillation makes small.
 
-The boxes of a picture tell a few cells of the heads what to answer; a trained network tells all of them, which is why
-few pictures teach more with it. Of classes and boxes only what it says where it sees an object means anything, so they
-count as much as it believes in one there (objectness-scaled distillation: Mehta and Ozturk 2018, arXiv 1805.06361).
+The boxes of a picture tell a few cells of the heads what to answer; a trained network tells all of them, so the same
+pictures teach more. Of classes and boxes only what it says where it sees an object means anything, so they count as
+much as it believes in one there (objectness-scaled distillation: Mehta and Ozturk 2018, arXiv 1805.06361).
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,11 @@ _STEEPEST = 4.0
 def head_distance(raws: Sequence[Tensor], goals: Sequence[Tensor], heads: Sequence[HeadSpec]) -> Tensor:
     """The distance of the heads `raws` from `goals`: 0 where they are equal, and above it elsewhere.
 
-    Kullback-Leibler divergences of objectness and of each class, and squared differences of the four box numbers before
-    their activation (with new_coords, where they come activated, of four times the numbers): summed over cells and
-    heads and averaged over pictures, as `YoloLoss` is. The normalizers of [yolo] for objectness, for classes and for
-    all of a head's deltas are in them.
+    Kullback-Leibler divergences of objectness and, times the objectness that `goals` have, of each class; and, times
+    that as well, squared differences of the four box numbers before their activation (with new_coords, where they come
+    activated, of four times the numbers). Summed over cells and heads and averaged over pictures, as `YoloLoss` is.
+    The normalizers of [yolo] for objectness, for classes and for all of a head's deltas are in them; iou_normalizer is
+    not, which is tuned for a derivative of Darknet's that is far too long.
 
     Args:
         raws: one (B, A * (5 + C), h, w) a head, of any floating type; computed in float32. Gradients go here.

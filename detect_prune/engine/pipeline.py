@@ -4,6 +4,7 @@ Lee, Hwangbo, Yang, Lee: "Global weight pruning by ADMM" (2023), doi 10.1007/s44
 way with the same epochs.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -140,7 +141,10 @@ def prune(
     chosen, importance, constraint = choice.method, choice.importance, choice.constraint
     phases = recipe.phases(chosen, train_dense)
     for phase in phases.values():
-        find_dropouts(model, phase)  # said now, and not after the whole dense training
+        # Said now, and not after the whole dense training.
+        find_dropouts(model, phase)
+        if phase.distill and "teacher" not in inspect.signature(task.loss).parameters:
+            raise DetectPruneError("the recipe distills, and the loss of this task takes no teacher")
     identity = {**target, "method": method, "importance": importance, "gradual": choice.gradual}
     identity |= {"floor": choice.floor, "include": list(include), "exclude": list(exclude)}
     identity |= {"train_dense": train_dense, "seed": seed, "data": task.settings()}
@@ -348,7 +352,8 @@ def _teacher(run: Run, phase: Phase) -> Teacher | None:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         dense = run.task.load(run.folder, DENSE)
     run.precision.prepare(dense)
-    return Teacher(dense.eval().requires_grad_(False), phase.distill)
+    print(f"it learns from the dense network's answers as well, with a weight of {phase.distill:g}", flush=True)
+    return Teacher(dense.eval(), phase.distill)
 
 
 def _too_early(report: Residuals) -> str:

@@ -90,7 +90,7 @@ class Recipe:
         if self.updates < 1:
             raise DetectPruneError(f"a recipe has at least one update of what prunes, not {self.updates}")
         if self.dense.distill:
-            raise DetectPruneError("while the dense network is trained there is none yet that it could be taught by")
+            raise DetectPruneError("the dense phase can't distill: there is no dense network yet to learn from")
 
     def for_set(self, steps_per_epoch: int) -> "Recipe":
         """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is."""
@@ -143,7 +143,7 @@ class Teacher:
     2015, arXiv 1503.02531). Called with inputs it gives its outputs, without a gradient."""
 
     model: nn.Module
-    """In evaluation mode, and not trained."""
+    """In evaluation mode."""
     weight: float
     """Of the distance between the two networks' outputs in the loss."""
 

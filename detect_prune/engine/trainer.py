@@ -80,7 +80,7 @@ class Trainer:
         teacher: Teacher | None = None,
     ):
         self.task, self.model, self.phase, self.precision = task, model, phase, precision
-        # Of a task without a teacher's part in its loss no more is asked.
+        # Without one, a task whose loss takes no teacher will do.
         self._taught = {} if teacher is None else {"teacher": teacher}
         self.world = task.world
         self.pruner = pruner

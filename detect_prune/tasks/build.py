@@ -107,14 +107,17 @@ def detection_task(
         fresh = copy_matching(original, model)
         model.header = original.header
         if fresh:
-            notes.append(f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random")
+            notes.append(
+                f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random; "
+                "so nothing is learned from this network's answers unless --distill says so"
+            )
     elif pretrained is not None:
         original = load(source)
         filled = fill_backbone(original, pretrained)
         taken = set(filled) - set(copy_matching(original, model))
         total = sum(1 for step in steps if step.floats)
         notes.append(f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random")
-    # Heads that start at random have nothing to teach.
+    # Heads that start at random have nothing to teach. Without weights a dense network is trained first.
     recipe = detection_recipe(sample=loaded.is_sample, large=large, distill=not fresh)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world

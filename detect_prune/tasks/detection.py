@@ -144,9 +144,7 @@ class DetectionTask:
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = to_input(batch.pictures, model)
         raws = model(inputs)
-        # Sums of exponentials and differences of corners want float32, whatever the network's arithmetic was.
-        with torch.autocast(self.device.type, enabled=False):
-            loss, parts = self._criterion([raw.float() for raw in raws], batch.targets.to(self.device), self.size)
+        loss, parts = self._criterion(raws, batch.targets, self.size)
         if teacher is None:
             return loss, parts
         distance = teacher.weight * head_distance(raws, teacher(inputs), self._criterion.heads)

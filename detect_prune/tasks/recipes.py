@@ -7,9 +7,10 @@ def detection_recipe(*, sample: bool, large: bool, distill: bool) -> Recipe:
     """The recipe for a detector.
 
     Args:
-        sample: the built-in set, on which a run has to end within minutes.
+        sample: the built-in set, on which a run has to end within minutes; a dense network of so few steps has nothing
+            to teach.
         large: tens of millions of weights.
-        distill: let it learn from the network that it was before it was pruned; on real data, which tells less.
+        distill: whether the dense network has something to teach.
     """
     if sample:
         epochs = (2, 1, 1) if large else (14, 4, 2)

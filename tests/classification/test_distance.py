@@ -29,3 +29,11 @@ def test_what_is_added_to_all_classes_does_not_count():
     logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
     goal = logits.flip(0)
     torch.testing.assert_close(logit_distance(logits + 7, goal - 3), logit_distance(logits, goal))
+
+
+def test_half_precision_is_compared_in_float32_and_the_goal_is_left_alone():
+    logits, goal = (torch.randn(5, 10, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in (0, 1))
+    found = logit_distance(logits.requires_grad_(), goal.requires_grad_())
+    assert found.dtype == torch.float32 and torch.equal(found, logit_distance(logits.float(), goal.float()))
+    found.backward()
+    assert logits.grad.any() and goal.grad is None

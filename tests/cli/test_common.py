@@ -102,6 +102,13 @@ def test_a_plan_gives_every_option_back(tmp_path):
     assert vars(args) == before | {"resume": str(tmp_path / "x"), "device": "cpu"}
 
 
+@pytest.mark.parametrize(("command", "made"), [("prune", prune), ("sweep", sweep), ("train", train)])
+def test_a_run_from_before_there_was_distillation_goes_on_without(tmp_path, command, made):
+    (tmp_path / "plan.json").write_text(plan(command=command, options={"cfg": "a"}))
+    args, _, _ = resume(["--resume", str(tmp_path)], made=made, command=command)
+    assert getattr(args, "distill", None) == (None if command == "train" else 0.0)
+
+
 @pytest.mark.parametrize(
     "made, command, words, given, message",
     [

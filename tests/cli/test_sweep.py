@@ -49,14 +49,16 @@ def test_lists_are_checked_when_they_are_parsed(words, capsys):
 @pytest.mark.parametrize("grows", [True, False])
 def test_each_run_gets_what_the_sweep_was_given(grows):
     made = sweep.parser()
-    given = "--model lenet5 --ratios 0.5 --exclude a --exclude b --lr 0.1 --data-root D --name n --device cpu"
+    given = (
+        "--model lenet5 --ratios 0.5 --exclude a --exclude b --lr 0.1 --data-root D --distill 0 --name n --device cpu"
+    )
     given += " --gradual" if grows else " --no-gradual"
     shared = sweep._shared(made.parse_args(given.split()), made)
     child = sweep.Point("admm", "0.988", 3).run(shared | {"weights": "w.pt"})
     args = vars(prune.parser().parse_args(child.words))
     assert child.name == "admm-0.988-s3" and child.command == "prune"
     wanted = {"model": "lenet5", "method": "admm", "ratio": 0.988, "seed": 3, "weights": "w.pt", "data_root": "D"}
-    wanted |= {"exclude": ["a", "b"], "gradual": grows, "lr": 0.1}
+    wanted |= {"exclude": ["a", "b"], "gradual": grows, "lr": 0.1, "distill": 0.0}
     assert args == vars(prune.parser().parse_args([])) | wanted
 
 

@@ -54,14 +54,24 @@ def test_probabilities_are_compared_as_their_logits_are():
     torch.testing.assert_close(head_distance(*activated, make_heads(new_coords=True)), plain)
 
 
-def test_boxes_count_where_the_teacher_sees_an_object():
-    heads = make_heads()[:1]
+@pytest.mark.parametrize("new_coords, unsure, sure, times", [(False, -100.0, 100.0, 1), (True, 0.0, 1.0, 16)])
+def test_boxes_count_where_the_teacher_sees_an_object(new_coords, unsure, sure, times):
+    heads = make_heads(new_coords=new_coords)[:1]
     goal = torch.zeros(1, 16, 3, 4)
-    slices(goal)[..., 4] = -100.0
-    slices(goal)[0, 1, 2, 3, 4] = 100.0
+    slices(goal)[..., 4] = unsure
+    slices(goal)[0, 1, 2, 3, 4] = sure
     raw = goal.clone()
-    slices(raw)[..., :4] += torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert head_distance([raw], [goal], heads).item() == pytest.approx(1 + 4 + 9 + 16)
+    slices(raw)[..., :4] += torch.tensor([0.1, 0.2, 0.3, 0.4])
+    expected = times * (0.01 + 0.04 + 0.09 + 0.16)
+    assert head_distance([raw], [goal], heads).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_half_precision_is_compared_in_float32():
+    raws, goals = ([raw.detach().bfloat16() for raw in make_raws(2, seed=seed)] for seed in (0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head_distance(raws, goals, make_heads())
+    expected = head_distance([raw.float() for raw in raws], [goal.float() for goal in goals], make_heads())
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_the_normalizers_of_a_section_are_in_it():
