@@ -11,13 +11,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.dropout import find_dropouts
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
+from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.run import Run
 from detect_prune.engine.scoring import DENSE, PRUNED, TRAINED, score, score_files
 from detect_prune.engine.task import Phase, Recipe, Task, Teacher
@@ -347,9 +347,8 @@ def _teacher(run: Run, phase: Phase) -> Teacher | None:
     """The dense network, as its file has it: that is what a resumed run finds as well."""
     if not phase.distill:
         return None
-    device = run.task.device
     # A network that is built draws random weights first, and dropout would go on from other numbers after a resume.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with random_numbers_kept(run.task.device):
         dense = run.task.load(run.folder, DENSE)
     run.precision.prepare(dense)
     print(f"it learns from the dense network's answers as well, with a weight of {phase.distill:g}", flush=True)

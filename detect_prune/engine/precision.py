@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.task import Task, does_not_fit
 from detect_prune.pruning import modes_kept
 
@@ -63,7 +64,7 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, 
     model = task.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seconds: dict[Precision, float] = {}
-    with modes_kept(model), torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+    with modes_kept(model), random_numbers_kept(task.device):
         model.train()
         fitting = list(PRECISIONS.values())
         for turn in range(1 + rounds):

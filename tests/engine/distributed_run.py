@@ -4,15 +4,13 @@ Usage: distributed_run.py FOLDER JOB...; FOLDER has what the jobs read, and each
 """
 
 import argparse
-import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from toy import ToyTask, toy_network
+from toy import FP32, StopsItself, toy_network
 
 from detect_prune.cli.common import run_together
 from detect_prune.datasets.classification import ClassificationData, LabelledPictures
@@ -20,7 +18,6 @@ from detect_prune.datasets.share import Share
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.pipeline import prune, train
-from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Stopped
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.engine.trainer import Trainer
@@ -28,8 +25,6 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import GlobalADMM
 from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.classification import ClassificationTask, build_network
-
-FP32 = Precision()
 
 
 def lenet(folder, world):
@@ -68,12 +63,12 @@ def detector(folder, world):
     return {"weights": task.model.state_dict(), "history": [row for row in history if "loss box" in row]}
 
 
-class SharedToy(ToyTask):
+class SharedToy(StopsItself):
     """Batches of 32 in equal parts; the second half of batch `torn` can't be read."""
 
     def __init__(self, world, torn=None, signal_at=None):
-        super().__init__()
-        self.world, self.torn, self.signal_at = world, torn, signal_at
+        super().__init__(signal_at if world.rank == 1 else None)
+        self.world, self.torn = world, torn
 
     def batches(self, epoch, start):
         for number, (points, labels) in enumerate(super().batches(epoch, start), start):
@@ -81,11 +76,6 @@ class SharedToy(ToyTask):
             readable = slice(16 if number == self.torn else 32)
             points, labels = points[readable][part], labels[readable][part]
             yield (points, labels) if len(labels) else None
-
-    def loss(self, model, batch):
-        if self.asked + 1 == self.signal_at and self.world.rank == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().loss(model, batch)
 
 
 def norms(folder, world):
@@ -128,7 +118,7 @@ def frozen(folder, world):
 
 def stopped(folder, world):
     """A signal to process 1 alone stops both at the same step, and --resume goes on from there."""
-    recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 4}, retrain={"epochs": 1})
+    recipe = SharedToy.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 4}, retrain={"epochs": 1})
     found = {}
     for name, signal_at in (("straight", None), ("stopped", 8 + 13), ("resumed", None)):
         task = SharedToy(world, signal_at=signal_at)

@@ -1,15 +1,10 @@
 """The dense network as a teacher: which one it is, when it teaches, and that a resumed run has the same one."""
 
-import os
-import signal
-
 import pytest
 import torch
-from toy import ToyTask
+from toy import StopsItself, ToyTask, run, same_bits
 
 from detect_prune.engine.checkpoint import load_checkpoint
-from detect_prune.engine.pipeline import prune
-from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Stopped
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
@@ -19,16 +14,14 @@ DISTILLING = ToyTask.recipe.with_options(
 )
 
 
-class Taught(ToyTask):
+class Taught(StopsItself):
     """Its loss takes a teacher. As when a network is built, reading one back draws random numbers."""
 
-    def __init__(self, stop_at=None):
-        super().__init__()
-        self.stop_at, self.teachers = stop_at, []
+    def __init__(self, at=None):
+        super().__init__(at)
+        self.teachers = []
 
     def loss(self, model, batch, teacher=None):
-        if self.asked + 1 == self.stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
         loss, parts = super().loss(model, batch)
         self.teachers.append(teacher)
         if teacher is None:
@@ -42,15 +35,10 @@ class Taught(ToyTask):
         return super().load(folder, stem)
 
 
-def run(folder, task, **options):
-    defaults = {"ratio": 0.6, "train_dense": True, "precision": Precision(), "recipe": DISTILLING}
-    return prune(task.model, task=task, folder=folder, **(defaults | options))
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     task = Taught()
-    return task, run(tmp_path_factory.mktemp("whole") / "run", task)
+    return task, run(tmp_path_factory.mktemp("whole") / "run", task, recipe=DISTILLING)
 
 
 def test_the_dense_network_teaches_what_comes_after_it(whole):
@@ -74,10 +62,8 @@ def test_its_part_of_the_loss_is_logged(whole):
 @pytest.mark.parametrize("at", [16 + 1, 16 + 9, 16 + 32, 16 + 32 + 5])
 def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(tmp_path, whole, at):
     with pytest.raises(Stopped):
-        run(tmp_path / "run", Taught(stop_at=at))
-    resumed = run(tmp_path / "run", Taught(), resume=True)
-    for name, value in whole[1].model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+        run(tmp_path / "run", Taught(at), recipe=DISTILLING)
+    same_bits(whole[1], run(tmp_path / "run", Taught(), recipe=DISTILLING, resume=True))
 
 
 @pytest.mark.parametrize("method", ["gradual", "magnitude", "dense-longer"])
@@ -85,7 +71,7 @@ def test_the_rivals_have_the_same_teacher(tmp_path, method):
     task = Taught()
     ratio = None if method == "dense-longer" else 0.6
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    result = run(tmp_path / "run", task, method=method, ratio=ratio, train_dense=False)
+    result = run(tmp_path / "run", task, recipe=DISTILLING, method=method, ratio=ratio, train_dense=False)
     assert len(task.teachers) == 48 and None not in task.teachers
     assert all(torch.equal(value, before[name]) for name, value in task.teachers[-1].model.state_dict().items())
     assert (result.folder / "dense.pt").exists(), "a resumed run reads it"
@@ -99,7 +85,7 @@ def test_a_task_without_a_teacher_is_asked_for_no_more_than_before(tmp_path):
 
 def test_a_task_that_takes_none_is_told_before_anything_is_written(tmp_path):
     with pytest.raises(DetectPruneError, match="takes no teacher"):
-        run(tmp_path / "run", ToyTask())
+        run(tmp_path / "run", ToyTask(), recipe=DISTILLING)
     assert not (tmp_path / "run").exists()
 
 

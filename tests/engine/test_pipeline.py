@@ -1,55 +1,22 @@
-"""The whole story on a toy: exact counts, what is in the folder, and that stopping anywhere changes nothing."""
+"""The whole story on a toy: exact counts, what is in the folder, and what is refused before it starts."""
 
 import json
-import os
-import signal
 from copy import deepcopy
 from dataclasses import replace
-from decimal import Decimal
 
-import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from toy import ToyTask
+from toy import FP32, ToyTask, run
 
 from detect_prune.engine import pipeline
-from detect_prune.engine import run as run_module
-from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
-from detect_prune.engine.pipeline import prune, train
-from detect_prune.engine.precision import Precision
-from detect_prune.engine.run import Run, Stopped
-from detect_prune.engine.task import Metrics, NotFinite, Phase
+from detect_prune.engine.checkpoint import load_checkpoint
+from detect_prune.engine.pipeline import train
+from detect_prune.engine.task import NotFinite, Phase
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Masks, make_pruner, prunable_weights
-
-FP32 = Precision()
-
-
-def run(folder, task=None, **options):
-    task = task or ToyTask()
-    defaults = {"ratio": 0.6, "train_dense": True, "precision": FP32}
-    return prune(task.model, task=task, folder=folder, **(defaults | options))
-
-
-class StopsItself(ToyTask):
-    """Sends itself a signal while the loss of step `at` is computed."""
-
-    def __init__(self, at, number=signal.SIGTERM):
-        super().__init__()
-        self.at, self.number = at, number
-
-    def loss(self, model, batch):
-        if self.asked + 1 == self.at:
-            os.kill(os.getpid(), self.number)
-        return super().loss(model, batch)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("whole") / "run")
 
 
 def test_the_file_holds_exactly_the_weights_that_the_ratio_leaves(whole):
@@ -107,106 +74,6 @@ def test_every_update_is_logged_layer_by_layer(whole):
         assert series["primal residual"][-1].value == pytest.approx(last["primal"][layer])
         assert series["dual residual"][-1].value == pytest.approx(last["dual"][layer])
         assert series["kept"][-1].value == pytest.approx(last["kept"][layer])
-
-
-@pytest.mark.parametrize("at", [3, 64, 64 + 5, 64 + 37, 128, 128 + 10])
-def test_a_run_that_is_stopped_and_resumed_ends_at_the_same_bits(tmp_path, whole, at):
-    task = StopsItself(at)
-    with pytest.raises(Stopped):
-        run(tmp_path / "run", task)
-    resumed = run(tmp_path / "run", resume=True)
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-    assert [stage["metrics"] for stage in resumed.stages] == [stage["metrics"] for stage in whole.stages]
-
-
-def same_bits(one, other):
-    for name, value in one.model.state_dict().items():
-        assert torch.equal(value, other.model.state_dict()[name]), name
-    assert [stage["metrics"] for stage in one.stages] == [stage["metrics"] for stage in other.stages]
-
-
-def test_a_signal_after_the_last_step_stops_after_its_stage(tmp_path, whole, monkeypatch):
-    finish = Trainer.finish
-
-    def late(trainer):
-        finish(trainer)
-        if trainer.pruner is not None and trainer.step == trainer.total:
-            current[0].stop.requested = True  # what a signal between the last look at it and here leaves
-
-    current = []
-    monkeypatch.setattr(Trainer, "finish", late)
-    monkeypatch.setattr(Run, "__enter__", lambda self: current.append(self) or self)
-    with pytest.raises(Stopped):
-        run(tmp_path / "run")
-    assert load_checkpoint(tmp_path / "run" / "last.pt")["done"] == ["dense", "score dense", "cut"]
-    monkeypatch.undo()
-    same_bits(whole, run(tmp_path / "run", resume=True))
-
-
-@pytest.mark.parametrize("importance", ["fisher", "fisher-layer"])
-def test_what_fisher_has_seen_survives_a_stop_at_the_end_of_admm(tmp_path, importance):
-    recipe = ToyTask.recipe.with_options(dense={"epochs": 2}, admm={"epochs": 2}, retrain={"epochs": 1})
-    options = {"recipe": recipe, "importance": importance}
-    straight = run(tmp_path / "straight", **options)
-    with pytest.raises(Stopped):
-        # 2 epochs of ADMM are made 4 for the sake of its updates: 32 steps of 8 batches an epoch.
-        run(tmp_path / "run", StopsItself(16 + 32), **options)
-    unfinished = load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]
-    assert unfinished["trainer"]["step"] == 32 and unfinished["pruner"]["importance"]["mean"]
-    same_bits(straight, run(tmp_path / "run", resume=True, **options))
-
-
-def test_a_crash_without_any_handler_loses_the_steps_since_the_last_checkpoint_and_nothing_else(tmp_path, whole):
-    class Crashes(ToyTask):
-        def loss(self, model, batch):
-            if self.asked == 64 + 20:
-                raise RuntimeError("the power went off")
-            return super().loss(model, batch)
-
-    with pytest.raises(RuntimeError, match="power"):
-        run(tmp_path / "run", Crashes(), save_every=0)
-    assert load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]["trainer"]["step"] == 20
-    same_bits(whole, run(tmp_path / "run", resume=True))
-
-
-@pytest.mark.parametrize("stage", [1, 2, 3, 4])
-def test_a_stop_between_the_phases_changes_nothing(tmp_path, whole, stage):
-    class Interrupted(ToyTask):
-        def save(self, model, folder, stem):  # once a scored stage
-            self.saved = getattr(self, "saved", 0) + 1
-            if self.saved == stage:
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().save(model, folder, stem)
-
-    with pytest.raises(Stopped):
-        run(tmp_path / "run", Interrupted())
-    same_bits(whole, run(tmp_path / "run", resume=True))
-
-
-@pytest.mark.parametrize("at", [5, 16 + 9, 16 + 32 + 3])
-def test_adamw_with_an_average_and_clipping_resumes_to_the_same_bits(tmp_path, at):
-    adamw = {"optimizer": "adamw", "lr": 0.01, "epochs": 2, "clip": 1.0, "ema": 0.9}
-    recipe = ToyTask.recipe.with_options(dense=adamw, admm=adamw, retrain=adamw)
-    straight = run(tmp_path / "straight", recipe=recipe)
-    with pytest.raises(Stopped):
-        run(tmp_path / "run", StopsItself(at), recipe=recipe)
-    same_bits(straight, run(tmp_path / "run", recipe=recipe, resume=True))
-
-
-def test_training_with_masks_resumes_to_the_same_bits(tmp_path, whole):
-    def go_on(folder, task, resume=False):
-        task.model.load_state_dict(whole.model.state_dict())
-        masks = Masks.from_nonzero(task.model)
-        recipe = task.recipe.with_options(dense={"epochs": 2})
-        return train(task.model, task=task, folder=folder, recipe=recipe, masks=masks, precision=FP32, resume=resume)
-
-    straight = go_on(tmp_path / "straight", ToyTask())
-    with pytest.raises(Stopped):
-        go_on(tmp_path / "run", StopsItself(11))
-    resumed = go_on(tmp_path / "run", ToyTask(), resume=True)
-    same_bits(straight, resumed)
-    assert resumed.stages[-1]["kept"] == 128
 
 
 def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch):
@@ -296,14 +163,6 @@ def test_excluded_layers_are_not_counted(tmp_path):
     assert [layer["layer"] for layer in layers] == ["0.weight", "4.weight"]
 
 
-def test_a_finished_run_can_be_resumed_and_does_nothing(whole, monkeypatch):
-    before = (whole.folder / "metrics.json").read_text()
-    assert "not read: torn.png" in before
-    monkeypatch.setattr(Run, "elapsed", lambda self: 1e6)
-    assert run(whole.folder, resume=True, command="another").stages == whole.stages
-    assert (whole.folder / "metrics.json").read_text() == before
-
-
 def test_the_record_says_on_what_and_how_the_run_was_made(tmp_path):
     recipe = ToyTask.recipe.with_options(dense={"epochs": 1})
     task = ToyTask()
@@ -312,91 +171,12 @@ def test_the_record_says_on_what_and_how_the_run_was_made(tmp_path):
     assert record["command"] == "train.py --toy" and record["machine"]["torch"] == torch.__version__
 
 
-def test_resuming_needs_a_folder_and_says_where_it_begins_again(tmp_path, capsys):
-    with pytest.raises(DetectPruneError, match="no such folder"):
-        run(tmp_path / "nowhere", resume=True)
-    assert not (tmp_path / "nowhere").exists()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(Stopped):
-        run(tmp_path / "empty", StopsItself(3), resume=True)
-    assert "begins again" in capsys.readouterr().out
-
-
-def test_a_resumed_run_purges_what_it_writes_again_and_no_more(tmp_path, monkeypatch):
-    purged = []
-    writer = run_module.EventWriter
-    monkeypatch.setattr(
-        run_module, "EventWriter", lambda folder, purge_step: purged.append(purge_step) or writer(folder, purge_step)
-    )
-    for at, resume in ((5, False), (3, True)):
-        with pytest.raises(Stopped):
-            run(tmp_path / "run", StopsItself(at), resume=resume)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(Stopped):
-        run(tmp_path / "empty", StopsItself(1), resume=True)
-    assert purged == [None, 6, 0]
-
-
-def test_numbers_of_numpy_are_numbers(tmp_path, whole):
-    class Numpy(ToyTask):
-        recipe = ToyTask.recipe.with_options(admm={"lr": np.float64(0.02), "epochs": np.int64(8)})
-
-        def evaluate(self, model):
-            return Metrics({name: np.float64(value) for name, value in super().evaluate(model).values.items()}, "top-1")
-
-        def settings(self):
-            return super().settings() | {"mean": (np.float32(0.5), [np.int64(1)])}
-
-    class Stops(Numpy, StopsItself):
-        pass
-
-    numbers = {"ratio": np.float64(0.6), "seed": np.int64(0), "floor": np.float32(0.05)}
-    with pytest.raises(Stopped):
-        run(tmp_path / "run", Stops(64 + 5), **numbers)
-    same_bits(whole, run(tmp_path / "run", Numpy(), resume=True, **numbers))
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["settings"]["data"]["mean"] == [0.5, [1]]
-
-
 def test_fisher_says_which_layer_has_no_gradient(tmp_path):
     task = ToyTask()
     task.model.register_module("unused", nn.Linear(3, 3))
     task.model.forward = lambda points: nn.Sequential(*list(task.model)[:-1])(points)
     with pytest.raises(DetectPruneError, match=r"unused\.weight is measured from gradients.* excluded, in a new run"):
         run(tmp_path / "run", task, importance="fisher")
-
-
-def edited_recipe(folder, edit):
-    state = load_checkpoint(folder / "last.pt")
-    for phase in ("dense", "admm", "retrain"):
-        edit(state["identity"]["recipe"][phase])
-    save_checkpoint(folder / "last.pt", state)
-
-
-def test_a_run_from_before_a_field_of_the_recipe_goes_on(tmp_path):
-    with pytest.raises(Stopped):
-        run(tmp_path / "run", StopsItself(70))
-    edited_recipe(tmp_path / "run", lambda phase: phase.pop("dropout"))
-    with pytest.raises(DetectPruneError, match="recipe"):
-        run(tmp_path / "run", resume=True, recipe=ToyTask.recipe.with_options(admm={"dropout": 0.2}))
-    run(tmp_path / "run", resume=True)
-
-
-def test_a_recipe_with_a_field_that_is_not_known_is_another_recipe(tmp_path):
-    with pytest.raises(Stopped):
-        run(tmp_path / "run", StopsItself(3))
-    edited_recipe(tmp_path / "run", lambda phase: phase.update(invented=1))
-    with pytest.raises(DetectPruneError, match="recipe"):
-        run(tmp_path / "run", resume=True)
-
-
-def test_another_ratio_can_t_resume_a_run(whole):
-    with pytest.raises(DetectPruneError, match="ratio"):
-        run(whole.folder, resume=True, ratio=0.7)
-
-
-def test_a_folder_with_a_run_is_not_overwritten(whole):
-    with pytest.raises(DetectPruneError, match="already holds a run"):
-        run(whole.folder)
 
 
 def test_nan_stops_with_a_sentence_and_keeps_what_was_finished(tmp_path):
@@ -425,15 +205,6 @@ def test_training_a_pruned_network_keeps_its_zeros(tmp_path, whole):
         assert not torch.equal(weight, prunable_weights(whole.model)[name])
 
 
-def test_the_checkpoint_of_something_else_is_refused(tmp_path):
-    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(DetectPruneError, match=r"last\.pt: not a checkpoint"):
-        run(tmp_path, resume=True)
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "last.pt")
-    with pytest.raises(DetectPruneError, match="not a checkpoint of this program"):
-        run(tmp_path, resume=True)
-
-
 def test_adamw_phases_work_as_well(tmp_path):
     adamw = ToyTask.recipe.with_options(
         dense={"optimizer": "adamw", "lr": 0.01, "epochs": 2},
@@ -448,19 +219,6 @@ def test_a_phase_says_what_it_expects():
         from detect_prune.engine.trainer import build_optimizer
 
         build_optimizer(ToyTask().model, Phase(1, 0.1, "rmsprop"))
-
-
-def test_a_decimal_ratio_is_kept_and_resumed(tmp_path, whole):
-    decimal = run(tmp_path / "run", ratio=Decimal("0.6"))
-    same_bits(whole, decimal)
-    same_bits(whole, run(tmp_path / "run", ratio=0.6, resume=True))
-
-
-def test_another_precision_than_that_of_the_run_is_refused(tmp_path):
-    with pytest.raises(Stopped):
-        run(tmp_path / "run", StopsItself(5))
-    with pytest.raises(DetectPruneError, match="started in float32, not in bf16 autocast"):
-        run(tmp_path / "run", precision=Precision(bf16=True), resume=True)
 
 
 def test_a_text_where_a_list_of_patterns_belongs_is_refused(tmp_path):

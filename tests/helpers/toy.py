@@ -2,6 +2,8 @@
 
 import copy
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import torch
 from torch import nn
 
 from detect_prune.engine.distributed import ALONE
+from detect_prune.engine.pipeline import prune
+from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import Metrics, Phase, Recipe
 
 
@@ -97,3 +101,33 @@ class ToyTask:
 
     def problems(self):
         return [f"not read: {name}" for name in sorted(self.skipped)]
+
+
+class StopsItself(ToyTask):
+    """Sends itself a signal while the loss of step `at` is computed."""
+
+    def __init__(self, at=None, number=signal.SIGTERM):
+        super().__init__()
+        self.at, self.number = at, number
+
+    def loss(self, model, batch):
+        if self.asked + 1 == self.at:
+            os.kill(os.getpid(), self.number)
+        return super().loss(model, batch)
+
+
+FP32 = Precision()
+
+
+def run(folder, task=None, **options):
+    """The whole story; `options` go to `prune`."""
+    task = task or ToyTask()
+    defaults = {"ratio": 0.6, "train_dense": True, "precision": FP32}
+    return prune(task.model, task=task, folder=folder, **(defaults | options))
+
+
+def same_bits(one, other):
+    """Two results have the same network and the same scores at every stage."""
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    assert [stage["metrics"] for stage in one.stages] == [stage["metrics"] for stage in other.stages]
