@@ -93,7 +93,7 @@ def fetch(file: RemoteFile, path: Path, watch: Callable[[int], None] | None = No
     offline = all(isinstance(reason, _Unreachable) for _, reason in failures)
     sentence = f"can't be downloaded ({'; '.join(f'{url}: {reason}' for url, reason in failures)})"
     if offline:
-        sentence += "; is there a network here?"
+        sentence += ", perhaps because there is no network here"
     if part.exists():
         sentence += f"; {_size(part):,} bytes are kept in {part.name}, and another try goes on from there"
     raise DetectPruneError(sentence, file=path)

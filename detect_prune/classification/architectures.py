@@ -67,10 +67,11 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
         raise DetectPruneError("no such file; trained weights were expected here", file=path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
-        # The reader of plain tensors trips over damaged bytes in any of these ways.
-        reason = str(error).partition("\n")[0]
-        raise DetectPruneError(f"not a checkpoint of plain tensors ({reason})", file=path) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError):
+        # The reader of plain tensors trips over damaged bytes in any of these ways, and its advice is to unpickle them.
+        raise DetectPruneError(
+            "not a checkpoint of plain tensors (.pt or .th): it is cut off, damaged or of another kind", file=path
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

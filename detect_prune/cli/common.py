@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json
@@ -30,6 +30,14 @@ PRECISIONS = ("fp32", "fp32-channels-last", "bf16")
 """Those of engine.precision, likewise."""
 LARGEST_SEED = 2**63 - 1
 """What torch takes."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's options. What is wrong with them is said in one sentence, as every other error is."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = message.removeprefix("argument ")
+        self.exit(2, f"error: {sentence}\n'{self.prog} --help' lists the options\n")
 
 
 def run_command(
@@ -306,7 +314,7 @@ def save_plan(folder: Path, command: str, args: argparse.Namespace, argv: Sequen
 def read_plan(folder: Path) -> Plan:
     """The plan in a run's folder. Raises DetectPruneError where there is none that could be one."""
     file = folder / PLAN
-    text = read_text(file, "plan of a run")
+    text = read_text(file, "plan of a run, as the folder of every run has one,")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ OUT = Path("runs/detect")
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = common.Parser(
         prog=prog or "detect-prune detect",
         description="Finds objects in pictures and videos and draws them, upright: NAME.jpg or NAME.mp4 for each.",
         epilog="--save-txt: a line an object, 'class cx cy w h score', the class's number from 0, centre and size as "

@@ -12,7 +12,7 @@ from detect_prune.resources import find_resource
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = common.Parser(
         prog=prog or "detect-prune download",
         description="Fetches official files and checks them. What is broken off goes on where it was; what is there "
         "already is only checked.",

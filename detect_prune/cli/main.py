@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = (
         "usage: detect-prune COMMAND [options]\n\n"
         + "\n".join(lines)
-        + "\n\n'detect-prune COMMAND --help' lists a command's options"
+        + "\n\n'detect-prune COMMAND --help' lists a command's options, 'detect-prune --version' tells the version"
     )
     asked = bool(argv) and argv[0] in ("-h", "--help")
     print(

@@ -13,6 +13,7 @@ from detect_prune.files import read_text
 
 if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
+    from detect_prune.engine.task import Task
 
 PROJECT = Path("runs/prune")
 IMPORTANCES = ("raw", "normalised", "lamp", "fisher", "fisher-layer", "taylor")
@@ -21,10 +22,12 @@ METHODS = ("admm", "admm-layerwise", "gradual", "magnitude", "lamp", "dense-long
 """The keys of pruning.METHODS, likewise."""
 KEEPING = ("dense-longer", "dense")
 """Methods that remove nothing."""
+AFTER_DENSE = {"admm_epochs": "--admm-epochs", "retrain_epochs": "--epochs", "distill": "--distill"}
+"""Options of what comes after the dense network, which is the end of the method `dense`."""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = common.Parser(
         prog=prog or "python prune.py",
         description="Prunes a network by global ADMM: removes one share of all its weights, retrains the rest, and "
         "measures each step.",
@@ -55,7 +58,12 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--epochs", type=common.positive(int), dest="retrain_epochs", metavar="N", help="of masked retraining"
     )
-    made.add_argument("--admm-epochs", type=common.positive(int), metavar="N", help="of ADMM")
+    made.add_argument(
+        "--admm-epochs",
+        type=common.positive(int),
+        metavar="N",
+        help="of ADMM, or of what stands in for it; a one-shot method retrains for them",
+    )
     made.add_argument(
         "--dense-epochs",
         type=common.positive(int),
@@ -105,7 +113,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import begin
-    from detect_prune.engine.pipeline import check, prune
+    from detect_prune.engine.pipeline import prune
 
     if args.resume is None:
         if args.ratio is not None and args.layer_ratios is not None:
@@ -122,24 +130,49 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         PROJECT,
         world,
         name=lambda task: _run_name(task.name, args),
-        check=lambda task: check(task, ratio=_chosen_ratio(args), **chosen_options(args)),
+        check=lambda task: _check(task, args),
     )
     job = begun.job
     asked = args.ratio or args.layer_ratios
     removed = f"removal ratio {asked}; " if asked else ""
     print(f"{job.says}\n{removed}everything is kept in {begun.folder}", flush=True)
-    train_dense = args.weights is None
-    if train_dense:
-        known = "only a backbone's weights" if args.pretrained is not None else "no weights"
-        print(f"there are {known} to start from, so a dense network is trained first", flush=True)
-    chosen = chosen_options(args)
-    result = prune(job.task.model, ratio=_chosen_ratio(args), train_dense=train_dense, **begun.arguments, **chosen)
+    if not job.task.trained:
+        print(f"{_untrained(args)}, so a dense network is trained first", flush=True)
+    result = prune(job.task.model, ratio=_chosen_ratio(args), **begun.arguments, **chosen_options(args))
     print(result.text)
     if job.sample:
         print(
             "This was the built-in sample set: small pictures and few steps, to show the machinery. "
             f"The same for real data:\n{real_data_command(made, begun.argv)}"
         )
+
+
+def _check(task: "Task", args: argparse.Namespace) -> None:
+    """Says before anything is written what the run could not do, or would not read."""
+    from detect_prune.engine.pipeline import check
+
+    require_dense_training(task, args)
+    unread = [name for dest, name in AFTER_DENSE.items() if args.method == "dense" and getattr(args, dest) is not None]
+    if unread:
+        raise DetectPruneError(
+            f"dense is not trained after the dense training: there is no use for {', '.join(unread)}"
+        )
+    check(task, ratio=_chosen_ratio(args), **chosen_options(args))
+
+
+def require_dense_training(task: "Task", args: argparse.Namespace) -> None:
+    """Raises DetectPruneError where a length of the dense training is given, and there will be none."""
+    if args.dense_epochs is not None and task.trained:
+        raise DetectPruneError(
+            f"--dense-epochs is given, and no dense network is trained: the run begins with {args.weights}"
+        )
+
+
+def _untrained(args: argparse.Namespace) -> str:
+    if args.weights is not None:
+        return "parts of the network start at random"
+    known = "only a backbone's weights" if args.pretrained is not None else "no weights"
+    return f"there are {known} to start from"
 
 
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -196,4 +229,5 @@ def real_data_command(made: argparse.ArgumentParser, argv: Sequence[str]) -> str
     given |= {"data": "coco.yaml", "data_root": "DIR", "name": None, "project": None, "resume": None}
     if given["pretrained"] is None:
         given["weights"] = given["weights"] or f"{Path(given['cfg']).stem}.weights"
+        given["dense_epochs"] = None  # these weights are trained
     return f"{made.prog} {shlex.join(common.command_words(made, given))}"

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device"}
 """Options that the runs of a sweep are not handed as they are."""
 OF_PRUNING = {"importance", "budget", "pattern", "gradual", "floor"}
-"""Options that only methods which have a use for them are handed."""
+"""Options that only methods which prune, and have a use for them, are handed."""
 MOST_RATIOS = 1000
 
 
@@ -43,7 +43,7 @@ def parse_ratios(text: str) -> list[str]:
         except InvalidOperation:
             raise ValueError(f"'{part}' is no ratio and no range first:last:step, such as 0.1:0.9:0.1") from None
         if not all(number.is_finite() for number in (first, last, step)) or not (0 < first <= last < 1 and step > 0):
-            raise ValueError(f"'{part}' does not lie above 0 and below 1, or does not rise")
+            raise ValueError(f"'{part}' has to lie above 0 and below 1, and to rise by a step above 0")
         count = int((last - first) / step) + 1
         if count > MOST_RATIOS:
             raise ValueError(f"'{part}' has {count:,} ratios; a sweep has at most {MOST_RATIOS:,}")
@@ -55,7 +55,7 @@ def parse_ratios(text: str) -> list[str]:
 
 def parse_methods(text: str) -> list[str]:
     """`admm,gradual`. Raises ValueError for a method that there is not, or that is there twice."""
-    methods = text.split(",")
+    methods = [method.strip() for method in text.split(",")]
     for method in methods:
         if method not in prune.METHODS:
             raise ValueError(f"'{method}' is none of {', '.join(prune.METHODS)}")
@@ -89,7 +89,7 @@ def _checked(parse: Any) -> Any:
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = common.Parser(
         prog=prog or "detect-prune sweep",
         description="Prunes one network at many ratios, each from the same dense weights, and draws what that costs. "
         "Runs stand side by side where there are several GPUs.",
@@ -125,31 +125,34 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     project = Path(args.project or PROJECT)
     if args.resume is not None:
         folder, argv = common.resume_plan("sweep", made, args, project, finished=FINISHED)
+        found = common.read_plan(folder).options.get("train_dense")  # when it began; older sweeps don't have it
+        args.train_dense = not _check_all(args) if found is None else found
     else:
-        if args.ratios is None:
+        if args.ratios is None and not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
         look_up(args)
-        _check_all(args)
+        args.train_dense = not _check_all(args)
         folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
         common.save_plan(folder, "sweep", args, argv)
     print(f"everything is kept in {folder}", flush=True)
     methods, seeds = parse_methods(args.methods or "admm"), parse_seeds(args.seeds or "0")
+    ratios = [] if args.ratios is None else parse_ratios(args.ratios)
     with Runs(folder, _devices(args.device)) as runs:
         dense = {seed: _shared(args, made) for seed in seeds}
-        if args.weights is None:
+        if args.train_dense:
             started = [_dense_run(seed, args) for seed in seeds]
             for seed, trained in zip(seeds, runs.finish(started)):
                 dense[seed] |= _trained_weights(trained, args)
-        points = list(_points(methods, parse_ratios(args.ratios), seeds))
+        points = list(_points(methods, ratios, seeds))
         finished = runs.finish([point.run(dense[point.seed]) for point in points])
     network = Path(args.cfg or args.model).stem  # the runs name theirs after the dense network's file
     table = write_curve([record_of(one) | {"network": network} for one in finished], folder)
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
 
 
-def _check_all(args: argparse.Namespace) -> None:
+def _check_all(args: argparse.Namespace) -> bool:
     """Says before the first training what some run of the sweep could not do, and settles the precision for all: on a
-    busy machine each might choose another."""
+    busy machine each might choose another. Returns whether the network is trained already."""
     import torch
 
     from detect_prune.cli.build import build_job
@@ -159,9 +162,11 @@ def _check_all(args: argparse.Namespace) -> None:
     seed = parse_seeds(args.seeds or "0")[0]
     task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
     methods = parse_methods(args.methods or "admm")
-    for option in sorted(OF_PRUNING & set.intersection(*(_has_no_use_for(method) for method in methods))):
+    prune.require_dense_training(task, args)
+    for option in sorted(set.intersection(*(_has_no_use_for(method) for method in methods))):
         if getattr(args, option) is not None and getattr(args, option) is not False:
-            raise DetectPruneError(f"--{option} is given, and there is no use for it in {', '.join(methods)}")
+            name = prune.AFTER_DENSE.get(option, f"--{option}")
+            raise DetectPruneError(f"{name} is given, and there is no use for it in {', '.join(methods)}")
     for method in methods:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
             options = _of_method(method, prune.chosen_options(args))
@@ -169,10 +174,12 @@ def _check_all(args: argparse.Namespace) -> None:
     if args.precision not in PRECISIONS:
         fastest, _ = choose_precision(task)
         args.precision = next(name for name, precision in PRECISIONS.items() if precision == fastest)
+    trained = task.trained
     # The runs are processes of their own, and want the memory in which the step was timed.
     del task
     gc.collect()
     torch.cuda.empty_cache()
+    return trained
 
 
 def _devices(asked: str | None) -> list[str]:
@@ -218,7 +225,7 @@ def _has_no_use_for(method: str) -> set[str]:
 
     found = find_method(method)
     if found.prunes == "never":
-        return OF_PRUNING
+        return OF_PRUNING | (set(prune.AFTER_DENSE) if method == "dense" else set())
     return ({"importance"} if found.fixed_importance else set()) | (set() if found.uses_admm else {"gradual"})
 
 
@@ -251,7 +258,7 @@ def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The options that make `prune` begin with the network of a finished training."""
     weights = str(folder / ("trained.pt" if args.cfg is None else "trained.weights"))
     cfg = {} if args.cfg is None else {"cfg": str(folder / "trained.cfg")}
-    return {"weights": weights, "pretrained": None} | cfg
+    return {"weights": weights, "pretrained": None, "dense_epochs": None} | cfg
 
 
 class Runs:

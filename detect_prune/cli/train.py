@@ -14,7 +14,7 @@ PROJECT = Path("runs/train")
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = common.Parser(
         prog=prog or "python train.py",
         description="Trains a network. One that was pruned keeps its zeros, unless --train-zeros is given.",
     )

@@ -31,7 +31,7 @@ whole pixels. --resize opencv is for a Darknet that was built to resize with Ope
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = common.Parser(
         prog=prog or "detect-prune val",
         description="Scores a network on the validation pictures of a data set.",
         epilog=_PROTOCOLS,

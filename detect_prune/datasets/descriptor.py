@@ -154,7 +154,10 @@ def _check_keys(descriptor: Descriptor, splits: tuple[str, ...]) -> None:
         if key not in every:
             near = difflib.get_close_matches(key, every, 1)
             meant = f" (is {near[0]} meant?)" if near else ""
-            raise descriptor.wrong(key, f"unknown key {key}{meant}; a descriptor has {', '.join(sorted(every))}")
+            theirs = ", and format coco, voc or darknet; this looks like one of Ultralytics'" if key == "nc" else ""
+            raise descriptor.wrong(
+                key, f"unknown key {key}{meant}; a descriptor has {', '.join(sorted(every))}{theirs}"
+            )
     if not isinstance(values.get("format"), str) or values["format"] not in FORMATS:
         found = f"format is {values['format']}" if "format" in values else "the key format is missing"
         raise descriptor.wrong("format", f"{found}; one of {', '.join(FORMATS)} was expected")

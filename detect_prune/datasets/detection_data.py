@@ -45,7 +45,7 @@ def load_data(
     Args:
         name_or_path: `sample` for the built-in set (drawn into the cache on first use), else a descriptor: a yaml file,
             looked up as given, in ./data and in the package, or a Darknet `.data` file.
-        root: folder of the data, instead of the one that the descriptor names.
+        root: folder of the data, instead of the one that the descriptor names; the built-in set takes none.
         cache: cache folder, instead of the usual one.
         splits: `("val",)` scores a set whose training pictures are not there.
 
@@ -53,6 +53,8 @@ def load_data(
         DetectPruneError: anything is missing or wrong; names the file, and the line of a text.
     """
     if str(name_or_path) == SAMPLE:
+        if root is not None:
+            raise DetectPruneError(f"the built-in set is drawn on the spot: it is not looked for in a folder ({root})")
         folder = sample_folder(cache)
         values = {split: {"images": split, "annotations": f"{split}.json"} for split in SPLITS}
         descriptor = Descriptor(folder / SAMPLE, {"format": "coco", **values}, {})

@@ -44,8 +44,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DetectPruneError("no such checkpoint", file=path) from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise DetectPruneError(f"not a checkpoint that can be read ({str(error).splitlines()[0]})", file=path) from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError):
+        raise DetectPruneError(
+            "this checkpoint can't be read: it is cut off, damaged or of another kind", file=path
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise DetectPruneError(f"not a checkpoint of this program; '{FORMAT}' was expected inside", file=path)
     return state

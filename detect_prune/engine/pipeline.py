@@ -90,7 +90,7 @@ def prune(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     recipe: Recipe | None = None,
-    train_dense: bool = False,
+    train_dense: bool | None = None,
     resume: bool = False,
     save_every: float = 180.0,
     seed: int = 0,
@@ -117,7 +117,8 @@ def prune(
             `detect_prune.pruning.DEFAULT_FLOOR` where all layers share a budget, the only place for a floor.
         include, exclude: glob patterns of weight names that are (not) pruned.
         recipe: lengths and rates of the phases; the task's own unless given.
-        train_dense: train the network first, since it has no weights that would be worth pruning.
+        train_dense: train the network first, since its weights are not worth pruning yet; the task knows unless given
+            (`Task.trained`).
         resume: go on with the run in `folder`.
         save_every: seconds between checkpoints while training.
         seed: of everything random.
@@ -139,6 +140,7 @@ def prune(
     wanted = {"recipe": recipe, "gradual": gradual, "importance": importance, "floor": floor}
     choice = check(task, method=method, **wanted, **target, **layers)
     chosen, importance, constraint = choice.method, choice.importance, choice.constraint
+    train_dense = not task.trained if train_dense is None else train_dense
     phases = recipe.phases(chosen, train_dense)
     for phase in phases.values():
         # Said now, and not after the whole dense training.

@@ -161,6 +161,9 @@ class Task(Protocol):
     device: torch.device
     world: World
     """The processes that share the work; `engine.distributed.ALONE` where it is one."""
+    trained: bool
+    """Whether all its weights were trained before, so that there is something to prune. Where they were not, `prune`
+    trains a dense network first."""
     notes: list[str]
     """Sentences on how the task came about, said once before it starts: heads that were adapted, for example."""
     steps_per_epoch: int

@@ -184,8 +184,10 @@ class LayerwiseRatio:
 
     def _check(self, layers: Mapping[str, Any]) -> None:
         if isinstance(self.ratios, dict) and self.ratios.keys() != layers.keys():
-            wrong = sorted(self.ratios.keys() ^ layers.keys())
-            raise ValueError(f"layer-wise ratios must name every pruned layer and no other; see {', '.join(wrong)}")
+            strangers, lacking = self.ratios.keys() - layers.keys(), layers.keys() - self.ratios.keys()
+            found = [f"there is no pruned layer {', '.join(sorted(strangers))}"] if strangers else []
+            found += [f"{', '.join(sorted(lacking))} is missing"] if lacking else []
+            raise ValueError(f"layer-wise ratios must name every pruned layer and no other: {'; '.join(found)}")
 
     def project(self, values: Mapping[str, Tensor], worth: Mapping[str, Tensor], progress: float = 1.0) -> Selection:
         """See Constraint.

@@ -57,7 +57,7 @@ def detection_task(
     """A detector and its data, ready to be trained or pruned.
 
     Where the data has another number of classes than the cfg, the heads are adapted: `task.notes` says so, and which
-    weights start at random.
+    weights start at random; the task's network then does not count as trained.
 
     Args:
         cfg: a path, or a bare name such as yolov4.cfg.
@@ -107,22 +107,19 @@ def detection_task(
         fresh = copy_matching(original, model)
         model.header = original.header
         if fresh:
-            notes.append(
-                f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random; "
-                "so nothing is learned from this network's answers unless --distill says so"
-            )
+            notes.append(f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random")
     elif pretrained is not None:
         original = load(source)
         filled = fill_backbone(original, pretrained)
         taken = set(filled) - set(copy_matching(original, model))
         total = sum(1 for step in steps if step.floats)
         notes.append(f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random")
-    # Heads that start at random have nothing to teach. Without weights a dense network is trained first.
-    recipe = detection_recipe(sample=loaded.is_sample, large=large, distill=not fresh)
+    recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world
     )
     task.notes = notes
+    task.trained = weights is not None and not fresh
     return task
 
 
@@ -156,6 +153,8 @@ def classification_task(
     if weights is not None:
         load_pretrained(model, find_weights(weights))
     recipe = classification_recipe(network, pretrained=weights is not None)
-    return ClassificationTask(
+    task = ClassificationTask(
         model, loaded, recipe, name=network, batch=batch, seed=seed, device=device or world.device(), world=world
     )
+    task.trained = weights is not None
+    return task

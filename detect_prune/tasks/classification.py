@@ -60,6 +60,7 @@ class ClassificationTask:
         self.device, self.world = torch.device(device), world
         self.model = model.to(self.device)
         self.name, self.data, self.recipe, self.batch, self.seed = name, data, recipe, batch, seed
+        self.trained = False
         self.notes: list[str] = []
         self.skipped: set[str] = set()
         self.architecture = find_architecture(name)

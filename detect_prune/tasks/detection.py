@@ -103,6 +103,7 @@ class DetectionTask:
         self.data, self.recipe = data, recipe
         self.batch, self.workers, self.seed = batch, workers, seed
         self.size, self.letterbox, self.header = model.input_size, model.cfg.letter_box, model.header
+        self.trained = False
         self.notes: list[str] = []
         self.augmentation = SAMPLE_AUGMENTATION if data.is_sample else augmentation_of(model.cfg)
         self._criterion = YoloLoss(model.heads)

@@ -3,14 +3,13 @@
 from detect_prune.engine.task import Phase, Recipe
 
 
-def detection_recipe(*, sample: bool, large: bool, distill: bool) -> Recipe:
+def detection_recipe(*, sample: bool, large: bool) -> Recipe:
     """The recipe for a detector.
 
     Args:
         sample: the built-in set, on which a run has to end within minutes; a dense network of so few steps has nothing
             to teach.
         large: tens of millions of weights.
-        distill: whether the dense network has something to teach.
     """
     if sample:
         epochs = (2, 1, 1) if large else (14, 4, 2)
@@ -24,8 +23,8 @@ def detection_recipe(*, sample: bool, large: bool, distill: bool) -> Recipe:
     # .45 in 180.
     return Recipe(
         dense=Phase(100, 1e-3, "adamw", weight_decay=0.05, ema=0.9998, clip=10.0),
-        admm=Phase(10, 3e-4, "adamw", clip=10.0, final_lr=0.3, distill=float(distill)),
-        retrain=Phase(10, 3e-4, "adamw", weight_decay=0.01, ema=0.999, clip=10.0, distill=float(distill)),
+        admm=Phase(10, 3e-4, "adamw", clip=10.0, final_lr=0.3, distill=1.0),
+        retrain=Phase(10, 3e-4, "adamw", weight_decay=0.01, ema=0.999, clip=10.0, distill=1.0),
         updates=40,
     )
 

@@ -35,20 +35,32 @@ def test_weights_are_looked_up_but_not_by_a_run_that_began_without(here):
     assert args.weights is None
 
 
-@pytest.mark.parametrize(
-    ("classes", "more", "weight"),
-    [(2, [], 1.0), (2, ["--distill", "0"], 0.0), (2, ["--distill", "0.25"], 0.25), (3, [], 0.0)],
-)
-def test_the_network_that_is_pruned_teaches_unless_its_heads_start_at_random(here, classes, more, weight):
-    write_weights(load("tiny.cfg"), "weights/tiny.weights")
+@pytest.mark.parametrize(("more", "weight"), [([], 1.0), (["--distill", "0"], 0.0), (["--distill", "0.25"], 0.25)])
+def test_the_dense_network_teaches(here, more, weight):
+    recipe = build_job(options(*more)).task.recipe
+    assert (recipe.dense.distill, recipe.admm.distill, recipe.retrain.distill) == (0.0, weight, weight)
+
+
+@pytest.mark.parametrize(("weights", "classes", "trained"), [(True, 2, True), (True, 3, False), (False, 2, False)])
+def test_a_network_with_random_weights_is_trained_before_it_is_pruned(
+    here, monkeypatch, capsys, weights, classes, trained
+):
+    if weights:
+        write_weights(load("tiny.cfg"), "weights/tiny.weights")
     write_coco(here / "data", classes=classes)
-    task = build_job(options("--data", "data/tiny.yaml", *more)).task
-    assert (task.recipe.dense.distill, task.recipe.admm.distill, task.recipe.retrain.distill) == (0.0, weight, weight)
+    seen = {}
 
+    def fake(model, task, **given):
+        seen["trained"] = task.trained
+        return type("Result", (), {"text": ""})
 
-def test_a_network_that_is_trained_first_teaches_then(here):
-    recipe = build_job(options()).task.recipe
-    assert (recipe.admm.distill, recipe.retrain.distill) == (1.0, 1.0)
+    monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
+    words = ["--cfg", "tiny.cfg", "--data", "data/tiny.yaml", "--ratio", "0.5", "--device", "cpu", "--workers", "0"]
+    assert prune.main(words) == 0 and seen == {"trained": trained}
+    assert ("so a dense network is trained first" in capsys.readouterr().out) is not trained
+    assert prune.main([*words, "--dense-epochs", "3"]) == (2 if trained else 0)
+    if trained:
+        assert "no dense network is trained: the run begins with weights/tiny.weights" in capsys.readouterr().err
 
 
 def test_a_backbone_stands_instead_of_weights_and_keeps_others_from_being_looked_up(here):

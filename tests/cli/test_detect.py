@@ -108,7 +108,7 @@ def test_what_runs_is_the_copy_made_for_use(here, monkeypatch):
 def test_options_out_of_range(here, capsys, word, value):
     with pytest.raises(SystemExit) as stop:
         main(["detect", "--cfg", "tiny.cfg", "photos", word, value])
-    assert stop.value.code == 2 and f"argument {word}: " in capsys.readouterr().err
+    assert stop.value.code == 2 and f"error: {word}: " in capsys.readouterr().err
 
 
 def test_everything_that_opencv_finds_is_found(real_data, tmp_path):

@@ -54,7 +54,7 @@ def test_each_layer_can_have_its_own_ratio(tmp_path, monkeypatch):
         seen.append(given["ratio"])
         return type("Result", (), {"text": "the table"})
 
-    task = type("FakeTask", (), {"model": None, "name": "yolov4"})
+    task = type("FakeTask", (), {"model": None, "name": "yolov4", "trained": True})
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, False, "plain lines"))
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
     monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, ratio, **given: seen.append(ratio))
@@ -97,7 +97,7 @@ def test_it_is_the_very_last_line(tmp_path, monkeypatch, capsys, sample):
         seen.update(given)
         return type("Result", (), {"text": "the table"})
 
-    task = type("FakeTask", (), {"model": None, "name": "yolov4"})
+    task = type("FakeTask", (), {"model": None, "name": "yolov4", "trained": True})
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, sample, "plain lines"))
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
     monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, **given: None)

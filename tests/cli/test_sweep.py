@@ -11,8 +11,10 @@ import pytest
 import tiny
 
 from detect_prune.cli import common, prune, sweep
+from detect_prune.darknet import write_weights
 from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError
+from detect_prune.tasks.detector import load
 
 
 def test_ratios_are_decimals():
@@ -71,6 +73,8 @@ def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monke
         ("--ratios 0.5 --pattern 2:4", "no ratio"),
         ("--ratios 0.5 --methods gradual,magnitude --gradual", "no use for it in gradual, magnitude"),
         ("--ratios 0.5 --methods magnitude,dense-longer --importance lamp", "no use for it in magnitude, dense-longer"),
+        ("--methods dense --epochs 3", "--epochs is given, and there is no use for it in dense"),
+        ("--methods dense-longer,admm", "--ratios is missing"),
     ):
         assert sweep.main([*words, "--workers", "0", *wrong.split()]) == 2
         assert said in capsys.readouterr().err
@@ -215,10 +219,14 @@ class TestRuns:
                 runs.finish(self.RUNS[:1])
 
 
-def test_a_sweep_from_nothing(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("weights", [False, True])
+def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys, weights):
     (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
     data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=3)
     monkeypatch.chdir(tmp_path)
+    if weights:  # of two classes, so that the heads start at random
+        (tmp_path / "weights").mkdir()
+        write_weights(load("tiny.cfg"), "weights/tiny.weights")
     words = f"--cfg tiny.cfg --data {data} --ratios 0.5 --batch 2 --workers 0 --dense-epochs 1 --admm-epochs 1"
     assert sweep.main([*words.split(), "--epochs", "1"]) == 0
     folder = tmp_path / "runs" / "sweep" / "tiny"

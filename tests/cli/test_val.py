@@ -155,7 +155,7 @@ def test_help_tells_the_protocols_and_their_defaults(capsys):
 def test_options_out_of_range(here, capsys, words):
     with pytest.raises(SystemExit) as stop:
         main(["val", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", *words])
-    assert stop.value.code == 2 and f"argument {words[0]}: " in capsys.readouterr().err
+    assert stop.value.code == 2 and f"error: {words[0]}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,11 @@ def test_path_is_relative_to_the_file_and_root_overrides(coco_folder, tmp_path, 
         load_data(file, tmp_path / "nowhere")
 
 
+def test_the_built_in_set_is_not_looked_for_in_a_folder(tmp_path):
+    with pytest.raises(DetectPruneError, match="drawn on the spot: it is not looked for in a folder"):
+        load_data("sample", tmp_path)
+
+
 def test_one_split_alone(coco_folder, voc_folder):
     (coco_folder / "train.json").unlink()
     data = load_data(coco_folder / "set.yaml", splits=("val",))
@@ -58,6 +63,7 @@ def test_one_split_alone(coco_folder, voc_folder):
         ("format: coco", "format: [coco]", "1: format is"),
         ("path: .", "path: []", "2: path has to be one folder"),
         ("path: .", "path: .\nclasses: 3", "3: unknown key classes"),
+        ("path: .", "path: .\nnc: 3", "voc or darknet; this looks like one of Ultralytics'"),
         ("path: .", "path: .\npath: b", "3: the key path stands here a second time"),
         ("path: .\n", "", "the key path is missing"),
         ("path: .", "path: 'x", "not valid yaml"),

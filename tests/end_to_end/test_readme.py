@@ -13,6 +13,7 @@ from tiny import write_coco
 from detect_prune.darknet import write_weights
 from detect_prune.tasks import build
 from detect_prune.tasks.detector import load
+from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -49,6 +50,22 @@ def test_what_the_readme_shows_works(number, here, capsys):
 def test_global_admm_takes_fewer_than_ten_lines_of_anyone_s_loop():
     lines = [line for line in BLOCKS[0].splitlines() if re.search(r"admm|ADMM|masks", line) and "print" not in line]
     assert len(lines) < 10
+
+
+def test_the_lengths_that_are_told_are_the_recipes():
+    def lengths(recipe):
+        return recipe.dense.epochs, recipe.admm.epochs, recipe.retrain.epochs
+
+    real, small, large = (detection_recipe(sample=a, large=b) for a, b in ((False, False), (True, False), (True, True)))
+    fresh, trained = (classification_recipe("resnet56", pretrained=kind) for kind in (False, True))
+    for name, told, recipes in (
+        ("detector, real data", r"(\d+) \| (\d+) \| (\d+)", [real]),
+        ("detector, built-in set", r"(\d+) \((\d+) .*?\) \| (\d+) \((\d+)\) \| (\d+) \((\d+)\)", [small, large]),
+        ("LeNet-5", r"(\d+) \| (\d+) \| (\d+)", [classification_recipe("lenet5")]),
+        ("ResNets", r"(\d+) \(.*: (\d+)\) \| ((\d+)) \| ((\d+))", [fresh, trained]),
+    ):
+        (row,) = re.findall(rf"^\| {name} \| {told} \|", README, re.MULTILINE)
+        assert [int(number) for number in row] == [n for phase in zip(*map(lengths, recipes)) for n in phase], name
 
 
 def test_every_command_that_is_shown_is_one():

@@ -84,10 +84,18 @@ def test_a_floor_that_binds_is_said(tmp_path, capsys):
 
 def test_a_trained_network_is_only_measured_by_the_method_dense(tmp_path):
     task = Counting()
+    task.trained = True
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
-    result = run(tmp_path / "run", task, method="dense", train_dense=False)
+    result = run(tmp_path / "run", task, method="dense", train_dense=None)
     assert task.asked == 0 and [stage["name"] for stage in result.stages] == ["dense"]
     assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
+
+
+def test_a_network_that_is_not_trained_is_trained_unless_it_is_not_wanted(tmp_path):
+    for wanted, epochs in ((None, RECIPE.dense.epochs), (False, 0)):
+        task = Counting()
+        run(tmp_path / f"run{wanted}", task, method="dense", train_dense=wanted)
+        assert task.asked == epochs * task.steps_per_epoch
 
 
 @pytest.mark.parametrize(("updates", "told"), [(4, True), (32, False)])

@@ -36,6 +36,7 @@ class ToyTask:
 
     name = "toy"
     world = ALONE
+    trained = False
     steps_per_epoch = 8
     recipe = Recipe(
         dense=Phase(8, 0.05, weight_decay=1e-4, ema=0.9),

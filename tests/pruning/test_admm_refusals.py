@@ -35,7 +35,10 @@ def test_what_is_refused():
         ({"constraint": LayerwiseRatio(0.5), "floor": 0.1}, "has its own"),
         # At once, though the worth is not yet known.
         ({"ratio": 0.9999, "importance": "taylor"}, "smaller"),
-        ({"constraint": LayerwiseRatio({"0.wieght": 0.5}), "importance": "fisher"}, "wieght"),
+        (
+            {"constraint": LayerwiseRatio({"0.wieght": 0.5}), "importance": "fisher"},
+            "no pruned layer 0.wieght; 0.weight",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence):
             GlobalADMM(model, **arguments)
