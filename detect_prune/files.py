@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import shutil
 import stat
 import tempfile
@@ -134,6 +135,24 @@ def open_binary(path: str | Path, what: str, error: type[DetectPruneError] = Det
         raise error(f"a zero byte can't be part of a name; a {what} was expected", file=path) from None
     kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
     raise error(f"this is {kind}; a {what} was expected here", file=path)
+
+
+def read_tensors(path: str | Path, what: str) -> Any:
+    """Reads tensors and plain values that torch has saved, onto the CPU; nothing is unpickled. `what` names the kind of
+    file in the error ("checkpoint of a run").
+
+    Raises:
+        DetectPruneError: the file is missing, is a folder or a device, or holds something else.
+    """
+    # Imported here: it takes seconds, and the command line reads and writes files before it needs it.
+    import torch
+
+    with open_binary(path, what) as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError):
+            # Its reader trips over damaged bytes in any of these ways, and advises to unpickle what it does not know.
+            raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None
 
 
 def read_text(path: str | Path, what: str) -> str:

@@ -27,7 +27,7 @@ class Accuracy:
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
-    """Scores a network in evaluation mode and leaves it in the mode it was in.
+    """Scores a network in evaluation mode and puts it back into the mode that its root was in.
 
     Args:
         batches: ((B, C, H, W) pictures as the network wants them, (B,) labels), on the network's device.

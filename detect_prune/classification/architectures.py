@@ -1,6 +1,5 @@
 """The networks by name, what they want to see, and their trained weights."""
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from detect_prune.classification.lenet import LeNet5
 from detect_prune.classification.resnet import ResNetCifar
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import read_tensors
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> None:
         DetectPruneError: the file is missing, is no such checkpoint, or belongs to another network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DetectPruneError("no such file; trained weights were expected here", file=path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError):
-        # The reader of plain tensors trips over damaged bytes in any of these ways, and its advice is to unpickle them.
-        raise DetectPruneError(
-            "not a checkpoint of plain tensors (.pt or .th): it is cut off, damaged or of another kind", file=path
-        ) from None
+    state = read_tensors(path, "checkpoint of plain tensors (.pt or .th)")
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

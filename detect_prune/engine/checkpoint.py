@@ -1,6 +1,5 @@
 """Checkpoints: one plain dict of tensors and plain values a file, never unpickled."""
 
-import pickle
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import atomic_path
+from detect_prune.files import atomic_path, read_tensors
 
 FORMAT = "detect_prune checkpoint 1"
 
@@ -40,14 +39,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         DetectPruneError: the file is missing, damaged, or not a checkpoint of this program.
     """
     path = Path(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DetectPruneError("no such checkpoint", file=path) from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError):
-        raise DetectPruneError(
-            "this checkpoint can't be read: it is cut off, damaged or of another kind", file=path
-        ) from None
+    state = read_tensors(path, "checkpoint of a run")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise DetectPruneError(f"not a checkpoint of this program; '{FORMAT}' was expected inside", file=path)
     return state

@@ -163,7 +163,7 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
     is the median loss, in points, against the better of the dense network and the one trained for as long (see
     `beside_longer`) of the same seed. The last column says which row is the best of its ratio; where a difference of
     medians lies inside the spread of either row, that is a tie. With one seed there is no spread, and nothing is said,
-    and neither is of rows that were trained by different recipes.
+    and neither is of rows that were trained by different recipes, or began with different dense networks.
 
     Args:
         records: from `record_of`, of one network, one data set and one budget, not empty.
@@ -264,6 +264,8 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
     for ratio in {row.ratio for row in rows} - {None}:
         rivals = [number for number, row in enumerate(rows) if row.ratio == ratio]
         unlike = len({rows[number].records[0]["recipe"] for number in rivals}) > 1
+        begun = {(record["seed"], record[f"dense_{name}"]) for number in rivals for record in rows[number].records}
+        unlike = unlike or len(begun) > len({seed for seed, _ in begun})
         if len(rivals) < 2 or unlike or any(rows[number].seeds < 2 for number in rivals):
             continue
         middle = {number: median(rows[number].values(name)) for number in rivals}

@@ -33,11 +33,11 @@ RECORDS_PER_PHASE = 500
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved itself; `folder` is what --resume takes."""
+    """The run was asked to stop; `folder`, where it has saved itself, is what --resume takes."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, saved: bool = True):
         self.folder = folder
-        super().__init__(f"stopped; everything so far is in {folder}")
+        super().__init__(f"stopped; {'everything so far' if saved else 'the last checkpoint'} is in {folder}")
 
 
 class Run:
@@ -143,7 +143,7 @@ class Run:
         finally:
             self.stop.__exit__(kind, error, trace)
         if kind is KeyboardInterrupt and (self.folder / LAST).exists():
-            raise Stopped(self.folder) from None
+            raise Stopped(self.folder, saved=False) from None  # a second Ctrl-C, which does not wait
 
     # ---- stages -------------------------------------------------------------------------------------------------
 

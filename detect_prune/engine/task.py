@@ -4,6 +4,7 @@ The engine never learns what a picture or a box is. `detect_prune.tasks` has the
 classification; any object with these members can be handed to `detect_prune.prune`.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,6 +64,25 @@ class Phase:
     """Probability of the network's nn.Dropout modules; None for the one that they are built with."""
     distill: float = 0.0
     """Weight, in the loss, of how far the answers are from the dense network's; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise DetectPruneError(f"unknown optimizer '{self.optimizer}'; expected sgd or adamw")
+        limits = {
+            "epochs": self.epochs >= 1,
+            "lr": 0 < self.lr < math.inf,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "warmup": 0 <= self.warmup <= 1,
+            "final_lr": 0 <= self.final_lr <= 1,
+            "ema": 0 <= self.ema < 1,
+            "clip": 0 <= self.clip < math.inf,
+            "dropout": self.dropout is None or 0 <= self.dropout < 1,
+            "distill": 0 <= self.distill < math.inf,
+        }
+        wrong = [f"{name} {getattr(self, name)}" for name, holds in limits.items() if not holds]
+        if wrong:
+            raise DetectPruneError(f"a phase can't be trained with {', '.join(wrong)}")
 
 
 LEAST_UPDATES = 30

@@ -18,7 +18,7 @@ from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit
 from detect_prune.errors import DetectPruneError
-from detect_prune.pruning import Diverged, GlobalADMM, GradualMagnitude, Masks, Pruner, Update, parameter_groups
+from detect_prune.pruning import Diverged, GlobalADMM, GradualMagnitude, Masks, Pruner, Update, is_due, parameter_groups
 
 
 @dataclass
@@ -49,9 +49,7 @@ def build_optimizer(model: nn.Module, phase: Phase, pruner: Pruner | None = None
     groups = parameter_groups(model, phase.weight_decay, pruner if isinstance(pruner, GlobalADMM) else None)
     if phase.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=phase.lr, momentum=phase.momentum, nesterov=phase.momentum > 0)
-    if phase.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=phase.lr, betas=(phase.momentum, 0.999), fused=True)
-    raise ValueError(f"unknown optimizer '{phase.optimizer}'; expected sgd or adamw")
+    return torch.optim.AdamW(groups, lr=phase.lr, betas=(phase.momentum, 0.999), fused=True)
 
 
 class Trainer:
@@ -99,8 +97,8 @@ class Trainer:
         """Trains, one report a step, from where the phase stands to its end.
 
         Raises:
-            NotFinite: the loss, the weights or the gradient are no longer finite. The model is then of no use: its
-                batch-norm statistics, at least, have seen the bad values.
+            NotFinite: the loss, or what ADMM measures, is no longer finite. The model is then of no use: its batch-norm
+                statistics, at least, have seen the bad values.
             DetectPruneError: a whole epoch had no picture that could be read, a step does not fit into memory, or the
                 network has no dropout that the phase could set.
         """
@@ -110,8 +108,9 @@ class Trainer:
             before, usable = self.step, False
             for batch in islice(self.task.batches(epoch, start), per_epoch - start):
                 counts = self.world.gather(0 if batch is None else self.task.count(batch))
-                usable = self._usable(counts) or usable
-                yield self._one_step(batch, counts, epoch)
+                trains = self._usable(counts)
+                usable = usable or trains
+                yield self._one_step(batch, counts if trains else None, epoch)
             # Where an epoch was resumed near its end, the few pictures that were left prove nothing.
             if self.step == before or (start == 0 and not usable):
                 problems = " ".join(["", *self.task.problems()])
@@ -123,11 +122,11 @@ class Trainer:
         self.model.train()
         return all(counts) or (any(counts) and not training_norms(self.model))
 
-    def _one_step(self, batch: Any, counts: list[int], epoch: int) -> StepReport:
-        """`counts` has the number of pictures that each process has of the batch."""
+    def _one_step(self, batch: Any, counts: list[int] | None, epoch: int) -> StepReport:
+        """`counts` has the number of pictures that each process has of the batch; None where it is of no use."""
         rate = learning_rate(self.phase, self.step, self.total)
         loss, parts = math.nan, {}
-        if self._usable(counts):
+        if counts is not None:
             loss, parts = self._descend(batch, counts, rate, epoch)
         self.step += 1
         update = None
@@ -186,13 +185,21 @@ class Trainer:
         )
 
     def _update_is_due(self) -> bool:
-        updates = self.pruner.updates
-        return self.step * updates // self.total > (self.step - 1) * updates // self.total
+        return is_due(self.step, self.total, self.pruner.updates)
 
     def finish(self) -> None:
-        """Puts the averaged weights into the model, where the phase keeps an average."""
+        """Puts the averaged weights into the model, where the phase keeps an average.
+
+        Raises:
+            NotFinite: a weight is no longer finite, though every loss was: that of the last step is from before it.
+        """
         if self.average is not None:
             self.model.load_state_dict(self.average.weights())
+        for name, value in self.model.named_parameters():
+            if not bool(value.isfinite().all()):
+                epoch = (self.step - 1) // self.task.steps_per_epoch
+                rate = learning_rate(self.phase, self.step - 1, self.total)
+                raise self._not_finite(f"{name} is NaN or infinite", rate, epoch, self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the model and torch's random state, which belong to the run."""

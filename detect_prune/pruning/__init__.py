@@ -36,7 +36,7 @@ from detect_prune.pruning.methods import (
 )
 from detect_prune.pruning.patterns import BlockBudget, NOfM
 from detect_prune.pruning.residuals import GOOD_RESIDUAL, Residuals
-from detect_prune.pruning.schedule import RhoSchedule, cubic
+from detect_prune.pruning.schedule import RhoSchedule, cubic, is_due
 from detect_prune.pruning.selection import Diverged
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "count_macs",
     "cubic",
     "find_method",
+    "is_due",
     "keep_count",
     "macs_budget",
     "macs_per_weight",

@@ -14,7 +14,7 @@ In anyone's own loop:
     admm.attach(optimizer)                       # the penalty joins every optimizer.step()
     for step, batch in enumerate(batches, 1):
         ...                                      # forward, backward, optimizer.step() as ever
-        if step % (len(batches) // 40) == 0:
+        if is_due(step, len(batches), admm.updates):
             print(admm.update())
     masks = admm.cut(optimizer)                  # exact, and held through all further steps
 

@@ -159,7 +159,8 @@ class GradualMagnitude:
         progress = cubic(self.done / self.updates)
         selection = best_support(self.weights, self.constraint, self.importance, progress)
         masks, self.masks.bound = selection.named(self.weights)
-        self.masks.replace(masks)
+        # Where costs differ, what is left of the budget would buy back cheap ones.
+        self.masks.replace({name: mask & self.masks[name] for name, mask in masks.items()})
         kept = {name: left / total for name, (left, total) in self.masks.kept().items()}
         overall = self.masks.n_kept / self.masks.n_total
         self.report = Tightened(self.done, kept, overall, self.masks.bound)

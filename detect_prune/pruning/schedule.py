@@ -7,6 +7,12 @@ _SETTLING = 0.9
 """After this share of the updates W is meant to have met Z; the rest lets both settle."""
 
 
+def is_due(step: int, total: int, times: int) -> bool:
+    """Whether something that happens `times` times in `total` steps, at equal distances, does so at the end of this
+    step (from 1). The last time is the last step; never more than once a step."""
+    return step * times // total > (step - 1) * times // total
+
+
 def cubic(time: float) -> float:
     """The part of the removal that is asked for at `time`, 0..1: fast first, slow at the end (Zhu and Gupta 2017,
     arXiv 1710.01878, equation 1)."""
@@ -67,8 +73,7 @@ class RhoSchedule:
 
     def ends_stage(self, done: int, updates: int) -> bool:
         """Is the update number `done` (from 1) of `updates` the last of its stage, and another one follows?"""
-        stages = min(self.stages, updates)
-        return done < updates and done * stages // updates > (done - 1) * stages // updates
+        return done < updates and is_due(done, updates, min(self.stages, updates))
 
     def growth(self, done: int, updates: int, since: int, first: float, now: float) -> float:
         """The factor for rho after `done` of `updates`, where the worst residual was `first` after `since` of them and

@@ -207,8 +207,9 @@ def _threshold(layers: Sequence[Items], budget: float) -> tuple[float, float]:
     scores, costs = found or _gather(layers, low, high)
     scores, order = scores.sort(descending=True)
     costs = costs[order]
-    first = int((cost_high + costs.cumsum(0) <= budget).count_nonzero())
-    if first == len(scores):
+    # All of them fit where the budget differs from their cost by no more than rounding.
+    first = min(int((cost_high + costs.cumsum(0) <= budget).count_nonzero()), len(scores) - 1)
+    if len(scores) < n_low - n_high:
         raise Diverged("a score is not a number: there are weights or worths that are NaN or infinite")
     threshold = float(scores[first])
     return threshold, budget - cost_high - float(costs[scores > threshold].sum())

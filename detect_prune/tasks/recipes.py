@@ -32,13 +32,13 @@ def detection_recipe(*, sample: bool, large: bool) -> Recipe:
 def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
     """The recipe for LeNet-5 on MNIST or a ResNet on CIFAR-10; weights that are trained already want a smaller rate."""
     if model == "lenet5":
-        # Chosen between what was tried on held-out training pictures at 99.2 and 99.67 % removed (docs/admm.md).
+        # Chosen between what was tried on held-out training pictures at 99.2 and 99.67 % removed (docs/recipes.md).
         return Recipe(
             dense=Phase(15, 2e-3, "adamw", weight_decay=0.05, ema=0.999, dropout=0.3),
             admm=Phase(24, 3e-3, "adamw", final_lr=0.2, dropout=0.1),
             retrain=Phase(14, 2e-3, "adamw", weight_decay=0.2, ema=0.999),
         )
-    # What comes after the dense phase was looked for with ResNet-20 at 90 % removed (docs/admm.md).
+    # What comes after the dense phase was looked for with ResNet-20 at 90 % removed (docs/recipes.md).
     return Recipe(
         dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
         admm=Phase(20, 0.05, distill=1.0),

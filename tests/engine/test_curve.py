@@ -123,6 +123,13 @@ def test_nothing_is_the_best_among_runs_of_different_recipes():
     assert {row["of its ratio"] for row in cells(runs).values()} == {""}
 
 
+def test_nothing_is_the_best_among_runs_that_began_with_different_dense_networks():
+    for other, mark in ((0.95, "**best**"), (0.94, "")):
+        runs = [record("admm", seed, 0.92) | {"dense_accuracy": 0.95} for seed in range(3)]
+        runs += [record("gradual", seed, 0.90) | {"dense_accuracy": other} for seed in range(3)]
+        assert {row[0]: row[-1] for row in compare(runs).rows}["admm"] == mark
+
+
 def test_runs_of_one_method_and_different_recipes_are_two_rows():
     runs = [record(seed=0), record(seed=0, accuracy=0.8, recipe="30 epochs")]
     table = compare(runs)

@@ -1,13 +1,11 @@
 """Every method and every kind of target: exact counts, the same epochs, and stopping changes nothing."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 
 import pytest
 import torch
-from toy import ToyTask
+from toy import StopsItself, ToyTask, same_bits
 
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import check, prune
@@ -23,21 +21,8 @@ RECIPE = ToyTask.recipe.with_options(
 )
 
 
-class Counting(ToyTask):
-    """Counts steps, and sends itself a signal in step `stop_at`."""
-
-    def __init__(self, stop_at=None):
-        super().__init__()
-        self.stop_at = stop_at
-
-    def loss(self, model, batch):
-        if self.asked + 1 == self.stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().loss(model, batch)
-
-
 def run(folder, task=None, **options):
-    task = task or Counting()
+    task = task or ToyTask()
     removes = METHODS.get(options.get("method"), METHODS["admm"]).prunes != "never"
     defaults = {"ratio": 0.6 if removes else None, "train_dense": True, "precision": Precision(), "recipe": RECIPE}
     return prune(task.model, task=task, folder=folder, **(defaults | options))
@@ -45,7 +30,7 @@ def run(folder, task=None, **options):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_has_the_same_epochs_and_stopping_changes_nothing(tmp_path, method):
-    task = Counting()
+    task = ToyTask()
     straight = run(tmp_path / "straight", task, method=method)
     assert task.asked == DENSE_STEPS + (0 if method == "dense" else LATER_STEPS)
     # Layer by layer it is 32 - 19, 256 - 153 and 32 - 19.
@@ -56,11 +41,9 @@ def test_each_method_has_the_same_epochs_and_stopping_changes_nothing(tmp_path, 
     for stop in stops:
         folder = tmp_path / str(stop)
         with pytest.raises(Stopped):
-            run(folder, Counting(stop_at=stop), method=method)
+            run(folder, StopsItself(stop), method=method)
         resumed = run(folder, method=method, resume=True)
-        for name, value in straight.model.state_dict().items():
-            assert torch.equal(value, resumed.model.state_dict()[name]), name
-        assert [stage["metrics"] for stage in resumed.stages] == [stage["metrics"] for stage in straight.stages]
+        same_bits(straight, resumed)
 
 
 def test_the_rows_tell_what_was_done(tmp_path):
@@ -74,7 +57,7 @@ def test_the_rows_tell_what_was_done(tmp_path):
 
 
 def test_a_floor_that_binds_is_said(tmp_path, capsys):
-    task = Counting()
+    task = ToyTask()
     with torch.no_grad():
         task.model[8].weight.mul_(1e-4)
     result = run(tmp_path / "run", task, method="magnitude", train_dense=False, floor=0.5)
@@ -83,7 +66,7 @@ def test_a_floor_that_binds_is_said(tmp_path, capsys):
 
 
 def test_a_trained_network_is_only_measured_by_the_method_dense(tmp_path):
-    task = Counting()
+    task = ToyTask()
     task.trained = True
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     result = run(tmp_path / "run", task, method="dense", train_dense=None)
@@ -93,7 +76,7 @@ def test_a_trained_network_is_only_measured_by_the_method_dense(tmp_path):
 
 def test_a_network_that_is_not_trained_is_trained_unless_it_is_not_wanted(tmp_path):
     for wanted, epochs in ((None, RECIPE.dense.epochs), (False, 0)):
-        task = Counting()
+        task = ToyTask()
         run(tmp_path / f"run{wanted}", task, method="dense", train_dense=wanted)
         assert task.asked == epochs * task.steps_per_epoch
 
@@ -172,14 +155,14 @@ def test_the_recipe_says_how_admm_prunes_where_the_caller_does_not():
     recipe = replace(RECIPE, gradual=True, importance="taylor")
 
     def chosen(method="admm", **options):
-        choice = check(Counting(), ratio=0.6, method=method, **options)
+        choice = check(ToyTask(), ratio=0.6, method=method, **options)
         return choice.importance, choice.gradual
 
     assert chosen() == ("lamp", False) and chosen(recipe=recipe) == ("taylor", True)
     assert chosen(recipe=recipe, importance="raw", gradual=False) == ("raw", False)
     # A ratio that grows was measured where all layers share a budget; and a rival is what its paper says.
     assert chosen("admm-layerwise", recipe=recipe) == ("raw", False)
-    assert check(Counting(), method="admm", pattern="2:4", recipe=recipe).gradual is False
+    assert check(ToyTask(), method="admm", pattern="2:4", recipe=recipe).gradual is False
     assert chosen("gradual", recipe=recipe) == ("raw", False) and chosen("lamp", recipe=recipe) == ("lamp", False)
 
 
@@ -191,7 +174,7 @@ def test_what_the_recipe_said_is_done_and_kept(tmp_path):
     assert not {"gradual", "importance"} & metrics["recipe"].keys()
     assert load_checkpoint(straight.folder / "last.pt")["identity"]["importance"] == "taylor"
     with pytest.raises(Stopped):
-        run(tmp_path / "stopped", Counting(stop_at=DENSE_STEPS + 13), recipe=recipe)
+        run(tmp_path / "stopped", StopsItself(DENSE_STEPS + 13), recipe=recipe)
     resumed = run(tmp_path / "stopped", recipe=recipe, resume=True)
     at_once = run(tmp_path / "at once", recipe=RECIPE, importance="taylor")
 
@@ -236,7 +219,7 @@ def test_admm_s_ratio_may_grow(tmp_path):
     ],
 )
 def test_what_does_not_go_together_is_said_before_anything_is_written(tmp_path, options, match):
-    task, options = Counting(), dict(options)
+    task, options = ToyTask(), dict(options)
     if "freeze" in options:
         task.model[options.pop("freeze")].requires_grad_(False)
     if not options.get("method", "").startswith("dense"):

@@ -1,6 +1,7 @@
 """The whole story on a toy: exact counts, what is in the folder, and what is refused before it starts."""
 
 import json
+import math
 from copy import deepcopy
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from toy import FP32, ToyTask, run
 from detect_prune.engine import pipeline
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import train
-from detect_prune.engine.task import NotFinite, Phase
+from detect_prune.engine.task import NotFinite
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Masks, make_pruner, prunable_weights
@@ -214,11 +215,36 @@ def test_adamw_phases_work_as_well(tmp_path):
     assert run(tmp_path / "run", recipe=adamw).stages[-1]["kept"] == 128
 
 
-def test_a_phase_says_what_it_expects():
-    with pytest.raises(ValueError, match="unknown optimizer"):
-        from detect_prune.engine.trainer import build_optimizer
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'; expected sgd or adamw"),
+        ({"lr": -1.0}, "can't be trained with lr -1.0"),
+        ({"lr": math.nan, "ema": 1.5}, "can't be trained with lr nan, ema 1.5"),
+        ({"epochs": 0}, "epochs 0"),
+        ({"distill": -1.0}, "distill -1.0"),
+        ({"dropout": 1.0}, "dropout 1.0"),
+    ],
+)
+def test_a_phase_says_what_it_expects(wrong, said):
+    with pytest.raises(DetectPruneError, match=said):
+        ToyTask.recipe.with_options(retrain=wrong)
 
-        build_optimizer(ToyTask().model, Phase(1, 0.1, "rmsprop"))
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_weights_that_the_very_last_step_has_spoilt_are_not_delivered(tmp_path, ema):
+    """Every loss was finite: that of the last step is from before it."""
+
+    class Spoils(ToyTask):
+        def loss(self, model, batch):
+            loss, parts = super().loss(model, batch)
+            if self.asked == 128 + 48:
+                loss.register_hook(lambda gradient: gradient * math.nan)
+            return loss, parts
+
+    recipe = ToyTask.recipe.with_options(retrain={"ema": ema, "clip": 0.0})
+    with pytest.raises(NotFinite, match=r"0\.weight is NaN or infinite in epoch 6, step 48 of 48.*smaller --lr"):
+        run(tmp_path / "run", Spoils(), recipe=recipe)
 
 
 def test_a_text_where_a_list_of_patterns_belongs_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from detect_prune.pruning import (
     GlobalADMM,
+    Lamp,
     LayerwiseRatio,
     RhoSchedule,
     keep_count,
@@ -225,3 +226,8 @@ def test_a_ratio_that_grows_resumes_to_the_bit():
     run(*fresh, 50, 96)
     assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), fresh[0].parameters()))
     assert fresh[2].rho == whole[2].rho
+
+
+def test_the_defaults_are_those_that_the_documents_tell():
+    admm = GlobalADMM(nn.Linear(20, 10), 0.9)
+    assert isinstance(admm.importance, Lamp) and admm.constraint.floor == 0.05 and not admm.gradual

@@ -45,6 +45,23 @@ def build(updates=6):
     return model, optimizer, gradual
 
 
+def test_gradual_gives_nothing_back_where_what_is_left_of_the_budget_would_buy_it():
+    """Sixteen costs 1 and 7.3: with the cheap layer's weights the rest could be filled up."""
+    for seed in range(40):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(9, 7), nn.Linear(7, 5))
+        costs = {"0.weight": 1.0, "1.weight": 7.3}
+        gradual = GradualMagnitude(model, GlobalBudget(20.0, costs, floor=0.0), updates=12)
+        before = {name: gradual.masks[name].clone() for name in gradual.masks}
+        for _ in range(12):
+            with torch.no_grad():
+                for name in gradual.masks:
+                    gradual.weights[name].add_(0.3 * torch.randn_like(gradual.weights[name]) * gradual.masks[name])
+            gradual.update()
+            assert not any((gradual.masks[name] & ~before[name]).any() for name in before), seed
+            before = {name: gradual.masks[name].clone() for name in gradual.masks}
+
+
 def test_gradual_removes_the_smallest_along_the_cubic_and_never_gives_back():
     model, optimizer, gradual = build()
     before = None

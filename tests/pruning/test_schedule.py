@@ -2,7 +2,7 @@
 
 import pytest
 
-from detect_prune.pruning import RhoSchedule
+from detect_prune.pruning import RhoSchedule, is_due
 
 
 @pytest.mark.parametrize("updates, stages", [(40, 20), (30, 20), (36, 7), (5, 20), (1, 20)])
@@ -11,6 +11,13 @@ def test_stages_divide_the_updates_evenly(updates, stages):
     ends = [done for done in range(1, updates + 1) if schedule.ends_stage(done, updates)]
     lengths = [b - a for a, b in zip([0, *ends], [*ends, updates])]
     assert len(lengths) == min(stages, updates) and max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("total, times", [(469, 40), (40, 40), (82, 40), (7, 3), (5, 1)])
+def test_what_is_due_so_often_is_due_just_so_often(total, times):
+    steps = [step for step in range(1, total + 1) if is_due(step, total, times)]
+    apart = [b - a for a, b in zip([0, *steps], steps)]
+    assert len(steps) == times and steps[-1] == total and max(apart) - min(apart) <= 1
 
 
 def test_growth_answers_to_the_residual():

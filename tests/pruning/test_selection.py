@@ -1,6 +1,7 @@
 """The projection against brute force, a full sort and random rivals."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -144,6 +145,15 @@ def test_floors_that_cost_too_much_are_refused():
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="not a number"):
         select([Items(torch.full((5,), float("nan")), torch.tensor(1.0))], 2)
+
+
+def test_a_budget_that_is_the_cost_of_all_but_for_rounding_is_no_nan():
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        costs = torch.rand(3, generator=generator).double().sqrt().tolist()
+        layers = [Items(torch.rand(50, generator=generator), torch.tensor(1.0), cost) for cost in costs]
+        kept = sum(int(mask.sum()) for mask in select(layers, math.nextafter(sum(50 * c for c in costs), 0)).masks)
+        assert kept >= 149, seed
 
 
 def test_channels_last_selects_the_same(route):
