@@ -13,12 +13,10 @@ def find_dropouts(model: nn.Module, phase: Phase) -> list[nn.Dropout]:
     """What `phase.dropout` is for: the nn.Dropout modules of the network; none where the phase leaves them as they are.
 
     Raises:
-        DetectPruneError: it is no probability, or the network has no dropout that could be set.
+        DetectPruneError: the network has no dropout that could be set.
     """
     if phase.dropout is None:
         return []
-    if not 0 <= phase.dropout < 1:
-        raise DetectPruneError(f"dropout is a probability in [0, 1), not {phase.dropout:g}")
     found = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     if not found:
         raise DetectPruneError(f"the recipe asks for dropout of {phase.dropout:g}, and this network has no nn.Dropout")

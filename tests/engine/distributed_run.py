@@ -19,7 +19,7 @@ from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.pipeline import prune, train
 from detect_prune.engine.run import Stopped
-from detect_prune.engine.task import Phase, Recipe
+from detect_prune.engine.task import Phase, Recipe, Teacher
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import GlobalADMM
@@ -53,14 +53,24 @@ def lenet(folder, world):
 
 
 def detector(folder, world):
-    """A detector without batch norm on eleven pictures, one of them torn, in batches of five."""
-    task = detection_task(
-        folder / "plain.cfg", data=folder / "squares/tiny.yaml", batch=5, device="cpu", workers=world.rank, world=world
+    """A detector without batch norm on eleven pictures, one of them torn, in batches of five; then it learns from
+    another one."""
+    options = {"batch": 5, "device": "cpu", "workers": world.rank, "world": world}
+    task, other = (
+        detection_task(folder / "plain.cfg", data=folder / "squares/tiny.yaml", seed=seed, **options) for seed in (0, 1)
     )
     recipe = replace(task.recipe, dense=Phase(3, 0.01, clip=10.0))
     train(task.model, task=task, folder=folder / f"detector-{world.size}", recipe=recipe, precision=FP32)
     history = load_checkpoint(folder / f"detector-{world.size}" / "last.pt")["history"]
-    return {"weights": task.model.state_dict(), "history": [row for row in history if "loss box" in row]}
+    weights = {name: value.clone() for name, value in task.model.state_dict().items()}
+    teacher = Teacher(other.model.eval(), 0.5)
+    taught = Trainer(task, task.model, Phase(1, 0.01, clip=10.0), FP32, teacher=teacher)
+    return {
+        "weights": weights,
+        "history": [row for row in history if "loss box" in row],
+        "taught": [{"loss": report.loss, **report.parts} for report in taught.steps()],
+        "taught weights": task.model.state_dict(),
+    }
 
 
 class SharedToy(StopsItself):

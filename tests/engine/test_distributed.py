@@ -102,6 +102,11 @@ def test_a_detector_is_trained_as_by_one_process(results):
     for mine, theirs in zip(first["history"], alone["history"], strict=True):
         for figure in ("loss", "loss box", "loss objectness", "loss class", "lr"):
             assert mine[figure] == pytest.approx(theirs[figure], rel=1e-4), figure
+    same(first["taught weights"], second["taught weights"])
+    close(first["taught weights"], alone["taught weights"])
+    assert len(first["taught"]) == 2 and all(step["distillation"] > 0 for step in first["taught"])
+    for mine, theirs in zip(first["taught"], alone["taught"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
 
 
 def test_the_statistics_of_batch_norm_are_averaged(results):

@@ -204,15 +204,13 @@ def test_the_dropout_of_a_step_lasts_through_its_backward_pass():
     assert task.seen == [0.3, 0.3]
 
 
-@pytest.mark.parametrize("p, message", [(0.2, "no nn.Dropout"), (1.0, "probability"), (-0.1, "probability")])
 @pytest.mark.parametrize("job, phase", [(train, "dense")] + [(prune, name) for name in ("dense", "admm", "retrain")])
-def test_dropout_that_can_t_be_set_is_refused_before_anything_is_written(tmp_path, p, message, job, phase):
+def test_dropout_that_can_t_be_set_is_refused_before_anything_is_written(tmp_path, job, phase):
     task = ToyTask()
-    if message == "no nn.Dropout":
-        task.model[3] = nn.Identity()
-    recipe = task.recipe.with_options(**{phase: {"dropout": p}})
+    task.model[3] = nn.Identity()
+    recipe = task.recipe.with_options(**{phase: {"dropout": 0.2}})
     job = partial(prune, ratio=0.5, train_dense=True) if job is prune else job
-    with pytest.raises(DetectPruneError, match=message):
+    with pytest.raises(DetectPruneError, match=r"no nn\.Dropout"):
         job(task.model, task=task, folder=tmp_path / "run", recipe=recipe)
     assert not (tmp_path / "run").exists()
 
