@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import stat
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from detect_prune.errors import DetectPruneError
 
 _DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS")} - {None}
 """What the disk answers; a failed download is an OSError too, and its caller's to name."""
+
+_TRIPS = (AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @contextlib.contextmanager
@@ -150,7 +153,7 @@ def read_tensors(path: str | Path, what: str) -> Any:
     with open_binary(path, what) as file:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError):
+        except (pickle.UnpicklingError, struct.error, *_TRIPS):
             # Its reader trips over damaged bytes in any of these ways, and advises to unpickle what it does not know.
             raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None
 

@@ -68,14 +68,14 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         "--dense-epochs",
         type=common.positive(int),
         metavar="N",
-        help="of dense training, where there are no weights to start from",
+        help="of dense training, where there are no weights to start from, or the heads start at random",
     )
     made.add_argument(
         "--distill",
         type=common.not_negative(float),
         metavar="WEIGHT",
         help="of the distance from the dense network's answers, in the loss while it is pruned and retrained; 0 for "
-        "none (default: 1 for ResNets, and for detectors on real data whose heads are trained; else 0)",
+        "none (default: 1 for ResNets, and for detectors on real data; else 0)",
     )
     made.add_argument(
         "--importance",

@@ -125,8 +125,8 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     project = Path(args.project or PROJECT)
     if args.resume is not None:
         folder, argv = common.resume_plan("sweep", made, args, project, finished=FINISHED)
-        found = common.read_plan(folder).options.get("train_dense")  # when it began; older sweeps don't have it
-        args.train_dense = not _check_all(args) if found is None else found
+        # What it found when it began. Older sweeps did not train heads that start at random, and don't have it.
+        args.train_dense = common.read_plan(folder).options.get("train_dense", args.weights is None)
     else:
         if args.ratios is None and not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")

@@ -65,7 +65,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
             "layers": {row["layer"]: [row["kept"], row["total"]] for row in metrics["layers"]},
         }
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, DetectPruneError) as error:
         raise DetectPruneError(f"these are no metrics of a finished run of prune ({error!r})", file=file) from None
     return record
 
@@ -264,7 +264,9 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
     for ratio in {row.ratio for row in rows} - {None}:
         rivals = [number for number, row in enumerate(rows) if row.ratio == ratio]
         unlike = len({rows[number].records[0]["recipe"] for number in rivals}) > 1
-        begun = {(record["seed"], record[f"dense_{name}"]) for number in rivals for record in rows[number].records}
+        runs = [record for number in rivals for record in rows[number].records]
+        # Rounded: another device may score the same network differently in the last digits.
+        begun = {(record["seed"], round(record[f"dense_{name}"], 6)) for record in runs}
         unlike = unlike or len(begun) > len({seed for seed, _ in begun})
         if len(rivals) < 2 or unlike or any(rows[number].seeds < 2 for number in rivals):
             continue

@@ -235,6 +235,7 @@ def train(
     with run:
         run.plan({"dense": recipe.dense})
         run.once("dense", lambda: run.train("dense", recipe.dense, keep_best=True))
+        task.trained = True
         run.once("score trained", lambda: score_files(run, "trained", TRAINED))
         return _result(run, TRAINED)
 

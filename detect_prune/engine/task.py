@@ -151,7 +151,7 @@ class Recipe:
         """The recipe whose `as_dict` this is; what it does not name has its default.
 
         Raises:
-            KeyError, TypeError: it is none.
+            KeyError, TypeError, DetectPruneError: it is none.
         """
         phases = {name: Phase(**values[name]) for name in ("dense", "admm", "retrain")}
         return cls(**{**values, **phases})

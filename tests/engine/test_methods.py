@@ -8,7 +8,7 @@ import torch
 from toy import StopsItself, ToyTask, same_bits
 
 from detect_prune.engine.checkpoint import load_checkpoint
-from detect_prune.engine.pipeline import check, prune
+from detect_prune.engine.pipeline import check, prune, train
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Stopped
 from detect_prune.engine.trainer import Trainer
@@ -79,6 +79,14 @@ def test_a_network_that_is_not_trained_is_trained_unless_it_is_not_wanted(tmp_pa
         task = ToyTask()
         run(tmp_path / f"run{wanted}", task, method="dense", train_dense=wanted)
         assert task.asked == epochs * task.steps_per_epoch
+
+
+def test_what_train_has_trained_is_trained(tmp_path):
+    task = ToyTask()
+    train(task.model, task=task, folder=tmp_path / "dense", recipe=RECIPE, precision=Precision())
+    asked = task.asked
+    run(tmp_path / "run", task, method="dense", train_dense=None)
+    assert task.asked == asked
 
 
 @pytest.mark.parametrize(("updates", "told"), [(4, True), (32, False)])
