@@ -132,8 +132,8 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
         floors: for each layer the number of its own best items that is taken whatever they are worth.
 
     Raises:
-        Diverged: a score is NaN or infinite. Where a sample brackets the threshold, a few may go unnoticed: callers make
-            sure of their weights first.
+        Diverged: a score is NaN or infinite. Where a sample brackets the threshold, a few may go unnoticed: callers
+            make sure of their weights first.
         ValueError: the floors alone cost more than the budget.
     """
     doubles = [layer.values.dtype == torch.float64 for layer in layers]
