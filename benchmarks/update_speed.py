@@ -15,6 +15,7 @@ import torch
 from recording import circumstances, write_results
 from torch import Tensor, nn
 
+from detect_prune.cli.prune import IMPORTANCES
 from detect_prune.darknet import Darknet, load_cfg
 from detect_prune.detection import YoloLoss
 from detect_prune.pruning import GlobalADMM, RhoSchedule, keep_count
@@ -48,11 +49,19 @@ def memory(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def update_figures(model: nn.Module, repeats: int) -> dict[str, float]:
+def update_figures(model: nn.Module, repeats: int, importance: str, gradual: bool) -> dict[str, float]:
     """One Z and U update of all of the model's weights, beside `kthvalue` over their magnitudes."""
     # Two updates a stage: every other one also sets rho and the worths anew.
-    admm = GlobalADMM(model, RATIO, updates=2 * repeats + 4, rho=RhoSchedule(start=1e-3, stages=repeats + 2))
-    admm.attach(torch.optim.SGD(model.parameters(), 0.01))
+    schedule = RhoSchedule(start=1e-3, stages=repeats + 2)
+    options = {"importance": importance, "gradual": gradual}
+    admm = GlobalADMM(model, RATIO, updates=2 * repeats + 4, rho=schedule, **options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    admm.attach(optimizer)
+    if admm.importance.observes:  # which an update waits for
+        for parameter in model.parameters():
+            parameter.grad = 1e-3 * torch.randn_like(parameter)
+        for _ in range(10):
+            optimizer.step()
     weights = [weight.detach() for weight in admm.weights.values()]
     n = sum(weight.numel() for weight in weights)
     times: dict[str, list[float]] = {"kthvalue": [], "update": [], "update and new stage": []}
@@ -128,6 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="of which the medians are taken")
+    parser.add_argument("--importance", choices=IMPORTANCES, default="lamp", help="of the update (default lamp)")
+    parser.add_argument("--gradual", action="store_true", help="time updates while the removal grows")
     parser.add_argument("--name", default="update_speed", help="results/NAME.json and .md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -135,7 +146,7 @@ def main() -> None:
     common = circumstances()
     records = []
     for name, measure in (
-        ("yolov4", lambda model: update_figures(model, args.repeats)),
+        ("yolov4", lambda model: update_figures(model, args.repeats, args.importance, args.gradual)),
         ("yolov4-tiny", lambda model: {"input": 416, "batch": 8, **step_figures(model, 8, args.repeats)}),
     ):
         cfg = load_cfg(find_resource("cfg", f"{name}.cfg")).with_input_size(416, 416)
