@@ -52,9 +52,8 @@ def memory(field: str) -> int:
 def update_figures(model: nn.Module, repeats: int, importance: str, gradual: bool) -> dict[str, float]:
     """One Z and U update of all of the model's weights, beside `kthvalue` over their magnitudes."""
     # Two updates a stage: every other one also sets rho and the worths anew.
-    schedule = RhoSchedule(start=1e-3, stages=repeats + 2)
-    options = {"importance": importance, "gradual": gradual}
-    admm = GlobalADMM(model, RATIO, updates=2 * repeats + 4, rho=schedule, **options)
+    updates, rho = 2 * repeats + 4, RhoSchedule(start=1e-3, stages=repeats + 2)
+    admm = GlobalADMM(model, RATIO, updates=updates, rho=rho, importance=importance, gradual=gradual)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     admm.attach(optimizer)
     if admm.importance.observes:  # which an update waits for

@@ -19,7 +19,11 @@ from detect_prune.errors import DetectPruneError
 _DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS")} - {None}
 """What the disk answers; a failed download is an OSError too, and its caller's to name."""
 
-_TRIPS = (AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+_NO_TENSORS = (
+    *(AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    *(pickle.UnpicklingError, struct.error),
+)
+"""How torch's reader trips over bytes that are damaged, or that it would have to unpickle (which it then advises)."""
 
 
 @contextlib.contextmanager
@@ -153,8 +157,7 @@ def read_tensors(path: str | Path, what: str) -> Any:
     with open_binary(path, what) as file:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, struct.error, *_TRIPS):
-            # Its reader trips over damaged bytes in any of these ways, and advises to unpickle what it does not know.
+        except _NO_TENSORS:
             raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None
 
 

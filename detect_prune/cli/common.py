@@ -336,6 +336,11 @@ def option_name(action: argparse.Action) -> str:
     return next((name for name in action.option_strings if name.startswith("--")), action.dest)
 
 
+def option_of(parser: argparse.ArgumentParser, dest: str) -> str:
+    """The name of the parser's option whose value is called `dest` inside."""
+    return next(option_name(action) for action in parser._actions if action.dest == dest)
+
+
 def resume_plan(
     command: str,
     parser: argparse.ArgumentParser,

@@ -22,8 +22,8 @@ METHODS = ("admm", "admm-layerwise", "gradual", "magnitude", "lamp", "dense-long
 """The keys of pruning.METHODS, likewise."""
 KEEPING = ("dense-longer", "dense")
 """Methods that remove nothing."""
-AFTER_DENSE = {"admm_epochs": "--admm-epochs", "retrain_epochs": "--epochs", "distill": "--distill"}
-"""Options of what comes after the dense network, which is the end of the method `dense`."""
+AFTER_DENSE = ("admm_epochs", "retrain_epochs", "distill")
+"""Values of options of what comes after the dense network, which is the end of the method `dense`."""
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -130,7 +130,7 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         PROJECT,
         world,
         name=lambda task: _run_name(task.name, args),
-        check=lambda task: _check(task, args),
+        check=lambda task: _check(task, args, made),
     )
     job = begun.job
     asked = args.ratio or args.layer_ratios
@@ -147,13 +147,13 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         )
 
 
-def _check(task: "Task", args: argparse.Namespace) -> None:
+def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser) -> None:
     """Says before anything is written what the run could not do, or would not read."""
     from detect_prune.engine.pipeline import check
 
     require_dense_training(task, args)
-    unread = [name for dest, name in AFTER_DENSE.items() if args.method == "dense" and getattr(args, dest) is not None]
-    if unread:
+    unread = [common.option_of(made, dest) for dest in AFTER_DENSE if getattr(args, dest) is not None]
+    if unread and args.method == "dense":
         raise DetectPruneError(
             f"dense is not trained after the dense training: there is no use for {', '.join(unread)}"
         )

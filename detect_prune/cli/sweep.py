@@ -131,7 +131,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         if args.ratios is None and not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
         look_up(args)
-        args.train_dense = not _check_all(args)
+        args.train_dense = not _check_all(args, made)
         folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
         common.save_plan(folder, "sweep", args, argv)
     print(f"everything is kept in {folder}", flush=True)
@@ -150,7 +150,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
 
 
-def _check_all(args: argparse.Namespace) -> bool:
+def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> bool:
     """Says before the first training what some run of the sweep could not do, and settles the precision for all: on a
     busy machine each might choose another. Returns whether the network is trained already."""
     import torch
@@ -165,7 +165,7 @@ def _check_all(args: argparse.Namespace) -> bool:
     prune.require_dense_training(task, args)
     for option in sorted(set.intersection(*(_has_no_use_for(method) for method in methods))):
         if getattr(args, option) is not None and getattr(args, option) is not False:
-            name = prune.AFTER_DENSE.get(option, f"--{option}")
+            name = common.option_of(made, option)
             raise DetectPruneError(f"{name} is given, and there is no use for it in {', '.join(methods)}")
     for method in methods:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):

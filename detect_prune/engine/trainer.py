@@ -131,7 +131,7 @@ class Trainer:
         self.step += 1
         update = None
         # Where the first pictures can't be read, a small set is due for an update before ADMM has measured anything.
-        if self.pruner is not None and self.pruner.ready and self._update_is_due():
+        if self.pruner is not None and self.pruner.ready and is_due(self.step, self.total, self.pruner.updates):
             try:
                 update = self.pruner.update()
             except Diverged as error:
@@ -183,9 +183,6 @@ class Trainer:
             f"{what} in epoch {epoch + 1}, step {step} of {self.total}. Start a new run with a "
             f"smaller --lr (it was {rate:.2g}); if this one has trained a dense network, with --weights from its folder"
         )
-
-    def _update_is_due(self) -> bool:
-        return is_due(self.step, self.total, self.pruner.updates)
 
     def finish(self) -> None:
         """Puts the averaged weights into the model, where the phase keeps an average.
