@@ -17,6 +17,14 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def gpu() -> torch.device:
+    """A GPU; the test is skipped where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    return torch.device("cuda")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data and weights; the test is skipped where nobody says that there is one."""

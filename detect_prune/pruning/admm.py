@@ -111,6 +111,8 @@ class GlobalADMM:
         self._steps = 0
         self._peak_rate = 0.0
         self._limit: float | None = None
+        self._pulls: list[float] | None = None
+        """The q of the penalty by layer, where the layer has just one; read once, since a GPU has to be waited for."""
         self._handles: list[Any] = []
         self._optimizer: Optimizer | None = None
         # float32 even for half-precision weights: U sums up differences that bf16 would round away.
@@ -203,25 +205,32 @@ class GlobalADMM:
         self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
-            for name, gradient in gradients.items():
-                self.importance.observe(name, gradient)
+            self.importance.observe(gradients)
         if self.rho is None or not self.q:
-            self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
+            self._gradient_square += float(nn.utils.get_total_norm(gradients.values())) ** 2
             self._measured += 1
             if self.gradual or self._measured < _MEASURED_STEPS:
                 return
             self._settle()
         if self._limit is None:
             self._limit = self._largest_worth()
-        for name, weight in self.weights.items():
-            force = self._force(name)
+        self._add_penalty()
+
+    def _add_penalty(self) -> None:
+        # One operation on a list is one kernel on a GPU, where a layer's own would cost more to start than to run.
+        weights, worths = list(self.weights.values()), [self.q[name] for name in self.weights]
+        for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            weight.grad.add_(force.mul_(self.q[name].clamp(max=self._limit)), alpha=self.rho)
-
-    def _force(self, name: str) -> Tensor:
-        """W - Z + U of one layer, a new tensor."""
-        return (self.weights[name].detach() - self.z[name]).add_(self.u[name])
+        force = torch._foreach_sub(weights, list(self.z.values()))
+        torch._foreach_add_(force, list(self.u.values()))
+        if self._pulls is None:
+            self._pulls = [1.0 if q.dim() else min(float(q), self._limit) for q in worths]
+        torch._foreach_mul_(force, [self.rho * pull for pull in self._pulls])
+        for part, q in zip(force, worths):
+            if q.dim():
+                part.mul_(q.clamp(max=self._limit))
+        torch._foreach_add_([weight.grad for weight in weights], force)
 
     def _settle(self) -> None:
         """Fixes the first worth and the first rho from what has been measured."""
@@ -346,7 +355,7 @@ class GlobalADMM:
         if self.done < whole or self.report.worst > _NEAR:
             self.q = self._worths(lengths)
         self.rho = min(max(factor * self.rho, self._effective_rho()), self._stable_rho())
-        self._limit = self._largest_worth()
+        self._limit, self._pulls = self._largest_worth(), None
         # rho * q * u, the multiplier itself, stays what it was.
         for name, u in self.u.items():
             old, new = worth_before[name], self.q[name]
@@ -414,6 +423,7 @@ class GlobalADMM:
             self.z[name].copy_(state["z"][name])
             self.u[name].copy_(state["u"][name])
         self.q = {name: q.to(self.z[name].device, copy=True) for name, q in state["q"].items()}
+        self._pulls = None
         self.rho, self.done = state["rho"], state["done"]
         self._first_residual = state["first_residual"]
         self._gradient_square, self._measured = state["gradient_square"], state["measured"]

@@ -27,7 +27,8 @@ class Masks:
     def __init__(self, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor], bound: Sequence[str] = ()):
         self._weights = dict(weights)
         self.bound = tuple(bound)
-        self._masks: dict[str, Tensor] = {}
+        self._removed: dict[str, Tensor] = {}
+        """Where the masks are false: what each step wants, and a kernel less a layer if it is not made in each."""
         self._handles: dict[Optimizer, list[Any]] = {}
         self._set(masks)
 
@@ -40,7 +41,8 @@ class Masks:
                 raise ValueError(
                     f"the mask of {name} is {tuple(masks[name].shape)}, its weights are {tuple(weight.shape)}"
                 )
-            self._masks[name] = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(masks[name])
+            mask = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(masks[name])
+            self._removed[name] = mask.logical_not_()
 
     @classmethod
     def chosen(cls, weights: Mapping[str, nn.Parameter], selection: Selection) -> "Masks":
@@ -64,10 +66,10 @@ class Masks:
         return masks
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._masks[name]
+        return ~self._removed[name]
 
     def __iter__(self):
-        return iter(self._masks)
+        return iter(self._removed)
 
     @torch.no_grad()
     def apply(self, model: nn.Module | None = None) -> None:
@@ -80,9 +82,9 @@ class Masks:
             weights: Mapping[str, Tensor] = self._weights
         else:
             weights = dict(model.named_parameters(remove_duplicate=False))
-        _require_names(self._masks, weights)
-        for name, mask in self._masks.items():
-            weights[name].masked_fill_(~mask, 0)
+        _require_names(self._removed, weights)
+        for name, removed in self._removed.items():
+            weights[name].masked_fill_(removed, 0)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Holds the support from now on: removed weights are exactly zero after every step of this optimizer.
@@ -115,7 +117,7 @@ class Masks:
         for name, weight in self._weights.items():
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(~self._masks[name], 0)
+                    value.masked_fill_(self._removed[name], 0)
 
     def replace(self, masks: Mapping[str, Tensor]) -> None:
         """Another support from now on: what it removes is zero at once, in the network and in attached optimizers.
@@ -142,11 +144,12 @@ class Masks:
         """
         for name, weight in self._weights.items():
             if weight.grad is not None:
-                weight.grad.masked_fill_(~self._masks[name], 0)
+                weight.grad.masked_fill_(self._removed[name], 0)
 
     def kept(self) -> dict[str, tuple[int, int]]:
         """Name -> (weights that stay, weights of the layer)."""
-        return {name: (int(mask.count_nonzero()), mask.numel()) for name, mask in self._masks.items()}
+        sizes = {name: removed.numel() for name, removed in self._removed.items()}
+        return {name: (size - int(self._removed[name].count_nonzero()), size) for name, size in sizes.items()}
 
     @property
     def n_kept(self) -> int:
@@ -156,12 +159,12 @@ class Masks:
     @property
     def n_total(self) -> int:
         """Weights that could have been removed."""
-        return sum(mask.numel() for mask in self._masks.values())
+        return sum(removed.numel() for removed in self._removed.values())
 
     def __str__(self) -> str:
         n = self.n_kept
         rows = [f"{n:,} of {self.n_total:,} weights kept ({n / self.n_total:.2%})"]
-        width = max(map(len, self._masks))
+        width = max(map(len, self._removed))
         rows += [
             f"  {name:{width}}  {kept:>12,} of {total:>12,}  {kept / total:8.2%}"
             for name, (kept, total) in self.kept().items()
@@ -171,8 +174,8 @@ class Masks:
     def state_dict(self) -> dict[str, Any]:
         """One bit a weight: {"bits": name -> (ceil(n / 8),) uint8, "shapes": name -> list of int, "bound": names}."""
         return {
-            "bits": {name: _pack(mask) for name, mask in self._masks.items()},
-            "shapes": {name: list(mask.shape) for name, mask in self._masks.items()},
+            "bits": {name: _pack(self[name]) for name in self},
+            "shapes": {name: list(removed.shape) for name, removed in self._removed.items()},
             "bound": list(self.bound),
         }
 

@@ -117,10 +117,8 @@ def test_whoever_looks_for_boxes_does_it_without_tf32(model, tf32, tmp_path, mon
     assert set(seen) == {(False, False)} and tf32_allowed() == (True, True)
 
 
-def test_float32_on_a_gpu_is_as_on_the_processor(model):
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU here")
+def test_float32_on_a_gpu_is_as_on_the_processor(model, gpu):
     pictures = torch.rand(2, 3, 64, 96)
     with torch.inference_mode(), full_float32():
-        for theirs, ours in zip(model(pictures), inference_copy(model.cuda())(pictures.cuda())):
+        for theirs, ours in zip(model(pictures), inference_copy(model.to(gpu))(pictures.to(gpu))):
             torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,80 @@
+"""Whole runs on a GPU, stopped and gone on with there and on the processor."""
+
+import pytest
+import torch
+
+from detect_prune.datasets.classification import ClassificationData, LabelledPictures
+from detect_prune.engine.pipeline import prune
+from detect_prune.engine.precision import PRECISIONS, choose_precision
+from detect_prune.engine.run import Stopped
+from detect_prune.pruning.counts import keep_count
+from detect_prune.tasks.classification import ClassificationTask, build_network
+from detect_prune.tasks.recipes import classification_recipe
+
+
+@pytest.fixture
+def data():
+    """Ten kinds of pictures, by the place of a white block, which a shift by four pixels leaves recognisable."""
+    labels = torch.arange(320) % 10
+    images = torch.randint(60, (320, 3, 32, 32), dtype=torch.uint8)
+    for image, label in zip(images, labels.tolist()):
+        image[label % 3, 3 * label : 3 * label + 4] = 255
+    split = LabelledPictures(images, labels)
+    return ClassificationData("blocks", tuple("0123456789"), split, split)
+
+
+class Stopping(ClassificationTask):
+    """Its loss can't be computed at step `stop_at`."""
+
+    stop_at: int | None = None
+    asked = 0
+
+    def loss(self, *args, teacher=None):
+        self.asked += 1
+        if self.asked == self.stop_at:
+            raise Stopped("here")
+        return super().loss(*args, teacher=teacher)
+
+
+def task_of(data, device, stop_at=None):
+    torch.manual_seed(0)
+    recipe = classification_recipe("resnet20").with_options(
+        dense={"epochs": 12, "lr": 0.05}, admm={"epochs": 8}, retrain={"epochs": 4, "ema": 0.9, "clip": 5.0}
+    )
+    task = Stopping(build_network("resnet20", data), data, recipe, name="resnet20", batch=64, device=device)
+    task.stop_at = stop_at
+    return task
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_and_its_files(gpu, data, tmp_path, precision):
+    task = task_of(data, gpu)
+    result = prune(task.model, ratio=0.8, task=task, folder=tmp_path / "run", precision=PRECISIONS[precision])
+    assert result.stages[-1]["metrics"]["top-1"] > 0.6
+    here = task_of(data, "cpu")
+    loaded = here.load(tmp_path / "run", "pruned")
+    on_gpu, on_cpu = (each.evaluate(model).score for each, model in ((task, result.model), (here, loaded)))
+    assert abs(on_gpu - on_cpu) <= 1 / 320
+
+
+@pytest.mark.parametrize("after", ["cuda", "cpu"])
+@pytest.mark.parametrize("at", [50, 75, 110])
+def test_goes_on_where_it_was_stopped(gpu, data, tmp_path, monkeypatch, at, after):
+    """In the dense phase, in that of ADMM, and in retraining."""
+    task = task_of(data, gpu, stop_at=at)
+    options = {"ratio": 0.8, "folder": tmp_path / "run", "save_every": 0.0}
+    with pytest.raises(Stopped):
+        prune(task.model, task=task, precision=PRECISIONS["fp32"], **options)
+    task = task_of(data, after)
+    result = prune(task.model, task=task, resume=True, **options)
+    assert [stage["name"] for stage in result.stages][-1] == "retrained"
+    assert result.stages[-1]["kept"] == keep_count(result.stages[-1]["total"], 0.8)
+    assert result.stages[-1]["metrics"]["top-1"] > 0.6
+
+
+def test_the_fastest_precision_is_found(gpu, data):
+    task = task_of(data, gpu)
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    best, seconds = choose_precision(task)
+    assert str(best) in seconds and len(seconds) == len(PRECISIONS)
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
