@@ -33,7 +33,8 @@ def measured(task: Task, batches: int) -> dict[str, Importance]:
         loss.backward()
         for importance in importances.values():
             if importance.observes:
-                importance.observe({name: weight.grad for name, weight in weights.items()})
+                for name, weight in weights.items():
+                    importance.observe(name, weight.grad)
         task.model.zero_grad(set_to_none=True)
     return importances
 

@@ -19,9 +19,11 @@ def seed() -> None:
 
 @pytest.fixture
 def gpu() -> torch.device:
-    """A GPU; the test is skipped where there is none."""
+    """A GPU that can do what a run on it may ask for; the test is skipped where there is none."""
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU here")
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this GPU has no bf16")
     return torch.device("cuda")
 
 

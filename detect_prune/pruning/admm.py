@@ -205,9 +205,10 @@ class GlobalADMM:
         self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
-            self.importance.observe(gradients)
+            for name, gradient in gradients.items():
+                self.importance.observe(name, gradient)
         if self.rho is None or not self.q:
-            self._gradient_square += float(nn.utils.get_total_norm(gradients.values())) ** 2
+            self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
             self._measured += 1
             if self.gradual or self._measured < _MEASURED_STEPS:
                 return
@@ -217,7 +218,8 @@ class GlobalADMM:
         self._add_penalty()
 
     def _add_penalty(self) -> None:
-        # One operation on a list is one kernel on a GPU, where a layer's own would cost more to start than to run.
+        # On a GPU an operation on a list is a kernel or two, and one for each layer would take longer to start than to
+        # run.
         weights, worths = list(self.weights.values()), [self.q[name] for name in self.weights]
         for weight in weights:
             if weight.grad is None:

@@ -30,8 +30,8 @@ class Importance(Protocol):
 
     observes: bool
 
-    def observe(self, gradients: Mapping[str, Tensor]) -> None:
-        """Sees the loss gradients of one step, by layer, before the penalty is added."""
+    def observe(self, name: str, gradient: Tensor) -> None:
+        """Sees the loss gradient of one layer at one step, before the penalty is added."""
         ...
 
     def worths(
@@ -55,7 +55,7 @@ class Raw:
 
     observes = False
 
-    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+    def observe(self, name: str, gradient: Tensor) -> None:
         raise NotImplementedError("this importance needs no gradients")
 
     def worths(
@@ -117,24 +117,15 @@ class Fisher:
         self._mean: dict[str, Tensor] = {}
         self._steps: dict[str, int] = {}
 
-    @torch.no_grad()
-    def observe(self, gradients: Mapping[str, Tensor]) -> None:
-        if not gradients:  # of a step without any, as of a picture that shows nothing
-            return
-        # One operation on a list is one kernel on a GPU, where a layer's own would cost more to start than to run.
-        new = {name: gradient.detach().float() for name, gradient in gradients.items()}
-        if self.per_layer:
-            lengths = torch._foreach_norm(list(new.values()))
-            torch._foreach_div_(lengths, [math.sqrt(gradient.numel()) for gradient in new.values()])
-            new = dict(zip(new, lengths))
-        for name, value in new.items():
+    def observe(self, name: str, gradient: Tensor) -> None:
+        gradient = gradient.detach()
+        square = _mean_square(gradient) if self.per_layer else gradient.float().square()
+        if name in self._mean:
             # Means that come from a file are wherever it was read to, until the first gradient is seen.
-            mean = self._mean.get(name)
-            self._mean[name] = torch.zeros_like(value) if mean is None else mean.to(value)
-            self._steps[name] = self._steps.get(name, 0) + 1
-        means, values = [self._mean[name] for name in new], list(new.values())
-        torch._foreach_mul_(means, self.decay)
-        torch._foreach_addcmul_(means, values, values, 1 - self.decay)
+            self._mean[name] = self._mean[name].to(square).lerp_(square, 1 - self.decay)
+        else:
+            self._mean[name] = square * (1 - self.decay)
+        self._steps[name] = self._steps.get(name, 0) + 1
 
     def worths(
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None

@@ -16,7 +16,7 @@ from detect_prune.pruning.selection import Selection
 
 
 class Masks:
-    """For each prunable weight tensor a bool tensor: true where the weight stays.
+    """For each prunable weight tensor a bool tensor: true where the weight stays. `masks[name]` is a copy.
 
     Args:
         weights: name -> parameter, as prunable_weights gives them.
@@ -148,8 +148,7 @@ class Masks:
 
     def kept(self) -> dict[str, tuple[int, int]]:
         """Name -> (weights that stay, weights of the layer)."""
-        sizes = {name: removed.numel() for name, removed in self._removed.items()}
-        return {name: (size - int(self._removed[name].count_nonzero()), size) for name, size in sizes.items()}
+        return {name: (int((~removed).count_nonzero()), removed.numel()) for name, removed in self._removed.items()}
 
     @property
     def n_kept(self) -> int:

@@ -54,12 +54,12 @@ def test_a_run_and_its_files(gpu, data, tmp_path, precision):
     here = task_of(data, "cpu")
     loaded = here.load(tmp_path / "run", "pruned")
     on_gpu, on_cpu = (each.evaluate(model).score for each, model in ((task, result.model), (here, loaded)))
-    assert abs(on_gpu - on_cpu) <= 1 / 320
+    assert abs(on_gpu - on_cpu) < 1.5 / 320  # one picture may change sides
 
 
 @pytest.mark.parametrize("after", ["cuda", "cpu"])
 @pytest.mark.parametrize("at", [50, 75, 110])
-def test_goes_on_where_it_was_stopped(gpu, data, tmp_path, monkeypatch, at, after):
+def test_goes_on_where_it_was_stopped(gpu, data, tmp_path, at, after):
     """In the dense phase, in that of ADMM, and in retraining."""
     task = task_of(data, gpu, stop_at=at)
     options = {"ratio": 0.8, "folder": tmp_path / "run", "save_every": 0.0}
@@ -67,9 +67,9 @@ def test_goes_on_where_it_was_stopped(gpu, data, tmp_path, monkeypatch, at, afte
         prune(task.model, task=task, precision=PRECISIONS["fp32"], **options)
     task = task_of(data, after)
     result = prune(task.model, task=task, resume=True, **options)
-    assert [stage["name"] for stage in result.stages][-1] == "retrained"
-    assert result.stages[-1]["kept"] == keep_count(result.stages[-1]["total"], 0.8)
-    assert result.stages[-1]["metrics"]["top-1"] > 0.6
+    last = result.stages[-1]
+    assert last["name"] == "retrained" and last["kept"] == keep_count(last["total"], 0.8)
+    assert last["metrics"]["top-1"] > 0.6
 
 
 def test_the_fastest_precision_is_found(gpu, data):
