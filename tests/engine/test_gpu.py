@@ -7,7 +7,7 @@ from detect_prune.datasets.classification import ClassificationData, LabelledPic
 from detect_prune.engine.pipeline import prune
 from detect_prune.engine.precision import PRECISIONS, choose_precision
 from detect_prune.engine.run import Stopped
-from detect_prune.pruning.counts import keep_count
+from detect_prune.pruning import keep_count
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.recipes import classification_recipe
 

@@ -8,7 +8,15 @@ from admm_problems import batches, network
 from torch import nn
 from torch.nn import functional as F
 
-from detect_prune.pruning import GlobalADMM, GlobalBudget, GradualMagnitude, Masks, magnitude_masks, prunable_weights
+from detect_prune.pruning import (
+    GlobalADMM,
+    GlobalBudget,
+    GradualMagnitude,
+    Masks,
+    keep_count,
+    magnitude_masks,
+    prunable_weights,
+)
 from detect_prune.pruning.selection import Items, select
 
 WIDE = [(500, 800), (300, 32, 3, 3), (40, 90)]
@@ -45,7 +53,7 @@ def test_a_cut_at_once_is_the_same(gpu, importance):
 
 
 def train(model, pruner, device, steps=64):
-    """Trains and prunes in float64, in which the two devices hardly differ; returns the masks."""
+    """Trains and prunes in float64, in which the two devices hardly differ; returns what pruned, and the masks."""
     model.double().to(device)
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
     pruner = pruner(model)
@@ -117,5 +125,5 @@ def test_the_penalty_and_the_masks_under_mixed_precision(gpu, dtype, kind):
         if masks is not None:
             assert all(not weight[~masks[name]].any() for name, weight in admm.weights.items())
     assert dtype == torch.bfloat16 or scaler.get_scale() < 2.0**40  # steps were skipped
-    assert masks is not None and masks.n_kept == round(0.2 * masks.n_total)
+    assert masks is not None and masks.n_kept == keep_count(masks.n_total, 0.8)
     assert loss.item() < 0.5 and admm.report.worst < 0.3
