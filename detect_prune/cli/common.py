@@ -149,6 +149,19 @@ def number(kind: type, holds: Callable[[Any], bool], expected: str) -> Callable[
     return parse
 
 
+def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
+    """An argparse type that refuses what `parse` refuses, and keeps the words as they were typed."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return check
+
+
 def positive(kind: type) -> Callable[[str], Any]:
     """An argparse type: a positive int or float."""
     return number(kind, lambda value: 0 < value < math.inf, "a number above 0")

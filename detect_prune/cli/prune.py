@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,17 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         help="how weights are compared across layers (default: the method's; for admm lamp, for ResNets taylor)",
     )
     made.add_argument(
-        "--budget", choices=("ratio", "macs"), help="what --ratio is a share of: the weights (default) or the MACs"
+        "--budget",
+        choices=("ratio", "macs", "bytes"),
+        help="what --ratio is a share of: the number of weights (default), the MACs, or the bytes of --bits",
+    )
+    made.add_argument(
+        "--bits",
+        type=common.checked(parse_bits),
+        action="append",
+        metavar="GLOB=N",
+        help="with --budget bytes: weights whose name matches are stored in N bits, and others as they are in memory; "
+        "may be repeated, and the first that matches counts",
     )
     made.add_argument(
         "--pattern", metavar="P", help="how the zeros lie: N:M, such as 2:4, or blocks 1xN (default: anywhere)"
@@ -178,7 +189,11 @@ def _untrained(args: argparse.Namespace) -> str:
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was chosen of how to prune, as the engine's `prune` and `check` take it."""
     names = ("method", "importance", "budget", "pattern", "gradual", "floor", "include", "exclude")
-    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    chosen = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    bits: dict[str, float] = {}
+    for pattern, number in map(parse_bits, getattr(args, "bits", None) or []):
+        bits.setdefault(pattern, number)
+    return chosen | ({"bits": bits} if bits else {})
 
 
 def _chosen_ratio(args: argparse.Namespace) -> float | dict[str, float] | None:
@@ -210,6 +225,22 @@ def read_layer_ratios(path: str | Path) -> dict[str, float]:
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
             raise DetectPruneError(f"a number above 0 and below 1 was expected for {name}, not {ratio!r}", file=path)
     return found
+
+
+def parse_bits(text: str) -> tuple[str, float]:
+    """`GLOB=N`: a glob pattern of layers, and the bits that each of their weights is stored in.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    pattern, _, number = text.rpartition("=")
+    try:
+        bits = float(number)
+    except ValueError:
+        bits = 0.0
+    if not pattern or not 0 < bits < math.inf:
+        raise ValueError(f"'{text}' is not a pattern of layers and a number of bits above 0, such as 'fc*=8'")
+    return pattern, bits
 
 
 def needs_ratio(args: argparse.Namespace) -> bool:

@@ -24,7 +24,7 @@ INTERRUPTED = 130
 """Exit status of a run that was asked to stop and has saved itself."""
 OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device"}
 """Options that the runs of a sweep are not handed as they are."""
-OF_PRUNING = {"importance", "budget", "pattern", "gradual", "floor"}
+OF_PRUNING = {"importance", "budget", "bits", "pattern", "gradual", "floor"}
 """Options that only methods which prune, and have a use for them, are handed."""
 MOST_RATIOS = 1000
 
@@ -75,19 +75,6 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def _checked(parse: Any) -> Any:
-    """An argparse type that refuses what `parse` refuses, and keeps the words as they were typed."""
-
-    def check(text: str) -> str:
-        try:
-            parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return text
-
-    return check
-
-
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made = common.Parser(
         prog=prog or "detect-prune sweep",
@@ -97,11 +84,13 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
     common.add_pretrained_option(made)
     common.add_model_option(made)
-    made.add_argument("--ratios", type=_checked(parse_ratios), help="0.1:0.9:0.1 (last included) or 0.5,0.8,0.9")
+    made.add_argument("--ratios", type=common.checked(parse_ratios), help="0.1:0.9:0.1 (last included) or 0.5,0.8,0.9")
     made.add_argument(
-        "--methods", type=_checked(parse_methods), help=f"one or several of {','.join(prune.METHODS)} (default admm)"
+        "--methods",
+        type=common.checked(parse_methods),
+        help=f"one or several of {','.join(prune.METHODS)} (default admm)",
     )
-    made.add_argument("--seeds", type=_checked(parse_seeds), help="0,1,2: everything once for each (default 0)")
+    made.add_argument("--seeds", type=common.checked(parse_seeds), help="0,1,2: everything once for each (default 0)")
     common.add_data_options(made)
     common.add_use_options(made)
     prune.add_pruning_options(made)

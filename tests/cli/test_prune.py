@@ -88,6 +88,22 @@ def test_what_is_no_ratio_for_each_layer_is_refused(tmp_path, text, match):
         prune.read_layer_ratios(tmp_path / "none.json")
 
 
+def test_of_two_patterns_of_bits_the_first_counts_and_the_order_stays():
+    words = "--budget bytes --bits conv1.*=16 --bits conv*=8 --bits fc*=4.5 --bits conv1.*=2"
+    options = prune.chosen_options(prune.parser().parse_args(words.split()))
+    assert options == {"budget": "bytes", "bits": {"conv1.*": 16, "conv*": 8, "fc*": 4.5}}
+    assert list(options["bits"]) == ["conv1.*", "conv*", "fc*"]
+    assert "--bits 'conv1.*=16' --bits 'conv*=8'" in real(f"--cfg yolov4 --ratio 0.8 {words}")
+
+
+@pytest.mark.parametrize("text", ["conv1", "=8", "conv1=", "conv1=0", "conv1=-8", "conv1=nan", "conv1=inf", "c=8=x"])
+def test_what_is_no_number_of_bits_is_refused(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        prune.main(["--cfg", "yolov4", "--ratio", "0.8", "--budget", "bytes", "--bits", text])
+    assert stop.value.code == 2
+    assert f"'{text}' is not a pattern of layers and a number of bits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sample", [True, False])
 def test_it_is_the_very_last_line(tmp_path, monkeypatch, capsys, sample):
     monkeypatch.chdir(tmp_path)
