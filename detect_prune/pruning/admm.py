@@ -247,8 +247,10 @@ class GlobalADMM:
             # can multiply.
             self.rho = self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
             if self.gradual:
-                # This is the first update: the steps up to it are as many as there will be between two.
-                self.rho = max(self.rho, self._effective_rho())
+                # This is the first update: the steps up to it are as many as there will be between two. With a rho much
+                # above this, what has just left Z's support would be thrown to -W before U can tell, and what stays
+                # could not learn.
+                self.rho = self._effective_rho() or self.rho
             self.rho = min(self.rho, self._stable_rho())
 
     def _full_pull(self) -> float:

@@ -45,10 +45,10 @@ class RhoSchedule:
     least: float = 1.0
     most: float = 2.0
     effective: float = 0.1
-    """Lower limit, from the second stage on (and of the first rho where the ratio grows): learning rate * rho * steps
-    between two updates / (1 - momentum), the share of its way that the penalty alone would move W, while it is small.
-    With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the length of
-    the gradient; Adam's steps do not depend on it.)"""
+    """Lower limit, from the second stage on, and where the ratio grows the first rho itself: learning rate * rho *
+    steps between two updates / (1 - momentum), the share of its way that the penalty alone would move W, while it is
+    small. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the
+    length of the gradient; Adam's steps do not depend on it.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
     penalty alone diverges above 2."""
@@ -68,7 +68,7 @@ class RhoSchedule:
     @classmethod
     def growing(cls) -> "RhoSchedule":
         """The default where the ratio grows: rho stays until the removal is complete, so it begins large enough for W
-        to follow, and has fewer stages to grow in afterwards."""
+        to follow, and has fewer stages to grow in afterwards. `relative_start` is for optimizers such as Adam."""
         return cls(relative_start=1.0, effective=1.0, most=4.0)
 
     def ends_stage(self, done: int, updates: int) -> bool:
