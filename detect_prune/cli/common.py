@@ -420,12 +420,16 @@ def _could_be(action: argparse.Action, value: Any) -> bool:
     if value is None or action.nargs == 0:  # a flag
         return value is None or isinstance(value, bool)
     if isinstance(action, argparse._AppendAction):
-        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        return isinstance(value, list) and all(_reads_as(action, one) for one in value)
+    return _reads_as(action, value) and (action.choices is None or value in action.choices)
+
+
+def _reads_as(action: argparse.Action, value: Any) -> bool:
+    """Whether the option's type makes the same value of its text."""
     try:
-        same = (action.type or str)(str(value)) == value
+        return (action.type or str)(str(value)) == value
     except argparse.ArgumentTypeError:
         return False
-    return same and (action.choices is None or value in action.choices)
 
 
 def _newest_unfinished(command: str, project: Path, finished: str) -> Path:

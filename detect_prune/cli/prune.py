@@ -93,8 +93,8 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         type=common.checked(parse_bits),
         action="append",
         metavar="GLOB=N",
-        help="with --budget bytes: weights whose name matches are stored in N bits, and others as they are in memory; "
-        "may be repeated, and the first that matches counts",
+        help="with --budget bytes: weights whose name matches count as stored in N bits, and others as in memory (the "
+        "files stay float32); may be repeated, and the first that matches counts",
     )
     made.add_argument(
         "--pattern", metavar="P", help="how the zeros lie: N:M, such as 2:4, or blocks 1xN (default: anywhere)"

@@ -18,7 +18,7 @@ from detect_prune.report.tables import Table, score
 
 METRICS = "metrics.json"
 """What a finished run leaves; its being there says that the run is finished."""
-SETTINGS = ("importance", "pattern", "gradual", "floor", "include", "exclude", "epochs", "recipe")
+SETTINGS = ("importance", "bits", "pattern", "gradual", "floor", "include", "exclude", "epochs", "recipe")
 """What may tell two runs of one method, ratio and seed apart."""
 BEST, TIE = "**best**", "tie"
 
@@ -50,6 +50,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "method": settings["method"],
             "ratio": _removed_share(settings["ratio"], stages[-1]),
             **{name: settings[name] for name in ("importance", "budget", "pattern", "gradual", "floor")},
+            "bits": " ".join(f"{pattern}={bits:g}" for pattern, bits in (settings.get("bits") or {}).items()),
             **{name: " ".join(settings[name]) for name in ("include", "exclude")},
             "n_kept": stages[-1]["kept"],
             "n_total": stages[-1]["total"],
@@ -294,7 +295,7 @@ def _title(records: Sequence[dict[str, Any]]) -> str:
 
 def _removed(records: Sequence[dict[str, Any]]) -> str:
     """What a ratio is a share of."""
-    return "MACs" if records[0]["budget"] == "macs" else "weights"
+    return {"ratio": "weights", "macs": "MACs", "bytes": "bytes"}[records[0]["budget"]]
 
 
 def _one_curve(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

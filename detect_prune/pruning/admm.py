@@ -239,19 +239,21 @@ class GlobalADMM:
         if not self.q:
             self._start()
         if self.rho is None:
-            push = math.sqrt(self._gradient_square / max(self._measured, 1))
-            if not math.isfinite(push):
-                raise Diverged("the loss gradient is not finite: rho can't be set from it")
-            pull = self._full_pull()
-            # A network that needs no pruning (pull 0) or has no gradient (push 0) still gets a rho that the schedule
-            # can multiply.
-            self.rho = self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
-            if self.gradual:
-                # This is the first update: the steps up to it are as many as there will be between two. With a rho much
-                # above this, what has just left Z's support would be thrown to -W before U can tell, and what stays
-                # could not learn.
-                self.rho = self._effective_rho() or self.rho
-            self.rho = min(self.rho, self._stable_rho())
+            # Where the ratio grows this is the first update: the steps up to it are as many as there will be between
+            # two. With a larger rho, what has just left Z's support would be thrown to -W before U can tell, and what
+            # stays would learn more slowly.
+            effective = self._effective_rho() if self.gradual else 0.0
+            self.rho = min(effective or self._relative_rho(), self._stable_rho())
+
+    def _relative_rho(self) -> float:
+        """The rho that gives the penalty's gradient its length relative to the loss gradient's."""
+        push = math.sqrt(self._gradient_square / max(self._measured, 1))
+        if not math.isfinite(push):
+            raise Diverged("the loss gradient is not finite: rho can't be set from it")
+        pull = self._full_pull()
+        # A network that needs no pruning (pull 0) or has no gradient (push 0) still gets a rho that the schedule can
+        # multiply.
+        return self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
 
     def _full_pull(self) -> float:
         """The length of the penalty's gradient per rho, were the whole removal asked for now.
@@ -284,7 +286,8 @@ class GlobalADMM:
         return self._stable_rho() / self.rho
 
     def _effective_rho(self) -> float:
-        """Below this, descent on the penalty would hardly move W between two updates."""
+        """With this, descent on the penalty alone moves W by a given share of its way between two updates. 0 where the
+        steps of the optimizer do not follow the length of the gradient."""
         if not isinstance(self._optimizer, torch.optim.SGD):
             return 0.0
         momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
@@ -305,7 +308,7 @@ class GlobalADMM:
             raise ValueError(f"all {self.updates} planned updates are done; the schedule of rho has ended")
         if not self.ready:
             raise ValueError(
-                "rho is set from the loss gradient: attach ADMM to an optimizer and take steps before the update"
+                "rho is set from the steps that are taken: attach ADMM to an optimizer and take some before the update"
             )
         if self.rho is None or not self.q:
             self._settle()

@@ -23,7 +23,8 @@ def cubic(time: float) -> float:
 class RhoSchedule:
     """The one knob of ADMM that would otherwise have to be tuned for every network.
 
-    Starts rho relative to the loss gradient and lets it grow just fast enough for W to meet Z by the end.
+    Starts rho relative to the loss gradient, or where the ratio grows relative to how far SGD goes between two updates,
+    and lets it grow just fast enough for W to meet Z by the end.
 
     The updates are divided into stages. Within a stage rho and the worth q stay as they are, so that the dual variable
     means one thing. Between two stages the relative primal residual ||W - Z|| / ||W|| of the worst layer is compared
@@ -36,7 +37,7 @@ class RhoSchedule:
     """
 
     start: float | None = None
-    """First rho; None: `relative_start`, measured."""
+    """First rho; None: `relative_start`, measured, or `effective` where the ratio grows and the optimizer is SGD."""
     relative_start: float = 0.1
     """The penalty's gradient, were the whole removal asked for and U zero, is at first so long, relative to the loss
     gradient's (root mean square over the first steps)."""
@@ -68,7 +69,7 @@ class RhoSchedule:
     @classmethod
     def growing(cls) -> "RhoSchedule":
         """The default where the ratio grows: rho stays until the removal is complete, so it begins large enough for W
-        to follow, and has fewer stages to grow in afterwards. `relative_start` is for optimizers such as Adam."""
+        to follow, and has fewer stages to grow in afterwards."""
         return cls(relative_start=1.0, effective=1.0, most=4.0)
 
     def ends_stage(self, done: int, updates: int) -> bool:

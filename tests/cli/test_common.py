@@ -103,6 +103,12 @@ def test_a_plan_gives_every_option_back(tmp_path):
     assert vars(args) == before | {"resume": str(tmp_path / "x"), "device": "cpu"}
 
 
+def test_a_run_goes_on_with_its_bits(tmp_path):
+    saved(tmp_path / "x", [*WORDS, "--budget", "bytes", "--bits", "a*=4", "--bits", "b*=8"])
+    args, _, _ = resume(["--resume", str(tmp_path / "x")])
+    assert args.bits == ["a*=4", "b*=8"]
+
+
 @pytest.mark.parametrize(("command", "made"), [("prune", prune), ("sweep", sweep), ("train", train)])
 def test_a_run_from_before_there_was_distillation_goes_on_without(tmp_path, command, made):
     (tmp_path / "plan.json").write_text(plan(command=command, options={"cfg": "a"}))
@@ -147,6 +153,7 @@ DAMAGED = [
     plan(options={"retrain_epochs": 1.5}),
     plan(options={"exclude": "a"}),
     plan(options={"exclude": [1]}),
+    plan(options={"bits": ["conv1"]}),
     plan(options={"cfg": 3}),
     plan(options={"importance": "best"}),
 ]

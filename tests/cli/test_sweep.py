@@ -101,6 +101,14 @@ def test_each_method_gets_the_options_that_it_has_a_use_for():
         assert sweep._of_method(method, options) == wanted | {"method": method}
 
 
+def test_bits_are_handed_on():
+    given = ["--model", "lenet5", "--ratios", "0.5", "--budget", "bytes", "--bits", "conv*=4", "--bits", "fc*=8"]
+    made = sweep.parser()
+    options = sweep._shared(made.parse_args(given), made)
+    words = sweep.Point("admm", "0.5", 0).run(options).words
+    assert prune.chosen_options(prune.parser().parse_args(words))["bits"] == {"conv*": 4, "fc*": 8}
+
+
 def test_methods_that_remove_nothing_run_once_a_seed():
     points = list(sweep._points(["admm", "dense-longer"], ["0.5", "0.9"], [0, 1]))
     assert [(point.method, point.ratio, point.seed) for point in points[:3]] == [

@@ -44,6 +44,17 @@ def test_a_record_names_dropout_and_distillation_where_the_recipe_has_them(tmp_p
     assert said in record_of(file.parent)["recipe"]
 
 
+def test_a_share_of_bytes_is_called_so(tmp_path):
+    file = finished_run(tmp_path / "a") / "metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["settings"] |= {"budget": "bytes", "bits": {"conv*": 4.5, "fc*": 8.0}}
+    file.write_text(json.dumps(metrics))
+    record = record_of(file.parent)
+    assert record["bits"] == "conv*=4.5 fc*=8"
+    write_curve([record], tmp_path)
+    assert "bytes removed" in (tmp_path / "accuracy.svg").read_text()
+
+
 @pytest.mark.parametrize(
     ("asked", "kept", "ratio"), [(None, 500, 0.5), ({"a": 0.25}, 750, 0.25), (None, 1000, None), (0.5, 501, 0.5)]
 )
@@ -87,7 +98,15 @@ def test_what_layers_keep_is_shown_of_admm_where_there_is_such_a_run(tmp_path):
 
 
 def record(method="admm", seed=0, accuracy=0.9, ratio=0.9, **more):
-    settings = {"importance": "lamp", "pattern": None, "gradual": False, "floor": 0.05, "include": "", "exclude": ""}
+    settings = {
+        "importance": "lamp",
+        "bits": "",
+        "pattern": None,
+        "gradual": False,
+        "floor": 0.05,
+        "include": "",
+        "exclude": "",
+    }
     settings["recipe"] = "5 epochs"
     facts = {"method": method, "seed": seed, "ratio": ratio, "epochs": 5, "n_kept": 100, "n_total": 1000}
     return settings | facts | {"accuracy": accuracy, "dense_accuracy": 0.95} | more
