@@ -98,16 +98,8 @@ def test_what_layers_keep_is_shown_of_admm_where_there_is_such_a_run(tmp_path):
 
 
 def record(method="admm", seed=0, accuracy=0.9, ratio=0.9, **more):
-    settings = {
-        "importance": "lamp",
-        "bits": "",
-        "pattern": None,
-        "gradual": False,
-        "floor": 0.05,
-        "include": "",
-        "exclude": "",
-    }
-    settings["recipe"] = "5 epochs"
+    settings = {"importance": "lamp", "pattern": None, "gradual": False, "floor": 0.05, "recipe": "5 epochs"}
+    settings |= dict.fromkeys(("bits", "include", "exclude"), "")
     facts = {"method": method, "seed": seed, "ratio": ratio, "epochs": 5, "n_kept": 100, "n_total": 1000}
     return settings | facts | {"accuracy": accuracy, "dense_accuracy": 0.95} | more
 
