@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -235,12 +234,11 @@ def parse_bits(text: str) -> tuple[str, float]:
     """
     pattern, _, number = text.rpartition("=")
     try:
-        bits = float(number)
-    except ValueError:
-        bits = 0.0
-    if not pattern or not 0 < bits < math.inf:
-        raise ValueError(f"'{text}' is not a pattern of layers and a number of bits above 0, such as 'fc*=8'")
-    return pattern, bits
+        if pattern:
+            return pattern, common.positive(float)(number)
+    except argparse.ArgumentTypeError:
+        pass
+    raise ValueError(f"'{text}' is not a pattern of layers and a number of bits above 0, such as 'fc*=8'")
 
 
 def needs_ratio(args: argparse.Namespace) -> bool:

@@ -208,7 +208,8 @@ class GlobalADMM:
             for name, gradient in gradients.items():
                 self.importance.observe(name, gradient)
         if self.rho is None or not self.q:
-            self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
+            if self.rho is None and not self._first_effective_rho():
+                self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
             self._measured += 1
             if self.gradual or self._measured < _MEASURED_STEPS:
                 return
@@ -239,11 +240,16 @@ class GlobalADMM:
         if not self.q:
             self._start()
         if self.rho is None:
-            # Where the ratio grows this is the first update: the steps up to it are as many as there will be between
-            # two. With a larger rho, what has just left Z's support would be thrown to -W before U can tell, and what
-            # stays would learn more slowly.
-            effective = self._effective_rho() if self.gradual else 0.0
-            self.rho = min(effective or self._relative_rho(), self._stable_rho())
+            self.rho = min(self._first_effective_rho() or self._relative_rho(), self._stable_rho())
+
+    def _first_effective_rho(self) -> float:
+        """The first rho where the steps alone say it; 0 where the loss gradient has to.
+
+        Where the ratio grows they are all those up to the first update, as many as there will be between two. With a
+        larger rho, what has just left Z's support would be thrown to -W before U can tell, and what stays would learn
+        more slowly.
+        """
+        return self._effective_rho() if self.gradual else 0.0
 
     def _relative_rho(self) -> float:
         """The rho that gives the penalty's gradient its length relative to the loss gradient's."""
