@@ -80,8 +80,8 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, 
     """CIFAR's usual augmentation: padded with zeros, cropped at random to the old size, mirrored in half of the cases.
 
     Args:
-        images: (B, C, H, W) uint8 on the CPU.
-        generator: where the draws come from.
+        images: (B, C, H, W) uint8, on any device.
+        generator: where the draws come from, on the CPU: they are the same whatever the device.
         wanted: which of the pictures are returned; what is drawn for each does not depend on it.
     """
     count, _, height, width = images.shape
@@ -92,8 +92,10 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, 
     rows = top + torch.arange(height)  # (B, H)
     columns = torch.arange(width).expand(count, width)
     columns = left + torch.where(flip, width - 1 - columns, columns)  # (B, W)
+    places = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
+    batch, rows, columns = (place.to(images.device, non_blocking=True) for place in places)
     # Indexing with the channels kept whole: (B, H, W, C) comes out, since the slice stands between the indices.
-    picked = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    picked = padded[batch, :, rows, columns]
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
@@ -105,24 +107,28 @@ def classification_batches(
     start: int = 0,
     augment: bool = False,
     share: Share = WHOLE,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch in an order drawn from (seed, epoch), from batch `start` on; the last may be smaller.
 
     Args:
         augment: `crop_and_flip`, drawn from (seed, epoch, number of the batch).
         share: the part of each batch that is wanted; it may be empty where the last batch is small.
+        device: where the pictures are augmented, which a GPU does while the CPU would hold up the training.
 
     Yields:
-        Images (B, C, H, W) uint8 and labels (B,) int64.
+        Images (B, C, H, W) uint8 on the device and labels (B,) int64 on the CPU.
     """
     order = torch.randperm(len(split), generator=_generator(seed, epoch))
     for number in range(start, -(-len(order) // batch)):
         chosen = order[number * batch : (number + 1) * batch]
         part = share.part(len(chosen))
         if augment:
-            images = crop_and_flip(split.images[chosen], _generator(seed, epoch, number), wanted=part)
+            images = crop_and_flip(
+                split.images[chosen].to(device, non_blocking=True), _generator(seed, epoch, number), wanted=part
+            )
         else:
-            images = split.images[chosen[part]]
+            images = split.images[chosen[part]].to(device, non_blocking=True)
         yield images, split.labels[chosen[part]]
 
 

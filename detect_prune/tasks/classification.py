@@ -69,7 +69,10 @@ class ClassificationTask:
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         share = Share(self.world.rank, self.world.size)
-        yield from classification_batches(self.data.train, self.batch, self.seed, epoch, start, self.augment, share)
+        train, augment = self.data.train, self.augment
+        yield from classification_batches(
+            train, self.batch, self.seed, epoch, start, augment, share, device=self.device
+        )
 
     def count(self, batch: tuple[Tensor, Tensor]) -> int:
         return len(batch[1])
@@ -80,7 +83,8 @@ class ClassificationTask:
         pictures, labels = batch
         inputs = self._to_input(pictures)
         logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), labels.to(self.device))
+        # Not waited for: the backward pass would only be queued once the forward pass has ended.
+        loss = F.cross_entropy(logits.float(), labels.to(self.device, non_blocking=True))
         if teacher is None:
             return loss, {}
         distance = teacher.weight * logit_distance(logits, teacher(inputs))
@@ -91,7 +95,9 @@ class ClassificationTask:
 
     def inputs(self) -> Iterator[Tensor]:
         # Shifted and flipped as in training: whole pictures have no black border, and cost a ResNet-20 five points.
-        drawn = classification_batches(self.data.train, self.batch, self.seed, STATISTICS_DRAW, augment=self.augment)
+        drawn = classification_batches(
+            self.data.train, self.batch, self.seed, STATISTICS_DRAW, augment=self.augment, device=self.device
+        )
         for pictures, _ in islice(drawn, STATISTICS_BATCHES):
             yield self._to_input(pictures)
 

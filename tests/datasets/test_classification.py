@@ -250,6 +250,18 @@ def test_bad_class_folders(tmp_path):
     assert not cache.exists() or not list(cache.iterdir())
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_made_on_a_gpu_are_the_same(gpu, augment):
+    images, labels = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40)
+    split = classification.LabelledPictures(images, labels)
+    here, there = (
+        list(classification_batches(split, 16, 3, 2, augment=augment, device=device)) for device in ("cpu", gpu)
+    )
+    for (pictures, labels), (others, same) in zip(here, there, strict=True):
+        assert others.device.type == "cuda"
+        assert torch.equal(pictures, others.cpu()) and torch.equal(labels, same)
+
+
 def test_crop_and_flip_shows_windows_of_the_padded_picture():
     images = torch.randint(1, 256, (64, 3, 10, 12), dtype=torch.uint8)
     out = crop_and_flip(images, torch.Generator().manual_seed(0), padding=2)
