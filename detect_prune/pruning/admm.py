@@ -40,7 +40,7 @@ from detect_prune.pruning.importance import Importance, Raw, make_importance, sc
 from detect_prune.pruning.masks import Masks, has_closure, untrained
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
-from detect_prune.pruning.selection import Diverged, Selection, chunks, require_finite
+from detect_prune.pruning.selection import Diverged, Selection, chunks, numbers, require_finite
 
 _MEASURED_STEPS = 10
 """Steps at the very start over which the loss gradient is measured; the last of them has the penalty already. Where
@@ -205,8 +205,7 @@ class GlobalADMM:
         self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
-            for name, gradient in gradients.items():
-                self.importance.observe(name, gradient)
+            self.importance.observe(gradients)
         if self.rho is None or not self.q:
             if self.rho is None and not self._first_effective_rho():
                 self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
@@ -228,7 +227,8 @@ class GlobalADMM:
         force = torch._foreach_sub(weights, list(self.z.values()))
         torch._foreach_add_(force, list(self.u.values()))
         if self._pulls is None:
-            self._pulls = [1.0 if q.dim() else min(float(q), self._limit) for q in worths]
+            single = iter(numbers(q for q in worths if not q.dim()))
+            self._pulls = [1.0 if q.dim() else min(next(single), self._limit) for q in worths]
         torch._foreach_mul_(force, [self.rho * pull for pull in self._pulls])
         for part, q in zip(force, worths):
             if q.dim():
@@ -270,8 +270,10 @@ class GlobalADMM:
         masks, _ = self._choose().named(self.weights)
         return math.sqrt(
             sum(
-                float((weight * self.q[name].clamp(max=_TELLING)).masked_fill_(masks[name], 0).square_().sum())
-                for name, weight in self.weights.items()
+                numbers(
+                    (weight * self.q[name].clamp(max=_TELLING)).masked_fill_(masks[name], 0).square_().sum()
+                    for name, weight in self.weights.items()
+                )
             )
         )
 
@@ -319,14 +321,16 @@ class GlobalADMM:
         if self.rho is None or not self.q:
             self._settle()
         # From here to the U-step u holds W + U: the network is never copied.
-        lengths = {name: self._add_weights(name) for name in self.weights}
+        lengths = dict(zip(self.weights, numbers(self._add_weights(name) for name in self.weights)))
         for name, length in lengths.items():
             if not math.isfinite(length):
                 raise Diverged(f"the weights of {name} are not finite: training has diverged")
         masks, bound = self.constraint.project(self.u, self.q, self._progress()).named(self.weights)
-        moves = {name: self._split(name, mask) for name, mask in masks.items()}
+        ways = numbers(torch.stack(self._split(name, mask)) for name, mask in masks.items())
+        moves = {name: (apart, way) for name, (apart, way) in zip(masks, ways)}
         self.done += 1
-        kept = {name: int(mask.count_nonzero()) / mask.numel() for name, mask in masks.items()}
+        counts = zip(masks, numbers(mask.count_nonzero() for mask in masks.values()))
+        kept = {name: count / self.weights[name].numel() for name, count in counts}
         del masks  # a new q would lie in memory beside them
         self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
         if self.done == self._whole():
@@ -335,15 +339,15 @@ class GlobalADMM:
             self._next_stage(lengths)
         return self.report
 
-    def _add_weights(self, name: str) -> float:
+    def _add_weights(self, name: str) -> Tensor:
         """U = U + W; returns the square of the length of W."""
         square = self.u[name].new_zeros(())
         for u, w in chunks(self.u[name], self.weights[name].detach()):
             u.add_(w)
             square += w.to(u.dtype).square().sum()
-        return float(square)
+        return square
 
-    def _split(self, name: str, mask: Tensor) -> tuple[float, float]:
+    def _split(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Z = W + U where the mask is true and 0 elsewhere; what is left of W + U is the new U.
 
         Returns:
@@ -357,7 +361,7 @@ class GlobalADMM:
             z.copy_(new)
             # Where Z is not zero it equals W + U, so what is left of U there is exactly zero.
             u.sub_(new)
-        return float(apart), float(way)
+        return apart, way
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before = self.rho, self.q

@@ -7,6 +7,7 @@ ranking after such a scaling.
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from detect_prune.pruning.counts import detached
 from detect_prune.pruning.lamp import TINY, lamp_worths
-from detect_prune.pruning.selection import Diverged, chunks, require_finite
+from detect_prune.pruning.selection import Diverged, chunks, numbers, require_finite
 
 
 class Unmeasured(ValueError):
@@ -30,8 +31,8 @@ class Importance(Protocol):
 
     observes: bool
 
-    def observe(self, name: str, gradient: Tensor) -> None:
-        """Sees the loss gradient of one layer at one step, before the penalty is added."""
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+        """Sees the loss gradients of one step, by layer, before the penalty is added."""
         ...
 
     def worths(
@@ -55,7 +56,7 @@ class Raw:
 
     observes = False
 
-    def observe(self, name: str, gradient: Tensor) -> None:
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
         raise NotImplementedError("this importance needs no gradients")
 
     def worths(
@@ -117,15 +118,21 @@ class Fisher:
         self._mean: dict[str, Tensor] = {}
         self._steps: dict[str, int] = {}
 
-    def observe(self, name: str, gradient: Tensor) -> None:
-        gradient = gradient.detach()
-        square = _mean_square(gradient) if self.per_layer else gradient.float().square()
-        if name in self._mean:
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+        values = detached(gradients)
+        if self.per_layer:
+            self._learn({name: _mean_square(value) for name, value in values.items()})
+        else:  # one after the other: all squares together would be as large as the network
+            for name, value in values.items():
+                self._learn({name: value.float().square()})
+
+    def _learn(self, squares: Mapping[str, Tensor]) -> None:
+        for name, square in squares.items():
             # Means that come from a file are wherever it was read to, until the first gradient is seen.
-            self._mean[name] = self._mean[name].to(square).lerp_(square, 1 - self.decay)
-        else:
-            self._mean[name] = square * (1 - self.decay)
-        self._steps[name] = self._steps.get(name, 0) + 1
+            self._mean[name] = self._mean[name].to(square) if name in self._mean else torch.zeros_like(square)
+            self._steps[name] = self._steps.get(name, 0) + 1
+        if squares:
+            torch._foreach_lerp_([self._mean[name] for name in squares], list(squares.values()), 1 - self.decay)
 
     def worths(
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
@@ -218,14 +225,18 @@ def scaled_worths(
     if squares is None:
         require_finite(values)
     q = importance.worths(values, keep, costs)
-    plain = weighted = 0.0
-    for name, value in values.items():
-        square = squares[name] if squares is not None else float(_square(value))
-        plain += square
-        if q[name].dim():
-            weighted += float(sum((part.float().square() * worth).sum() for part, worth in chunks(value, q[name])))
-        else:
-            weighted += square * float(q[name])
+    if squares is None:
+        squares = dict(zip(values, numbers(_square(value) for value in values.values())))
+    plain = sum(squares.values())
+    single = [name for name in values if not q[name].dim()]
+    weighted = sum(squares[name] * worth for name, worth in zip(single, numbers(q[name] for name in single)))
+    weighted += sum(
+        numbers(
+            sum((part.float().square() * worth).sum() for part, worth in chunks(value, q[name]))
+            for name, value in values.items()
+            if q[name].dim()
+        )
+    )
     if plain == 0:
         raise Diverged("all prunable weights are zero: none is worth more than another")
     if not (plain < math.inf and 0 < weighted < math.inf):
@@ -236,7 +247,7 @@ def scaled_worths(
 def _square(value: Tensor) -> Tensor:
     """The sum of squares, at least in float32, without a temporary of the value's size."""
     kind = torch.promote_types(value.dtype, torch.float32)
-    return sum((part.to(kind).square().sum() for (part,) in chunks(value)), value.new_zeros((), dtype=kind))
+    return reduce(torch.add, (part.to(kind).square().sum() for (part,) in chunks(value)))
 
 
 def _mean_square(value: Tensor) -> Tensor:

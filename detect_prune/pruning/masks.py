@@ -12,7 +12,7 @@ from detect_prune.pruning.budgets import one_constraint
 from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.counts import detached, prunable_weights
 from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
-from detect_prune.pruning.selection import Selection
+from detect_prune.pruning.selection import Selection, numbers
 
 
 class Masks:
@@ -148,7 +148,9 @@ class Masks:
 
     def kept(self) -> dict[str, tuple[int, int]]:
         """Name -> (weights that stay, weights of the layer)."""
-        return {name: (int((~removed).count_nonzero()), removed.numel()) for name, removed in self._removed.items()}
+        sizes = [removed.numel() for removed in self._removed.values()]
+        gone = numbers(removed.count_nonzero() for removed in self._removed.values())
+        return {name: (size - lost, size) for name, size, lost in zip(self._removed, sizes, gone)}
 
     @property
     def n_kept(self) -> int:

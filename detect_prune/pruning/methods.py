@@ -161,8 +161,9 @@ class GradualMagnitude:
         masks, self.masks.bound = selection.named(self.weights)
         # Where costs differ, what is left of the budget would buy back cheap ones.
         self.masks.replace({name: mask & self.masks[name] for name, mask in masks.items()})
-        kept = {name: left / total for name, (left, total) in self.masks.kept().items()}
-        overall = self.masks.n_kept / self.masks.n_total
+        counts = self.masks.kept()
+        kept = {name: left / total for name, (left, total) in counts.items()}
+        overall = sum(left for left, _ in counts.values()) / self.masks.n_total
         self.report = Tightened(self.done, kept, overall, self.masks.bound)
         return self.report
 

@@ -11,7 +11,8 @@ are exact, so the result is; an unlucky sample costs another pass and nothing el
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +29,23 @@ class Diverged(ValueError):
     """Weights or gradients are no longer finite numbers."""
 
 
+def numbers(scalars: Iterable[Tensor]) -> list[Any]:
+    """The values of 0-dimensional tensors, read together: for each reading a GPU has to end all that it was given."""
+    tensors = list(scalars)
+    return torch.stack(tensors).tolist() if tensors else []
+
+
 def require_finite(weights: Mapping[str, Tensor]) -> None:
     """No ranking has a place for NaN, and a mask would remove it in silence.
 
     Raises:
         Diverged: names the first layer with weights that are not finite.
     """
-    for name, weight in weights.items():
-        if not all(bool(part.isfinite().all()) for (part,) in chunks(weight)):
+    finite = numbers(
+        torch.stack([part.isfinite().all() for (part,) in chunks(weight)]).all() for weight in weights.values()
+    )
+    for name, good in zip(weights, finite):
+        if not good:
             raise Diverged(f"the weights of {name} are not finite: training has diverged")
 
 
@@ -139,6 +149,7 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
     doubles = [layer.values.dtype == torch.float64 for layer in layers]
     if any(doubles) and not all(doubles):  # one threshold for all: it must not be rounded for some
         layers = [Items(layer.values.double(), layer.worth, layer.cost) for layer in layers]
+    layers = _with_worths_at_hand(layers)
     floors = list(floors) or [0] * len(layers)
     floors = [min(floor, len(layer)) for floor, layer in zip(floors, layers)]
     needed = sum(floor * layer.cost for floor, layer in zip(floors, layers))
@@ -162,6 +173,13 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
             bound.append(i)
         free = [i for i in free if i not in short]
     return Selection([masks[i] for i in range(len(layers))], sorted(bound))
+
+
+def _with_worths_at_hand(layers: Sequence[Items]) -> list[Items]:
+    """The same with the worths of whole layers on the processor, where every pass over the scores asks for them."""
+    single = [i for i, layer in enumerate(layers) if layer.worth.dim() == 0]
+    worths = dict(zip(single, torch.stack([layers[i].worth for i in single]).cpu() if single else ()))
+    return [replace(layer, worth=worths.get(i, layer.worth)) for i, layer in enumerate(layers)]
 
 
 def _take(layers: Sequence[Items], budget: float) -> list[Tensor]:
@@ -273,6 +291,7 @@ def _scan(layers: Sequence[Items], lower: float, upper: float) -> _Counted:
     n_lower = n_upper = 0
     cost_lower = cost_upper = 0.0
     scores, costs = [], []
+    above_of, between_of = [], []
     room = 8 * _SORTABLE
     for layer in layers:
         n_above = torch.zeros((), dtype=torch.int64, device=layer.values.device)
@@ -293,9 +312,12 @@ def _scan(layers: Sequence[Items], lower: float, upper: float) -> _Counted:
                 n_between += int(inside.count_nonzero())
                 scores.clear()
                 costs.clear()
-        n_upper += int(n_above)
-        n_lower += int(n_above) + n_between
-        cost_upper += int(n_above) * layer.cost
-        cost_lower += (int(n_above) + n_between) * layer.cost
+        above_of.append(n_above)
+        between_of.append(n_between)
+    for layer, n_above, n_between in zip(layers, numbers(above_of), between_of):
+        n_upper += n_above
+        n_lower += n_above + n_between
+        cost_upper += n_above * layer.cost
+        cost_lower += (n_above + n_between) * layer.cost
     between = (torch.cat(scores), torch.cat(costs)) if room >= 0 else None
     return _Counted(n_lower, cost_lower, n_upper, cost_upper, between)

@@ -199,7 +199,7 @@ def test_fisher_is_the_running_mean_of_squares():
         for _ in range(30):
             gradient = torch.randn(3, 4, generator=generator)
             squares.append(gradient.square().mean() if per_layer else gradient.square())
-            fisher.observe("w", gradient)
+            fisher.observe({"w": gradient})
         share = torch.tensor([0.1 * 0.9 ** (29 - i) for i in range(30)])
         expected = sum(s * w for s, w in zip(squares, share)) / share.sum()
         torch.testing.assert_close(fisher.worths({"w": torch.ones(3, 4)}, 0.5)["w"], expected)
@@ -220,7 +220,7 @@ def test_taylor_is_what_fisher_and_normalised_make_together():
     for name, weight in weights.items():
         gradient = torch.randn(weight.shape, generator=generator) * (0.1 if name == "a" else 10)
         for _ in range(3):
-            taylor.observe(name, gradient)
+            taylor.observe({name: gradient})
         length = weight.square().mean().sqrt()
         expected = gradient.square().mean().sqrt() * length
         worth = float(taylor.worths({name: weight}, 0.5)[name] * length.square())
@@ -243,9 +243,9 @@ def test_unknown_names_are_refused():
 
 def test_what_fisher_read_from_a_file_follows_the_network_to_its_device():
     saved = Fisher()
-    saved.observe("w", torch.ones(2, 2))
+    saved.observe({"w": torch.ones(2, 2)})
     fisher = Fisher()
     fisher.load_state_dict(saved.state_dict())
     assert fisher.worths({"w": torch.ones(2, 2, device="meta")}, 0.5)["w"].device.type == "meta"
-    fisher.observe("w", torch.ones(2, 2, device="meta"))
+    fisher.observe({"w": torch.ones(2, 2, device="meta")})
     assert fisher.state_dict()["mean"]["w"].device.type == "meta"
