@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ PROJECT = Path("runs/sweep")
 FINISHED = "sweep.json"
 INTERRUPTED = 130
 """Exit status of a run that was asked to stop and has saved itself."""
-OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device"}
+OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device", "jobs"}
 """Options that the runs of a sweep are not handed as they are."""
 OF_PRUNING = {"importance", "budget", "bits", "pattern", "gradual", "floor"}
 """Options that only methods which prune, and have a use for them, are handed."""
@@ -79,7 +80,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made = common.Parser(
         prog=prog or "detect-prune sweep",
         description="Prunes one network at many ratios, each from the same dense weights, and draws what that costs. "
-        "Runs stand side by side where there are several GPUs.",
+        "Runs stand side by side where there are several GPUs, or --jobs asks for it.",
     )
     common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
     common.add_pretrained_option(made)
@@ -93,6 +94,12 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=common.checked(parse_seeds), help="0,1,2: everything once for each (default 0)")
     common.add_data_options(made)
     common.add_use_options(made)
+    made.add_argument(
+        "--jobs",
+        type=common.positive(int),
+        metavar="N",
+        help="runs at a time on each device (default 1): a small network leaves most of a GPU idle",
+    )
     prune.add_pruning_options(made)
     common.add_training_options(made)
     common.add_folder_options(made, str(PROJECT))
@@ -126,7 +133,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"everything is kept in {folder}", flush=True)
     methods, seeds = parse_methods(args.methods or "admm"), parse_seeds(args.seeds or "0")
     ratios = [] if args.ratios is None else parse_ratios(args.ratios)
-    with Runs(folder, _devices(args.device)) as runs:
+    with Runs(folder, _devices(args.device) * (args.jobs or 1)) as runs:
         dense = {seed: _shared(args, made) for seed in seeds}
         if args.train_dense:
             started = [_dense_run(seed, args) for seed in seeds]
@@ -251,10 +258,14 @@ def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 class Runs:
-    """Runs of a sweep as processes of their own, one a device at a time; finished ones are not run again.
+    """Runs of a sweep as processes of their own; finished ones are not run again.
 
-    A run that was begun goes on from its last checkpoint. With one device a run's output is the sweep's, with several
-    it goes to NAME.log. While entered, Ctrl-C and a kill of the sweep are handed on to the runs.
+    A run that was begun goes on from its last checkpoint. With room for one run its output is the sweep's, with room
+    for several it goes to NAME.log. While entered, Ctrl-C and a kill of the sweep are handed on to the runs.
+
+    Args:
+        folder: of the sweep.
+        devices: a run at a time on each; one that is named twice takes two.
     """
 
     def __init__(self, folder: Path, devices: Sequence[str]):
@@ -294,11 +305,12 @@ class Runs:
         free: Queue[str] = Queue()
         for device in self.devices:
             free.put(device)
+        environment = self._environment(len(runs))
 
         def one(run: ChildRun) -> Path:
             device = free.get()
             try:
-                return self._finish_one(run, device)
+                return self._finish_one(run, device, environment)
             except BaseException:
                 self._stopping = True
                 raise
@@ -313,12 +325,21 @@ class Runs:
             raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
         return [each.result() for each in waiting]
 
+    def _environment(self, runs: int) -> dict[str, str]:
+        """That of this process, and the threads of each of so many runs: together as many as this one may have."""
+        import torch
+
+        together = min(self.devices.count("cpu"), runs)
+        if together < 2:
+            return dict(os.environ)
+        return {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // together))}
+
     def _folder_of(self, name: str) -> Path:
         # A run on the built-in set says so in its name.
         sample = self.folder / f"{name}-sample"
         return sample if sample.exists() else self.folder / name
 
-    def _finish_one(self, run: ChildRun, device: str) -> Path:
+    def _finish_one(self, run: ChildRun, device: str, environment: dict[str, str]) -> Path:
         from detect_prune.engine.curve import METRICS
         from detect_prune.engine.run import Stopped
 
@@ -333,7 +354,7 @@ class Runs:
             _remove_without_plan(folder)
             words = [*run.words, "--project", str(self.folder), "--name", run.name]
         print(f"\n{run.name}, on {device}", flush=True)
-        status = self._call([run.command, *words, "--device", device], run.name)
+        status = self._call([run.command, *words, "--device", device], run.name, environment)
         if status == INTERRUPTED or self._stopping:
             raise Stopped(self.folder)
         if status:
@@ -344,21 +365,21 @@ class Runs:
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def _call(self, words: Sequence[str], name: str) -> int:
+    def _call(self, words: Sequence[str], name: str, environment: dict[str, str]) -> int:
         command = [sys.executable, "-m", "detect_prune", *words]
         # A group of its own: else Ctrl-C reaches a run twice, and the second one tells it not to save.
         if len(self.devices) == 1:
-            return self._wait(self._begin(command))
+            return self._wait(self._begin(command, env=environment))
         with open(self._log(name), "ab") as log:
-            return self._wait(self._begin(command, stdout=log, stderr=subprocess.STDOUT))
+            return self._wait(self._begin(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
 
-    def _begin(self, command: Sequence[str], **output: Any) -> subprocess.Popen:
+    def _begin(self, command: Sequence[str], **options: Any) -> subprocess.Popen:
         from detect_prune.engine.run import Stopped
 
         with self._beginning:
             if self._stopping:
                 raise Stopped(self.folder)
-            process = subprocess.Popen(command, process_group=0, **output)
+            process = subprocess.Popen(command, process_group=0, **options)
             self._processes.add(process)
             return process
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 from detect_prune.cli import common, prune, sweep
 from detect_prune.darknet import write_weights
@@ -177,6 +178,26 @@ class TestRuns:
         folders = sweep.Runs(tmp_path, ["cuda:0", "cuda:1"]).finish(self.RUNS)
         assert [folder.name for folder in folders] == ["a", "b", "c"]
         assert {words[-1] for _, words in seen[:2]} == {"cuda:0", "cuda:1"} and len(seen) == 3
+
+    @pytest.mark.parametrize(("runs", "threads"), [(1, None), (2, "3"), (3, "2")])
+    def test_jobs_share_a_device_and_the_threads(self, tmp_path, monkeypatch, runs, threads):
+        all_of_them, given = threading.Barrier(runs), []
+
+        class Process:
+            def __init__(self, command, **options):
+                folder = Path(command[command.index("--project") + 1]) / command[command.index("--name") + 1]
+                folder.mkdir()
+                (folder / "metrics.json").write_text("{}")
+                given.append((command[-1], options["env"].get("OMP_NUM_THREADS")))
+
+            def wait(self):
+                return all_of_them.wait(timeout=30) * 0
+
+        monkeypatch.setattr(subprocess, "Popen", Process)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+        sweep.Runs(tmp_path, ["cpu"] * 4).finish(self.RUNS[:runs])
+        assert given == [("cpu", threads)] * runs
 
     def test_a_folder_from_a_kill_before_the_plan_is_used(self, tmp_path, calls):
         (tmp_path / "a").mkdir()
