@@ -33,8 +33,7 @@ def measured(task: Task, batches: int) -> dict[str, Importance]:
         loss.backward()
         for importance in importances.values():
             if importance.observes:
-                for name, weight in weights.items():
-                    importance.observe(name, weight.grad)
+                importance.observe({name: weight.grad for name, weight in weights.items()})
         task.model.zero_grad(set_to_none=True)
     return importances
 

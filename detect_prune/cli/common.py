@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
 
 PLAN = "plan.json"
-MAY_CHANGE = {"device", "workers", "save_every", "resume"}
+MAY_CHANGE = {"device", "workers", "jobs", "save_every", "resume"}
 """Options that a resumed run may be given anew: they change where it runs, not what it computes."""
 MODELS = ("lenet5", "resnet20", "resnet32", "resnet44", "resnet56")
 """The keys of classification.ARCHITECTURES, which takes seconds to import; a test compares the two."""

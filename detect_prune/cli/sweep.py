@@ -80,7 +80,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made = common.Parser(
         prog=prog or "detect-prune sweep",
         description="Prunes one network at many ratios, each from the same dense weights, and draws what that costs. "
-        "Runs stand side by side where there are several GPUs, or --jobs asks for it.",
+        "Runs stand side by side where there are several GPUs or --jobs asks for it.",
     )
     common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
     common.add_pretrained_option(made)
@@ -98,7 +98,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--jobs",
         type=common.positive(int),
         metavar="N",
-        help="runs at a time on each device (default 1): a small network leaves most of a GPU idle",
+        help="runs at a time on each GPU, or on the processor (default 1): a small network leaves most of a GPU idle",
     )
     prune.add_pruning_options(made)
     common.add_training_options(made)
@@ -133,7 +133,10 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"everything is kept in {folder}", flush=True)
     methods, seeds = parse_methods(args.methods or "admm"), parse_seeds(args.seeds or "0")
     ratios = [] if args.ratios is None else parse_ratios(args.ratios)
-    with Runs(folder, _devices(args.device) * (args.jobs or 1)) as runs:
+    devices = _devices(args.device) * (args.jobs or 1)
+    if args.cfg is not None and args.workers is None:
+        args.workers = common.default_workers(len(devices))
+    with Runs(folder, devices) as runs:
         dense = {seed: _shared(args, made) for seed in seeds}
         if args.train_dense:
             started = [_dense_run(seed, args) for seed in seeds]
@@ -311,8 +314,10 @@ class Runs:
             device = free.get()
             try:
                 return self._finish_one(run, device, environment)
-            except BaseException:
+            except BaseException as error:
                 self._stopping = True
+                if len(self.devices) > 1 and not isinstance(error, Stopped):
+                    print(f"{error}\nno other run is begun; those under way go on to their end", flush=True)
                 raise
             finally:
                 free.put(device)
@@ -326,13 +331,17 @@ class Runs:
         return [each.result() for each in waiting]
 
     def _environment(self, runs: int) -> dict[str, str]:
-        """That of this process, and the threads of each of so many runs: together as many as this one may have."""
+        """That of this process, and the threads of each of so many runs: together as many as this one may have.
+
+        Finished runs count as well: with other numbers of threads a resumed run would not end at the same bits.
+        """
         import torch
 
-        together = min(self.devices.count("cpu"), runs)
+        together = min(len(self.devices), runs)
         if together < 2:
             return dict(os.environ)
-        return {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // together))}
+        threads = str(max(1, torch.get_num_threads() // together))
+        return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
     def _folder_of(self, name: str) -> Path:
         # A run on the built-in set says so in its name.

@@ -76,26 +76,32 @@ def load_classification(
     return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), warnings)
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, wanted: slice = slice(None)) -> Tensor:
+def crop_and_flip(
+    images: Tensor,
+    generator: torch.Generator,
+    padding: int = 4,
+    wanted: slice = slice(None),
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """CIFAR's usual augmentation: padded with zeros, cropped at random to the old size, mirrored in half of the cases.
 
     Args:
-        images: (B, C, H, W) uint8, on any device.
+        images: (B, C, H, W) uint8.
         generator: where the draws come from, on the CPU: they are the same whatever the device.
         wanted: which of the pictures are returned; what is drawn for each does not depend on it.
+        device: where that is done, and where the result is.
     """
     count, _, height, width = images.shape
     top, left = (torch.randint(2 * padding + 1, (count, 1), generator=generator)[wanted] for _ in range(2))
     flip = torch.rand(count, 1, generator=generator)[wanted] < 0.5
     count = len(flip)
-    padded = functional.pad(images[wanted], (padding,) * 4)
+    padded = functional.pad(images[wanted].to(device, non_blocking=True), (padding,) * 4)
     rows = top + torch.arange(height)  # (B, H)
     columns = torch.arange(width).expand(count, width)
     columns = left + torch.where(flip, width - 1 - columns, columns)  # (B, W)
-    places = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
-    batch, rows, columns = (place.to(images.device, non_blocking=True) for place in places)
+    rows, columns = (place.to(device, non_blocking=True) for place in (rows[:, :, None], columns[:, None, :]))
     # Indexing with the channels kept whole: (B, H, W, C) comes out, since the slice stands between the indices.
-    picked = padded[batch, :, rows, columns]
+    picked = padded[torch.arange(count, device=device)[:, None, None], :, rows, columns]
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
@@ -114,22 +120,21 @@ def classification_batches(
     Args:
         augment: `crop_and_flip`, drawn from (seed, epoch, number of the batch).
         share: the part of each batch that is wanted; it may be empty where the last batch is small.
-        device: where the pictures are augmented, which a GPU does while the CPU would hold up the training.
+        device: where the batches are wanted. A GPU augments them itself: on the CPU that would hold up the training.
 
     Yields:
-        Images (B, C, H, W) uint8 on the device and labels (B,) int64 on the CPU.
+        Images (B, C, H, W) uint8 and labels (B,) int64.
     """
     order = torch.randperm(len(split), generator=_generator(seed, epoch))
     for number in range(start, -(-len(order) // batch)):
         chosen = order[number * batch : (number + 1) * batch]
         part = share.part(len(chosen))
         if augment:
-            images = crop_and_flip(
-                split.images[chosen].to(device, non_blocking=True), _generator(seed, epoch, number), wanted=part
-            )
+            images = crop_and_flip(split.images[chosen], _generator(seed, epoch, number), wanted=part, device=device)
         else:
             images = split.images[chosen[part]].to(device, non_blocking=True)
-        yield images, split.labels[chosen[part]]
+        # Not waited for: training would only queue the backward pass once the forward pass has ended.
+        yield images, split.labels[chosen[part]].to(device, non_blocking=True)
 
 
 def _generator(*key: int) -> torch.Generator:

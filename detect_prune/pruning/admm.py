@@ -326,11 +326,10 @@ class GlobalADMM:
             if not math.isfinite(length):
                 raise Diverged(f"the weights of {name} are not finite: training has diverged")
         masks, bound = self.constraint.project(self.u, self.q, self._progress()).named(self.weights)
-        ways = numbers(torch.stack(self._split(name, mask)) for name, mask in masks.items())
-        moves = {name: (apart, way) for name, (apart, way) in zip(masks, ways)}
+        moves = dict(zip(self.weights, numbers(self._split(name, masks[name]) for name in self.weights)))
         self.done += 1
-        counts = zip(masks, numbers(mask.count_nonzero() for mask in masks.values()))
-        kept = {name: count / self.weights[name].numel() for name, count in counts}
+        counts = numbers(masks[name].count_nonzero() for name in self.weights)
+        kept = {name: count / weight.numel() for (name, weight), count in zip(self.weights.items(), counts)}
         del masks  # a new q would lie in memory beside them
         self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
         if self.done == self._whole():
@@ -347,11 +346,11 @@ class GlobalADMM:
             square += w.to(u.dtype).square().sum()
         return square
 
-    def _split(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, name: str, mask: Tensor) -> Tensor:
         """Z = W + U where the mask is true and 0 elsewhere; what is left of W + U is the new U.
 
         Returns:
-            The squares of the lengths of W - Z and of the way that Z went.
+            (2,) the squares of the lengths of W - Z and of the way that Z went.
         """
         apart, way = self.u[name].new_zeros(()), self.u[name].new_zeros(())
         for z, u, w, stays in chunks(self.z[name], self.u[name], self.weights[name].detach(), mask):
@@ -361,7 +360,7 @@ class GlobalADMM:
             z.copy_(new)
             # Where Z is not zero it equals W + U, so what is left of U there is exactly zero.
             u.sub_(new)
-        return apart, way
+        return torch.stack((apart, way))
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before = self.rho, self.q

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detect_prune.pruning.selection import Items, chunks, flat, select
+from detect_prune.pruning.selection import Items, chunks, flat, numbers, select
 
 TINY = 1e-30
 """Squares and worths are at least so large: zeros would make ties, and divide by nothing."""
@@ -38,7 +38,7 @@ def lamp_worths(weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, 
     # All layers as one matrix, whose rows are sorted side by side; squares come before the zeros that fill a row.
     rows = nn.utils.rnn.pad_sequence(samples, batch_first=True).sort(descending=True).values
     # Zeros are worth nothing, wherever they come from.
-    samples = [row[: max(1, int(row.count_nonzero()))] for row in rows]
+    samples = [row[: max(1, count)] for row, count in zip(rows, rows.count_nonzero(1).tolist())]
     stretches = [_Stretch(sample.double().clamp_(min=TINY)) for sample in samples]
     guesses, share = _lamp_cut(stretches, [step * price for step, price in zip(steps, prices)], budget)
     counts, width = guesses, _WIDTH
@@ -130,12 +130,12 @@ def _lamp_cut(stretches: Sequence[_Stretch], prices: Sequence[float], budget: fl
         for stretch, price in zip(stretches, prices)
     ]
     # Items are ranked by worth over cost: equal ones leave just the value.
-    layers = [Items(each, each.new_tensor(price), price) for each, price in zip(scores, prices)]
+    layers = [Items(each, torch.tensor(price, dtype=each.dtype), price) for each, price in zip(scores, prices)]
     left = budget - sum(price * stretch.above for stretch, price in zip(stretches, prices))
     # The scores fall with the squares, so a mask is a run of ones.
-    counts = [int(mask.count_nonzero()) for mask in select(layers, max(left, 0.0)).masks]
-    last = min((float(each[count - 1]) for each, count in zip(scores, counts) if count), default=0.0)
-    first = max((float(each[count]) for each, count in zip(scores, counts) if count < len(each)), default=last)
+    counts = numbers(mask.count_nonzero() for mask in select(layers, max(left, 0.0)).masks)
+    last = min(numbers(each[count - 1] for each, count in zip(scores, counts) if count), default=0.0)
+    first = max(numbers(each[count] for each, count in zip(scores, counts) if count < len(each)), default=last)
     return counts, math.sqrt(last * max(first, 0.5 * last))
 
 

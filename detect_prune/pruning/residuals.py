@@ -1,7 +1,7 @@
 """How far W and Z are apart: what says whether ADMM has done its work when the cut comes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class Residuals:
 
 
 def residuals_of(
-    moves: Mapping[str, tuple[float, float]],
+    moves: Mapping[str, Sequence[float]],
     lengths: Mapping[str, float],
     rho: float,
     update: int,

@@ -29,9 +29,10 @@ class Diverged(ValueError):
     """Weights or gradients are no longer finite numbers."""
 
 
-def numbers(scalars: Iterable[Tensor]) -> list[Any]:
-    """The values of 0-dimensional tensors, read together: for each reading a GPU has to end all that it was given."""
-    tensors = list(scalars)
+def numbers(tensors: Iterable[Tensor]) -> list[Any]:
+    """The values of tensors of one shape and kind, read together: for each reading a GPU has to end all that it was
+    given. They are numbers where the tensors have no dimension, else lists."""
+    tensors = list(tensors)
     return torch.stack(tensors).tolist() if tensors else []
 
 
@@ -162,7 +163,8 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
     # so a layer that was below stays below: each round only adds layers, and the last one is the optimum.
     while free:
         taken = _take([layers[i] for i in free], budget)
-        short = [i for i, mask in zip(free, taken) if floors[i] and int(mask.count_nonzero()) < floors[i]]
+        counts = numbers(mask.count_nonzero() for mask in taken)
+        short = [i for i, count in zip(free, counts) if count < floors[i]]
         if not short:
             masks.update(zip(free, taken))
             break
@@ -291,7 +293,6 @@ def _scan(layers: Sequence[Items], lower: float, upper: float) -> _Counted:
     n_lower = n_upper = 0
     cost_lower = cost_upper = 0.0
     scores, costs = [], []
-    above_of, between_of = [], []
     room = 8 * _SORTABLE
     for layer in layers:
         n_above = torch.zeros((), dtype=torch.int64, device=layer.values.device)
@@ -312,9 +313,7 @@ def _scan(layers: Sequence[Items], lower: float, upper: float) -> _Counted:
                 n_between += int(inside.count_nonzero())
                 scores.clear()
                 costs.clear()
-        above_of.append(n_above)
-        between_of.append(n_between)
-    for layer, n_above, n_between in zip(layers, numbers(above_of), between_of):
+        n_above = int(n_above)
         n_upper += n_above
         n_lower += n_above + n_between
         cost_upper += n_above * layer.cost

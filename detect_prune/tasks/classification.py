@@ -83,8 +83,7 @@ class ClassificationTask:
         pictures, labels = batch
         inputs = self._to_input(pictures)
         logits = model(inputs)
-        # Not waited for: the backward pass would only be queued once the forward pass has ended.
-        loss = F.cross_entropy(logits.float(), labels.to(self.device, non_blocking=True))
+        loss = F.cross_entropy(logits.float(), labels)
         if teacher is None:
             return loss, {}
         distance = teacher.weight * logit_distance(logits, teacher(inputs))

@@ -274,6 +274,26 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert "admm" in capsys.readouterr().out
 
 
+def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatch):
+    (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
+    data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(common, "default_workers", lambda processes=1: 12 // processes)
+    seen = []
+
+    class Runs(sweep.Runs):
+        def finish(self, runs):
+            words = runs[0].words
+            seen.append((self.devices, words[words.index("--workers") + 1]))
+            raise Stopped(self.folder)
+
+    monkeypatch.setattr(sweep, "Runs", Runs)
+    words = ["--cfg", "tiny.cfg", "--data", str(data), "--ratios", "0.5", "--batch", "2", "--device", "cpu"]
+    assert sweep.main([*words, "--jobs", "3"]) == sweep.INTERRUPTED
+    assert sweep.main(["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--jobs", "2"]) == sweep.INTERRUPTED
+    assert seen == [(["cpu"] * 3, "4"), (["cpu"] * 2, "6")]
+
+
 def test_ratios_are_asked_for(capsys):
     assert sweep.main(["--model", "lenet5"]) == 2
     assert "--ratios is missing" in capsys.readouterr().err

@@ -257,9 +257,9 @@ def test_batches_made_on_a_gpu_are_the_same(gpu, augment):
     here, there = (
         list(classification_batches(split, 16, 3, 2, augment=augment, device=device)) for device in ("cpu", gpu)
     )
-    for (pictures, labels), (others, same) in zip(here, there, strict=True):
-        assert others.device.type == "cuda"
-        assert torch.equal(pictures, others.cpu()) and torch.equal(labels, same)
+    for batch, other in zip(here, there, strict=True):
+        for tensor, same in zip(batch, other, strict=True):
+            assert same.device.type == "cuda" and torch.equal(tensor, same.cpu())
 
 
 def test_crop_and_flip_shows_windows_of_the_padded_picture():

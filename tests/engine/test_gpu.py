@@ -72,6 +72,10 @@ def test_goes_on_where_it_was_stopped(gpu, data, tmp_path, at, after):
     assert last["metrics"]["top-1"] > 0.6
 
 
+def test_batches_are_made_where_they_are_wanted(gpu, data):
+    assert all(tensor.device.type == "cuda" for tensor in next(task_of(data, gpu).batches(0, 0)))
+
+
 def test_the_fastest_precision_is_found(gpu, data):
     task = task_of(data, gpu)
     before = {name: value.clone() for name, value in task.model.state_dict().items()}

@@ -199,7 +199,7 @@ def test_fisher_is_the_running_mean_of_squares():
         for _ in range(30):
             gradient = torch.randn(3, 4, generator=generator)
             squares.append(gradient.square().mean() if per_layer else gradient.square())
-            fisher.observe({"w": gradient})
+            fisher.observe({"other": 9 * torch.randn(5, generator=generator), "w": gradient})
         share = torch.tensor([0.1 * 0.9 ** (29 - i) for i in range(30)])
         expected = sum(s * w for s, w in zip(squares, share)) / share.sum()
         torch.testing.assert_close(fisher.worths({"w": torch.ones(3, 4)}, 0.5)["w"], expected)
