@@ -43,6 +43,10 @@ def build_job(args: argparse.Namespace, world: World = ALONE) -> Job:
     for option in ("workers", "imgsz", "pretrained"):
         if args.model is not None and getattr(args, option) is not None:
             raise DetectPruneError(f"--{option} is for detectors; --model {args.model} has no use for it")
+    if args.cfg is not None and args.hold_out is not None:
+        raise DetectPruneError(
+            "--hold-out is for classifiers; the descriptor of a detector's data says what it is scored on"
+        )
     if args.resume is None:
         args.seed = args.seed or 0
         look_up(args)
@@ -80,7 +84,7 @@ def _task(args: argparse.Namespace, world: World) -> Task:
         "world": world,
     }
     if args.cfg is None:
-        return classification_task(args.model, args.weights, batch=args.batch or 128, **shared)
+        return classification_task(args.model, args.weights, hold_out=args.hold_out, batch=args.batch or 128, **shared)
     workers = default_workers(world.local_size) if args.workers is None else args.workers
     return detection_task(
         args.cfg,

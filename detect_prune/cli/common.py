@@ -243,6 +243,13 @@ def add_run_options(parser: argparse.ArgumentParser, project: str) -> None:
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--hold-out",
+        type=positive(int),
+        metavar="N",
+        help="score on N training pictures that are not trained on, instead of the test pictures: to choose settings "
+        "by (classifiers only)",
+    )
+    parser.add_argument(
         "--lr", type=positive(float), metavar="RATE", help="learning rate of every phase, instead of the recipe's"
     )
     parser.add_argument(

@@ -76,6 +76,26 @@ def load_classification(
     return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), warnings)
 
 
+def held_out(data: ClassificationData, count: int) -> ClassificationData:
+    """The set with `count` of its training pictures in place of the test pictures; they are not trained on any more.
+
+    What is chosen by the score on them was not chosen by the test pictures. They are drawn at random, the same ones
+    every time; a network whose weights were trained before may have seen them.
+
+    Raises:
+        DetectPruneError: there are not so many.
+    """
+    train = data.train
+    if not 0 < count < len(train):
+        raise DetectPruneError(
+            f"{count:,} pictures can't be held out: {data.name} has {len(train):,} training pictures, and some stay"
+        )
+    held = torch.zeros(len(train), dtype=torch.bool)
+    held[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]] = True
+    rest, test = (LabelledPictures(train.images[part], train.labels[part]) for part in (~held, held))
+    return ClassificationData(f"{data.name}, {count:,} held out", data.classes, rest, test, data.warnings)
+
+
 def crop_and_flip(
     images: Tensor,
     generator: torch.Generator,

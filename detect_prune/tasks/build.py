@@ -10,7 +10,7 @@ from detect_prune.darknet import adapt_classes, copy_matching, load_cfg
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head
 from detect_prune.datasets import load_data
-from detect_prune.datasets.classification import load_classification
+from detect_prune.datasets.classification import held_out, load_classification
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
@@ -129,6 +129,7 @@ def classification_task(
     *,
     data: str | Path | None = None,
     data_root: str | Path | None = None,
+    hold_out: int | None = None,
     batch: int = 128,
     seed: int = 0,
     device: str | None = None,
@@ -142,12 +143,15 @@ def classification_task(
             random weights.
         data: mnist, cifar10 or a folder of class folders; what the network's paper used unless given.
         data_root: where mnist or cifar10 is, or is downloaded to.
+        hold_out: so many training pictures stand in for the test pictures, and are not trained on.
         batch, seed, device, world: as for `detection_task`.
 
     Raises:
         DetectPruneError: a file is missing or wrong; the sentence names it.
     """
     loaded = load_classification(data or ("mnist" if network == "lenet5" else "cifar10"), data_root)
+    if hold_out is not None:
+        loaded = held_out(loaded, hold_out)
     torch.manual_seed(seed)
     model = build_network(network, loaded)
     if weights is not None:

@@ -80,6 +80,11 @@ def test_what_a_classifier_has_no_use_for_is_refused(option):
         build_job(args)
 
 
+def test_a_detector_has_no_training_pictures_held_out(here):
+    with pytest.raises(DetectPruneError, match="--hold-out is for classifiers"):
+        build_job(options("--hold-out", "2"))
+
+
 def test_val_and_detect_take_the_weights_beside_the_cfg_first(here):
     (here / "run").mkdir()
     (here / "run/tiny.cfg").write_text(TINY_CFG)

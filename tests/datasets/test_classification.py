@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detect_prune.datasets import cifar, classification, download
-from detect_prune.datasets.classification import classification_batches, crop_and_flip, load_classification
+from detect_prune.datasets.classification import classification_batches, crop_and_flip, held_out, load_classification
 from detect_prune.errors import DetectPruneError
 
 
@@ -248,6 +248,23 @@ def test_bad_class_folders(tmp_path):
     with pytest.raises(DetectPruneError, match="broken or cut off archive"):
         load_classification(archive, cache=cache)
     assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_what_is_held_out_is_not_trained_on():
+    images = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(50, 1, 4, 4)
+    train = classification.LabelledPictures(images, torch.arange(50))
+    test = classification.LabelledPictures(images[:3] + 100, torch.arange(3))
+    data = classification.ClassificationData("mnist", tuple("0123456789"), train, test, ["one could not be read"])
+    held = held_out(data, 20)
+    assert (len(held.train), len(held.test)) == (30, 20) and held.warnings == data.warnings
+    assert torch.equal(torch.cat([held.train.labels, held.test.labels]).sort().values, torch.arange(50))
+    for split in (held.train, held.test):
+        assert torch.equal(split.images[:, 0, 0, 0].long(), split.labels)
+    assert torch.equal(held_out(data, 20).test.labels, held.test.labels)  # the same ones every time
+    assert not torch.equal(held.test.labels, torch.arange(30, 50))  # and not all of one kind, where the set is sorted
+    assert held.name == "mnist, 20 held out"  # so that no table takes it for the test pictures
+    with pytest.raises(DetectPruneError, match="50 pictures can't be held out: mnist has 50 training pictures"):
+        held_out(data, 50)
 
 
 @pytest.mark.parametrize("augment", [False, True])
