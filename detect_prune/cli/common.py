@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 MAY_CHANGE = {"device", "workers", "jobs", "save_every", "resume"}
-"""Options that a resumed run may be given anew: they change where it runs, not what it computes."""
+"""Options that a resumed run may be given anew: they change where it runs, not what it computes, but for rounding."""
 MODELS = ("lenet5", "resnet20", "resnet32", "resnet44", "resnet56")
 """The keys of classification.ARCHITECTURES, which takes seconds to import; a test compares the two."""
 PRECISIONS = ("fp32", "fp32-channels-last", "bf16")
@@ -381,9 +381,10 @@ def resume_plan(
     if plan.command != command:
         raise DetectPruneError(f"this run was made by '{plan.command}', not by '{command}'", file=folder)
     for action in parser._actions:
-        if action.dest not in plan.options:
+        if not hasattr(args, action.dest):  # --help
             continue
-        name, value, given = option_name(action), plan.options[action.dest], getattr(args, action.dest)
+        # A plan from before there was such an option was made without it.
+        name, value, given = option_name(action), plan.options.get(action.dest), getattr(args, action.dest)
         if not _could_be(action, value):
             raise DetectPruneError(f"this plan of a run is damaged: {name} can't be {value!r}", file=folder / PLAN)
         if action.dest in MAY_CHANGE and given is not None:

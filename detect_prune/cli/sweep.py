@@ -133,16 +133,16 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"everything is kept in {folder}", flush=True)
     methods, seeds = parse_methods(args.methods or "admm"), parse_seeds(args.seeds or "0")
     ratios = [] if args.ratios is None else parse_ratios(args.ratios)
+    points = list(_points(methods, ratios, seeds))
     devices = _devices(args.device) * (args.jobs or 1)
     if args.cfg is not None and args.workers is None:
-        args.workers = common.default_workers(len(devices))
+        args.workers = common.default_workers(min(len(devices), len(points)))
     with Runs(folder, devices) as runs:
         dense = {seed: _shared(args, made) for seed in seeds}
         if args.train_dense:
             started = [_dense_run(seed, args) for seed in seeds]
             for seed, trained in zip(seeds, runs.finish(started)):
                 dense[seed] |= _trained_weights(trained, args)
-        points = list(_points(methods, ratios, seeds))
         finished = runs.finish([point.run(dense[point.seed]) for point in points])
     network = Path(args.cfg or args.model).stem  # the runs name theirs after the dense network's file
     table = write_curve([record_of(one) | {"network": network} for one in finished], folder)
@@ -315,9 +315,9 @@ class Runs:
             try:
                 return self._finish_one(run, device, environment)
             except BaseException as error:
+                if len(self.devices) > 1 and not self._stopping:
+                    print(f"{error}\nno other run is begun", flush=True)
                 self._stopping = True
-                if len(self.devices) > 1 and not isinstance(error, Stopped):
-                    print(f"{error}\nno other run is begun; those under way go on to their end", flush=True)
                 raise
             finally:
                 free.put(device)

@@ -88,12 +88,12 @@ def held_out(data: ClassificationData, count: int) -> ClassificationData:
     train = data.train
     if not 0 < count < len(train):
         raise DetectPruneError(
-            f"{count:,} pictures can't be held out: {data.name} has {len(train):,} training pictures, and some stay"
+            f"{count:,} pictures can't be held out: {data.name} has {len(train):,} pictures to train on"
         )
     held = torch.zeros(len(train), dtype=torch.bool)
     held[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]] = True
     rest, test = (LabelledPictures(train.images[part], train.labels[part]) for part in (~held, held))
-    return ClassificationData(f"{data.name}, {count:,} held out", data.classes, rest, test, data.warnings)
+    return ClassificationData(f"{data.name} ({count:,} held out)", data.classes, rest, test, data.warnings)
 
 
 def crop_and_flip(

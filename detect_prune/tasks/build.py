@@ -161,4 +161,9 @@ def classification_task(
         model, loaded, recipe, name=network, batch=batch, seed=seed, device=device or world.device(), world=world
     )
     task.trained = weights is not None
+    if hold_out is not None and weights is not None:
+        task.notes.append(
+            f"weights that were trained without --hold-out {hold_out} have seen the pictures that are scored on: the "
+            "dense network's score flatters it then"
+        )
     return task

@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 
-from detect_prune.cli import common, prune, sweep
+from detect_prune.cli import common, prune, sweep, train
 from detect_prune.darknet import write_weights
 from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError
@@ -108,6 +108,23 @@ def test_bits_are_handed_on():
     options = sweep._shared(made.parse_args(given), made)
     words = sweep.Point("admm", "0.5", 0).run(options).words
     assert prune.chosen_options(prune.parser().parse_args(words))["bits"] == {"conv*": 4, "fc*": 8}
+
+
+def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path, monkeypatch):
+    made = sweep.parser()
+    args = made.parse_args(["--model", "lenet5", "--ratios", "0.5", "--hold-out", "90"])
+    assert prune.parser().parse_args(sweep.Point("admm", "0.5", 0).run(sweep._shared(args, made)).words).hold_out == 90
+    assert train.parser().parse_args(sweep._dense_run(0, args).words).hold_out == 90
+    common.save_plan(tmp_path, "sweep", args, [])
+    plan = json.loads((tmp_path / common.PLAN).read_text())
+    del plan["options"]["hold_out"]  # from before there was the option
+    (tmp_path / common.PLAN).write_text(json.dumps(plan))
+    args = made.parse_args(["--resume", str(tmp_path), "--hold-out", "90"])
+    with pytest.raises(DetectPruneError, match="started without --hold-out, and --hold-out 90 was given"):
+        common.resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
+    args = made.parse_args(["--resume", str(tmp_path)])
+    common.resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
+    assert args.hold_out is None and args.ratios == "0.5"
 
 
 def test_methods_that_remove_nothing_run_once_a_seed():
@@ -288,7 +305,7 @@ def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatc
             raise Stopped(self.folder)
 
     monkeypatch.setattr(sweep, "Runs", Runs)
-    words = ["--cfg", "tiny.cfg", "--data", str(data), "--ratios", "0.5", "--batch", "2", "--device", "cpu"]
+    words = ["--cfg", "tiny.cfg", "--data", str(data), "--ratios", "0.5,0.6,0.7", "--batch", "2", "--device", "cpu"]
     assert sweep.main([*words, "--jobs", "3"]) == sweep.INTERRUPTED
     assert sweep.main(["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--jobs", "2"]) == sweep.INTERRUPTED
     assert seen == [(["cpu"] * 3, "4"), (["cpu"] * 2, "6")]

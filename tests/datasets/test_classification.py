@@ -262,8 +262,8 @@ def test_what_is_held_out_is_not_trained_on():
         assert torch.equal(split.images[:, 0, 0, 0].long(), split.labels)
     assert torch.equal(held_out(data, 20).test.labels, held.test.labels)  # the same ones every time
     assert not torch.equal(held.test.labels, torch.arange(30, 50))  # and not all of one kind, where the set is sorted
-    assert held.name == "mnist, 20 held out"  # so that no table takes it for the test pictures
-    with pytest.raises(DetectPruneError, match="50 pictures can't be held out: mnist has 50 training pictures"):
+    assert held.name == "mnist (20 held out)"  # so that no table takes it for the test pictures
+    with pytest.raises(DetectPruneError, match="50 pictures can't be held out: mnist has 50 pictures to train on"):
         held_out(data, 50)
 
 

@@ -57,11 +57,16 @@ def test_a_checkpoint_of_a_run_can_be_used_as_weights(data, tmp_path, monkeypatc
         classification_task("lenet5", tmp_path / "other.pt", device="cpu")
 
 
-def test_pictures_that_are_held_out_are_scored_on(data, monkeypatch):
+def test_pictures_that_are_held_out_are_scored_on(data, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "load_classification", lambda *_: data)
     task = classification_task("lenet5", hold_out=7, device="cpu")
     assert len(task.data.train) == len(data.train) - 7 and len(task.data.test) == 7
-    assert task.settings()["test pictures"] == 7 and task.settings()["data"].endswith("7 held out")
+    assert task.settings()["test pictures"] == 7 and task.settings()["data"].endswith("(7 held out)")
+    assert task.notes == []
+    model = build_network("lenet5", data)
+    save_checkpoint(tmp_path / "best.pt", {"model": model.state_dict(), "metrics": {}, "global_step": 3})
+    (note,) = classification_task("lenet5", tmp_path / "best.pt", hold_out=7, device="cpu").notes
+    assert "have seen the pictures" in note
 
 
 def test_a_teacher_adds_its_distance_times_its_weight(data):
