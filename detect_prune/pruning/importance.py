@@ -224,9 +224,8 @@ def scaled_worths(
     values = detached(weights)
     if squares is None:
         require_finite(values)
-    q = importance.worths(values, keep, costs)
-    if squares is None:
         squares = dict(zip(values, numbers(_square(value) for value in values.values())))
+    q = importance.worths(values, keep, costs)
     plain = sum(squares.values())
     single = [name for name in values if not q[name].dim()]
     weighted = sum(squares[name] * worth for name, worth in zip(single, numbers(q[name] for name in single)))

@@ -163,8 +163,9 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
     # so a layer that was below stays below: each round only adds layers, and the last one is the optimum.
     while free:
         taken = _take([layers[i] for i in free], budget)
-        counts = numbers(mask.count_nonzero() for mask in taken)
-        short = [i for i, count in zip(free, counts) if count < floors[i]]
+        held = [(i, mask) for i, mask in zip(free, taken) if floors[i]]
+        counts = numbers(mask.count_nonzero() for _, mask in held)
+        short = [i for (i, _), count in zip(held, counts) if count < floors[i]]
         if not short:
             masks.update(zip(free, taken))
             break

@@ -69,9 +69,8 @@ class ClassificationTask:
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         share = Share(self.world.rank, self.world.size)
-        train, augment = self.data.train, self.augment
         yield from classification_batches(
-            train, self.batch, self.seed, epoch, start, augment, share, device=self.device
+            self.data.train, self.batch, self.seed, epoch, start, self.augment, share, self.device
         )
 
     def count(self, batch: tuple[Tensor, Tensor]) -> int:
@@ -81,7 +80,7 @@ class ClassificationTask:
         self, model: nn.Module, batch: tuple[Tensor, Tensor], teacher: Teacher | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, labels = batch
-        inputs = self._to_input(pictures)
+        inputs = self.architecture.prepare(pictures)
         logits = model(inputs)
         loss = F.cross_entropy(logits.float(), labels)
         if teacher is None:
@@ -89,16 +88,13 @@ class ClassificationTask:
         distance = teacher.weight * logit_distance(logits, teacher(inputs))
         return loss + distance, {"labels": loss.detach(), "distillation": distance.detach()}
 
-    def _to_input(self, images: Tensor) -> Tensor:
-        return self.architecture.prepare(images.to(self.device, non_blocking=True))
-
     def inputs(self) -> Iterator[Tensor]:
         # Shifted and flipped as in training: whole pictures have no black border, and cost a ResNet-20 five points.
         drawn = classification_batches(
             self.data.train, self.batch, self.seed, STATISTICS_DRAW, augment=self.augment, device=self.device
         )
         for pictures, _ in islice(drawn, STATISTICS_BATCHES):
-            yield self._to_input(pictures)
+            yield self.architecture.prepare(pictures)
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """Share of test pictures whose most probable class is the right one."""
@@ -108,7 +104,8 @@ class ClassificationTask:
     def _test_batches(self, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         test = self.data.test
         for start in range(0, len(test), size):
-            yield self._to_input(test.images[start : start + size]), test.labels[start : start + size].to(self.device)
+            pictures, labels = (part[start : start + size].to(self.device) for part in (test.images, test.labels))
+            yield self.architecture.prepare(pictures), labels
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         return {}

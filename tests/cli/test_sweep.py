@@ -110,7 +110,7 @@ def test_bits_are_handed_on():
     assert prune.chosen_options(prune.parser().parse_args(words))["bits"] == {"conv*": 4, "fc*": 8}
 
 
-def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path, monkeypatch):
+def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path):
     made = sweep.parser()
     args = made.parse_args(["--model", "lenet5", "--ratios", "0.5", "--hold-out", "90"])
     assert prune.parser().parse_args(sweep.Point("admm", "0.5", 0).run(sweep._shared(args, made)).words).hold_out == 90
