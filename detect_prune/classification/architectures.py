@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -29,8 +29,14 @@ class Architecture:
 
     def prepare(self, pictures: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> float32, less the mean, over the standard deviation."""
-        mean, std = (torch.tensor(value, device=pictures.device).view(1, -1, 1, 1) for value in (self.mean, self.std))
+        mean, std = (_per_channel(value, pictures.device) for value in (self.mean, self.std))
         return pictures.float().div_(255).sub_(mean).div_(std)
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # Sent to a GPU once: sending waits for all that the GPU has to do before it.
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what the published ResNet weights were trained with

@@ -173,7 +173,12 @@ class Teacher:
 
 
 class Task(Protocol):
-    """A model, its data and its score."""
+    """A model, its data and its score.
+
+    A task may have `capturable = True`: its batches are tuples of tensors, and what `loss` does with them on a GPU
+    follows from their shapes alone, so that the work of one step can be recorded and run again (`engine/capture.py`).
+    What `loss` does beside that is done in the first steps only.
+    """
 
     name: str
     """Names the run's folder: the network's name."""

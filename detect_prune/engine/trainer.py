@@ -6,13 +6,15 @@ A GPU adds up in an order of its own, so there a resumed run only comes close.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detect_prune.engine.batchnorm import training_norms
+from detect_prune.engine.capture import CapturedStep
 from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
@@ -92,6 +94,9 @@ class Trainer:
             masks.apply()
             masks.attach(self.optimizer)
         self.average = MovingAverage(model, phase.ema, self.total) if phase.ema else None
+        self._captured = None
+        if getattr(task, "capturable", False) and task.device.type == "cuda" and self.world.size == 1:
+            self._captured = CapturedStep(model, partial(self._backpropagate, share=1.0))
 
     def steps(self) -> Iterator[StepReport]:
         """Trains, one report a step, from where the phase stands to its end.
@@ -167,16 +172,20 @@ class Trainer:
         share = counts[self.world.rank] / sum(counts)
         loss, parts = torch.zeros((), device=self.task.device), {}
         if share:
-            # Backward, too: a network that recomputes activations there has to leave out the same units.
-            with dropping_out(self.model, self.phase):
-                with self.precision.autocast(self.task.device):
-                    loss, parts = self.task.loss(self.model, batch, **self._taught)
-                (loss * share).backward()
+            loss, parts = self._captured(batch) if self._captured else self._backpropagate(batch, share)
         names = list(parts) if all(counts) else []
-        figures = torch.stack([loss.detach(), *(parts[name].to(loss) for name in names)]).float() * share
+        figures = torch.stack([loss, *(parts[name].to(loss) for name in names)]).float() * share
         self.world.combine(self.model, share, figures)
         value, *rest = figures.tolist()
         return value, dict(zip(names, rest))
+
+    def _backpropagate(self, batch: Any, share: float) -> tuple[Tensor, dict[str, Tensor]]:
+        # Backward, too: a network that recomputes activations there has to leave out the same units.
+        with dropping_out(self.model, self.phase):
+            with self.precision.autocast(self.task.device):
+                loss, parts = self.task.loss(self.model, batch, **self._taught)
+            (loss * share).backward()
+        return loss.detach(), parts
 
     def _not_finite(self, what: str, rate: float, epoch: int, step: int) -> NotFinite:
         return NotFinite(
@@ -185,11 +194,12 @@ class Trainer:
         )
 
     def finish(self) -> None:
-        """Puts the averaged weights into the model, where the phase keeps an average.
+        """Ends the phase: puts the averaged weights into the model, where the phase keeps an average.
 
         Raises:
             NotFinite: a weight is no longer finite, though every loss was: that of the last step is from before it.
         """
+        self._captured = None  # its memory is wanted for what comes next
         if self.average is not None:
             self.model.load_state_dict(self.average.weights())
         for name, value in self.model.named_parameters():

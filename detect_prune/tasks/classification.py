@@ -43,6 +43,7 @@ class ClassificationTask:
     """A classifier, its data and its accuracy; the `Task` protocol's members are described there."""
 
     primary = "top-1"
+    capturable = True
 
     def __init__(
         self,

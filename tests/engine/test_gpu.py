@@ -1,12 +1,17 @@
 """Whole runs on a GPU, stopped and gone on with there and on the processor."""
 
+import gc
+
 import pytest
 import torch
 
 from detect_prune.datasets.classification import ClassificationData, LabelledPictures
+from detect_prune.engine.capture import CapturedStep
 from detect_prune.engine.pipeline import prune
 from detect_prune.engine.precision import PRECISIONS, choose_precision
 from detect_prune.engine.run import Stopped
+from detect_prune.engine.task import Phase, Teacher
+from detect_prune.engine.trainer import Trainer
 from detect_prune.pruning import keep_count
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.recipes import classification_recipe
@@ -24,16 +29,17 @@ def data():
 
 
 class Stopping(ClassificationTask):
-    """Its loss can't be computed at step `stop_at`."""
+    """Its batch number `stop_at` is never trained on."""
 
     stop_at: int | None = None
     asked = 0
 
-    def loss(self, *args, teacher=None):
-        self.asked += 1
-        if self.asked == self.stop_at:
-            raise Stopped("here")
-        return super().loss(*args, teacher=teacher)
+    def batches(self, *args):
+        for batch in super().batches(*args):
+            self.asked += 1
+            if self.asked == self.stop_at:
+                raise Stopped("here")
+            yield batch
 
 
 def task_of(data, device, stop_at=None):
@@ -74,6 +80,74 @@ def test_goes_on_where_it_was_stopped(gpu, data, tmp_path, at, after):
 
 def test_batches_are_made_where_they_are_wanted(gpu, data):
     assert all(tensor.device.type == "cuda" for tensor in next(task_of(data, gpu).batches(0, 0)))
+
+
+@pytest.fixture
+def exact_kernels():
+    """Else the same step twice differs in its last bits."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        yield
+
+
+def trained(task, phase, teacher=None):
+    trainer = Trainer(task, task.model, phase, PRECISIONS["bf16"], teacher=teacher)
+    return [report.loss for report in trainer.steps()], task.model.state_dict()
+
+
+def test_a_captured_step_is_the_plain_one(gpu, data, exact_kernels):
+    """With a teacher, and an epoch's last batch of 20 pictures."""
+    results = []
+    for captured in (True, False):
+        task = task_of(data, gpu)
+        task.batch, task.steps_per_epoch, task.capturable = 100, 4, captured
+        teacher = Teacher(task_of(data, gpu).model.eval(), 1.0)
+        results.append(trained(task, Phase(5, 0.01, weight_decay=5e-4, clip=5.0), teacher))
+    (losses, weights), (plain_losses, plain_weights) = results
+    assert losses == pytest.approx(plain_losses, rel=1e-3)
+    for name, value in weights.items():
+        torch.testing.assert_close(value, plain_weights[name], rtol=1e-2, atol=1e-3)
+
+
+def test_a_captured_step_draws_anew(gpu):
+    pictures = LabelledPictures(torch.randint(256, (64, 1, 28, 28), dtype=torch.uint8), torch.arange(64) % 10)
+    data = ClassificationData("noise", tuple("0123456789"), pictures, pictures)
+    torch.manual_seed(0)
+    task = ClassificationTask(
+        build_network("lenet5", data), data, classification_recipe("lenet5"), name="lenet5", batch=64, device=gpu
+    )
+    losses, _ = trained(task, Phase(12, 1e-12, dropout=0.5))
+    assert len({round(loss, 5) for loss in losses}) == 12
+
+
+class Cycle:
+    """Only Python's collector frees what it holds."""
+
+    def __init__(self, held):
+        self.held, self.own = held, self
+
+
+def test_a_captured_step_survives_a_collection(gpu):
+    """Of an earlier one, while it is captured."""
+
+    def captured(collect):
+        model = torch.nn.Linear(3, 2).to(gpu)
+
+        def compute(batch):
+            loss = model(batch[0]).square().sum()
+            loss.backward()
+            collect()
+            return loss.detach(), {}
+
+        step = CapturedStep(model, compute)
+        for _ in range(8):
+            batch = [torch.rand(5, 3, device=gpu)]
+            model.zero_grad()
+            loss, _ = step(batch)
+            torch.testing.assert_close(loss, model(batch[0]).square().sum().detach())
+        return step
+
+    Cycle(captured(lambda: None))
+    captured(gc.collect)
 
 
 def test_the_fastest_precision_is_found(gpu, data):
