@@ -35,7 +35,7 @@ class Architecture:
 
 @cache
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # Sent to a GPU once: sending waits for all that the GPU has to do before it.
+    # Sent to a GPU once: sending waits for all that the GPU has to do before it, and can't be captured.
     return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 

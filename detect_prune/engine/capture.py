@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -18,12 +19,13 @@ class CapturedStep:
 
     The first batches go through `compute`, and so do those that are not of the shapes that the captured one had (an
     epoch's last, say). For the others the graph runs again, on their values: what `compute` does has to follow from the
-    shapes alone, and of the model nothing but values may change. Random numbers are drawn anew each time. (CUDA graphs:
-    pytorch.org/docs, "CUDA semantics".)
+    shapes alone, without a value that is read back from the GPU or a random number of the processor's, and of the model
+    nothing but values may change. The GPU's random numbers are drawn anew each time. (CUDA graphs: pytorch.org/docs,
+    "CUDA semantics".) The activations of a step stay in memory for as long as this object lives.
 
     Args:
         model: whose gradients are meant. They are dropped before each call.
-        compute: from a batch to its loss and its parts, detached; calls `backward`.
+        compute: from a batch on the model's GPU to its loss and its parts, detached; calls `backward`.
     """
 
     def __init__(self, model: nn.Module, compute: Callable[[Sequence[Tensor]], Losses]):
@@ -52,9 +54,15 @@ class CapturedStep:
         """Nothing is computed yet: the graph's kernels are only written down."""
         self._batch = [tensor.clone() for tensor in batch]
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile.
-        with _no_collection(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # A stream of the device that is meant: on another one's nothing would be captured, and no error raised. Other
+        # threads may use the GPU meanwhile.
+        with (
+            torch.cuda.device(self._batch[0].device),
+            _no_collection(),
+            torch.cuda.graph(self._graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"),
+        ):
             self._losses = self._compute(self._batch)
+        self._losses[0].fill_(math.nan)  # which training refuses, should the graph not compute it
         # The graph writes into these at each replay.
         self._gradients = [parameter.grad for parameter in self._parameters]
 

@@ -176,8 +176,8 @@ class Task(Protocol):
     """A model, its data and its score.
 
     A task may have `capturable = True`: its batches are tuples of tensors, and what `loss` does with them on a GPU
-    follows from their shapes alone, so that the work of one step can be recorded and run again (`engine/capture.py`).
-    What `loss` does beside that is done in the first steps only.
+    follows from their shapes alone, so that one step's work can be recorded and run again (`engine/capture.py`). `loss`
+    is then not called for every batch.
     """
 
     name: str

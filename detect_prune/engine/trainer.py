@@ -107,6 +107,12 @@ class Trainer:
             DetectPruneError: a whole epoch had no picture that could be read, a step does not fit into memory, or the
                 network has no dropout that the phase could set.
         """
+        try:
+            yield from self._remaining_steps()
+        finally:
+            self._captured = None  # its memory is wanted for what comes next
+
+    def _remaining_steps(self) -> Iterator[StepReport]:
         per_epoch = self.task.steps_per_epoch
         while self.step < self.total:
             epoch, start = divmod(self.step, per_epoch)
@@ -194,12 +200,11 @@ class Trainer:
         )
 
     def finish(self) -> None:
-        """Ends the phase: puts the averaged weights into the model, where the phase keeps an average.
+        """Puts the averaged weights into the model, where the phase keeps an average.
 
         Raises:
             NotFinite: a weight is no longer finite, though every loss was: that of the last step is from before it.
         """
-        self._captured = None  # its memory is wanted for what comes next
         if self.average is not None:
             self.model.load_state_dict(self.average.weights())
         for name, value in self.model.named_parameters():

@@ -89,6 +89,23 @@ def exact_kernels():
         yield
 
 
+class Counting(ClassificationTask):
+    """Knows how often its loss was asked for."""
+
+    asked = 0
+
+    def loss(self, *args, **kwargs):
+        self.asked += 1
+        return super().loss(*args, **kwargs)
+
+
+def counting_task(name, data, batch, device):
+    torch.manual_seed(0)
+    task = Counting(build_network(name, data), data, classification_recipe(name), name=name, batch=batch, device=device)
+    PRECISIONS["bf16"].prepare(task.model)
+    return task
+
+
 def trained(task, phase, teacher=None):
     trainer = Trainer(task, task.model, phase, PRECISIONS["bf16"], teacher=teacher)
     return [report.loss for report in trainer.steps()], task.model.state_dict()
@@ -97,11 +114,12 @@ def trained(task, phase, teacher=None):
 def test_a_captured_step_is_the_plain_one(gpu, data, exact_kernels):
     """With a teacher, and an epoch's last batch of 20 pictures."""
     results = []
-    for captured in (True, False):
-        task = task_of(data, gpu)
-        task.batch, task.steps_per_epoch, task.capturable = 100, 4, captured
-        teacher = Teacher(task_of(data, gpu).model.eval(), 1.0)
+    for captured, asked in ((True, 4 + 5), (False, 20)):
+        task = counting_task("resnet20", data, 100, gpu)
+        task.capturable = captured
+        teacher = Teacher(counting_task("resnet20", data, 100, gpu).model.eval(), 1.0)
         results.append(trained(task, Phase(5, 0.01, weight_decay=5e-4, clip=5.0), teacher))
+        assert task.asked == asked
     (losses, weights), (plain_losses, plain_weights) = results
     assert losses == pytest.approx(plain_losses, rel=1e-3)
     for name, value in weights.items():
@@ -109,14 +127,12 @@ def test_a_captured_step_is_the_plain_one(gpu, data, exact_kernels):
 
 
 def test_a_captured_step_draws_anew(gpu):
-    pictures = LabelledPictures(torch.randint(256, (64, 1, 28, 28), dtype=torch.uint8), torch.arange(64) % 10)
-    data = ClassificationData("noise", tuple("0123456789"), pictures, pictures)
-    torch.manual_seed(0)
-    task = ClassificationTask(
-        build_network("lenet5", data), data, classification_recipe("lenet5"), name="lenet5", batch=64, device=gpu
-    )
+    """All pictures are the same one, so that nothing but dropout makes a step unlike another."""
+    pictures = torch.randint(256, (1, 1, 28, 28), dtype=torch.uint8).expand(64, -1, -1, -1)
+    split = LabelledPictures(pictures, torch.zeros(64, dtype=torch.long))
+    task = counting_task("lenet5", ClassificationData("one", tuple("0123456789"), split, split), 64, gpu)
     losses, _ = trained(task, Phase(12, 1e-12, dropout=0.5))
-    assert len({round(loss, 5) for loss in losses}) == 12
+    assert task.asked == 4 and len(set(losses)) == 12
 
 
 class Cycle:
@@ -129,13 +145,14 @@ class Cycle:
 def test_a_captured_step_survives_a_collection(gpu):
     """Of an earlier one, while it is captured."""
 
-    def captured(collect):
+    def captured(in_capture):
         model = torch.nn.Linear(3, 2).to(gpu)
 
         def compute(batch):
             loss = model(batch[0]).square().sum()
             loss.backward()
-            collect()
+            if torch.cuda.is_current_stream_capturing():
+                in_capture()
             return loss.detach(), {}
 
         step = CapturedStep(model, compute)
