@@ -91,7 +91,11 @@ def _pictures(run: Run) -> dict[str, np.ndarray]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values by the path to them; what was not given (None, no patterns) is left out."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key} ")
+        elif value is not None and value != []:
+            flat[f"{prefix}{key}"] = value
     return flat

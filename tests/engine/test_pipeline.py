@@ -42,6 +42,12 @@ def test_each_stage_is_measured_and_kept(whole):
     assert list(whole.folder.glob("events.out.tfevents.*"))
 
 
+def test_the_page_has_the_settings_that_were_made(whole):
+    page = (whole.folder / "index.html").read_text()
+    assert json.loads((whole.folder / "metrics.json").read_text())["settings"]["pattern"] is None
+    assert ">budget<" in page and ">pattern<" not in page and ">include<" not in page
+
+
 class Frozen(nn.BatchNorm2d):
     def train(self, mode=True):
         return super().train(False)
