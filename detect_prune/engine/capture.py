@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -31,13 +32,13 @@ class CapturedStep:
     def __init__(self, model: nn.Module, compute: Callable[[Sequence[Tensor]], Losses]):
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._compute = compute
-        self._seen: dict[tuple[torch.Size, ...], int] = {}
+        self._seen: Counter[tuple[torch.Size, ...]] = Counter()
         self._shapes: tuple[torch.Size, ...] | None = None
 
     def __call__(self, batch: Sequence[Tensor]) -> Losses:
         shapes = tuple(tensor.shape for tensor in batch)
         if self._shapes is None:
-            self._seen[shapes] = self._seen.get(shapes, 0) + 1
+            self._seen[shapes] += 1
             if self._seen[shapes] > _PLAIN_STEPS:
                 self._capture(batch)
                 self._shapes = shapes
