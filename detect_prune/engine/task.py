@@ -100,6 +100,8 @@ class Recipe:
     retrain: Phase
     updates: int = 40
     """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
+    steps_per_update: int | None = None
+    """Where given, a phase that is long enough for more than `updates` has one in so many steps (`for_set`)."""
     gradual: bool = False
     """Whether ADMM's removal grows over its updates where all layers share a budget, unless the caller says
     otherwise."""
@@ -109,13 +111,19 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.updates < 1:
             raise DetectPruneError(f"a recipe has at least one update of what prunes, not {self.updates}")
+        if self.steps_per_update is not None and self.steps_per_update < 1:
+            raise DetectPruneError(f"there is at least one step to an update, not {self.steps_per_update}")
         if self.dense.distill:
             raise DetectPruneError("the dense phase can't distill: there is no dense network yet to learn from")
 
     def for_set(self, steps_per_epoch: int) -> "Recipe":
-        """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is."""
+        """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is, and with as many
+        updates as these epochs have room for."""
         needed = -(-min(self.updates, LEAST_UPDATES) // steps_per_epoch)
-        return self if self.admm.epochs >= needed else replace(self, admm=replace(self.admm, epochs=needed))
+        epochs, updates = max(self.admm.epochs, needed), self.updates
+        if self.steps_per_update is not None:
+            updates = max(updates, epochs * steps_per_epoch // self.steps_per_update)
+        return replace(self, admm=replace(self.admm, epochs=epochs), updates=updates)
 
     @property
     def epochs_after_dense(self) -> int:

@@ -140,6 +140,8 @@ def test_options_replace_fields_of_one_phase():
 def test_a_recipe_without_updates_is_refused_before_any_training():
     with pytest.raises(DetectPruneError, match="at least one update"):
         replace(ToyTask.recipe, updates=0)
+    with pytest.raises(DetectPruneError, match="at least one step"):
+        replace(ToyTask.recipe, steps_per_update=0)
 
 
 class Steep(ToyTask):

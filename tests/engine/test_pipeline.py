@@ -95,9 +95,22 @@ def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch
 
 def test_a_recipe_that_has_enough_steps_stays_as_it_is():
     recipe = replace(ToyTask.recipe, updates=40)
-    assert recipe.for_set(4) is recipe  # 8 epochs of 4 steps
+    assert recipe.for_set(4) == recipe  # 8 epochs of 4 steps
     assert recipe.for_set(1).admm.epochs == 30 and recipe.for_set(1).retrain == recipe.retrain
     assert replace(recipe, updates=5).for_set(1).admm.epochs == 8
+
+
+def test_a_phase_with_room_for_more_updates_has_them(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(pipeline, "make_pruner", lambda *a, **k: made.append(make_pruner(*a, **k)) or made[-1])
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, retrain={"epochs": 1})
+    recipe = replace(recipe, updates=4, steps_per_update=3)
+    assert recipe.for_set(8) == replace(recipe, updates=21)  # 8 epochs of 8 steps
+    assert recipe.for_set(8).for_set(8) == recipe.for_set(8)
+    assert replace(recipe, updates=22).for_set(8).updates == 22
+    result = run(tmp_path / "run", recipe=recipe)
+    assert made[0].updates == made[0].done == 21
+    assert json.loads((result.folder / "metrics.json").read_text())["recipe"]["updates"] == 21
 
 
 @pytest.mark.parametrize(
