@@ -99,7 +99,8 @@ class Recipe:
     rival without ADMM has the decay and the dropout of `retrain`."""
     retrain: Phase
     updates: int = 40
-    """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps."""
+    """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps. At least so many
+    where `steps_per_update` is given."""
     steps_per_update: int | None = None
     """Where given, a phase that is long enough for more than `updates` has one in so many steps (`for_set`)."""
     gradual: bool = False
@@ -151,8 +152,9 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The phases and the number of updates. How ADMM prunes is left out: what was chosen is among a run's
-        settings."""
-        return {name: value for name, value in asdict(self).items() if name not in ("gradual", "importance")}
+        settings. So is the rule that the number of updates came from."""
+        left_out = ("gradual", "importance", "steps_per_update")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
