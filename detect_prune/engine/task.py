@@ -118,13 +118,14 @@ class Recipe:
             raise DetectPruneError("the dense phase can't distill: there is no dense network yet to learn from")
 
     def for_set(self, steps_per_epoch: int) -> "Recipe":
-        """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is, and with as many
-        updates as these epochs have room for."""
+        """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is, and, where
+        `steps_per_update` is given, with the updates that these epochs have room for."""
         needed = -(-min(self.updates, LEAST_UPDATES) // steps_per_epoch)
-        epochs, updates = max(self.admm.epochs, needed), self.updates
-        if self.steps_per_update is not None:
-            updates = max(updates, epochs * steps_per_epoch // self.steps_per_update)
-        return replace(self, admm=replace(self.admm, epochs=epochs), updates=updates)
+        recipe = self if self.admm.epochs >= needed else replace(self, admm=replace(self.admm, epochs=needed))
+        if self.steps_per_update is None:
+            return recipe
+        room = recipe.admm.epochs * steps_per_epoch // self.steps_per_update
+        return replace(recipe, updates=max(self.updates, room))
 
     @property
     def epochs_after_dense(self) -> int:

@@ -95,7 +95,7 @@ def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch
 
 def test_a_recipe_that_has_enough_steps_stays_as_it_is():
     recipe = replace(ToyTask.recipe, updates=40)
-    assert recipe.for_set(4) == recipe  # 8 epochs of 4 steps
+    assert recipe.for_set(4) is recipe  # 8 epochs of 4 steps
     assert recipe.for_set(1).admm.epochs == 30 and recipe.for_set(1).retrain == recipe.retrain
     assert replace(recipe, updates=5).for_set(1).admm.epochs == 8
 
