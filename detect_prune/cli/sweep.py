@@ -45,9 +45,9 @@ def parse_ratios(text: str) -> list[str]:
             raise ValueError(f"'{part}' is no ratio and no range first:last:step, such as 0.1:0.9:0.1") from None
         if not all(number.is_finite() for number in (first, last, step)) or not (0 < first <= last < 1 and step > 0):
             raise ValueError(f"'{part}' has to lie above 0 and below 1, and to rise by a step above 0")
+        if last - first >= MOST_RATIOS * step:  # asked before dividing by what may be as good as nothing
+            raise ValueError(f"'{part}' has too many ratios; a sweep has at most {MOST_RATIOS:,}")
         count = int((last - first) / step) + 1
-        if count > MOST_RATIOS:
-            raise ValueError(f"'{part}' has {count:,} ratios; a sweep has at most {MOST_RATIOS:,}")
         ratios += [first + step * number for number in range(count)]
     if len(set(ratios)) < len(ratios):
         raise ValueError(f"'{text}' has a ratio twice")
@@ -162,10 +162,11 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> bool:
     task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
     methods = parse_methods(args.methods or "admm")
     prune.require_dense_training(task, args)
-    for option in sorted(set.intersection(*(_has_no_use_for(method) for method in methods))):
-        if getattr(args, option) is not None and getattr(args, option) is not False:
-            name = common.option_of(made, option)
-            raise DetectPruneError(f"{name} is given, and there is no use for it in {', '.join(methods)}")
+    for option in sorted(set.intersection(*(_has_no_use_for(method, args.importance) for method in methods))):
+        value = getattr(args, option)
+        if value is not None and value is not False:
+            given = common.option_of(made, option) + (f" {value}" if isinstance(value, str) else "")
+            raise DetectPruneError(f"{given} is given, and there is no use for it in {', '.join(methods)}")
     for method in methods:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
             options = _of_method(method, prune.chosen_options(args))
@@ -214,18 +215,23 @@ class Point:
 
 
 def _of_method(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    left_out = _has_no_use_for(method)
+    left_out = _has_no_use_for(method, options.get("importance"))
     return {name: value for name, value in options.items() if name not in left_out} | {"method": method}
 
 
-def _has_no_use_for(method: str) -> set[str]:
+def _has_no_use_for(method: str, importance: str | None) -> set[str]:
     """Options of pruning that are for the other methods of a sweep."""
     from detect_prune.pruning import find_method
 
     found = find_method(method)
     if found.prunes == "never":
         return OF_PRUNING | (set(prune.AFTER_DENSE) if method == "dense" else set())
-    return ({"importance"} if found.fixed_importance else set()) | (set() if found.uses_admm else {"gradual"})
+    unused = set() if found.uses_admm else {"gradual"}
+    if found.layerwise:
+        unused.add("floor")
+    if not found.takes_importance(importance):
+        unused.add("importance")
+    return unused
 
 
 def _points(methods: Sequence[str], ratios: Sequence[str], seeds: Sequence[int]) -> Iterator[Point]:

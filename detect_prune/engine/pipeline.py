@@ -393,8 +393,6 @@ def _cut(run: Run, masks: Masks) -> None:
     run.world.require_same([masks[name] for name in masks], "the weights that stay")
     run.world.require_same(run.model.state_dict().values(), "the weights")
     total = masks.n_total
-    if masks.bound:
-        print(f"the floor kept {', '.join(masks.bound)} from losing more", flush=True)
     print(
         f"cut: {masks.n_kept:,} of {total:,} weights stay, {total - masks.n_kept:,} are zero from here on", flush=True
     )

@@ -32,6 +32,9 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     pruned = run.masks is not None and len(stages) > 1
     sentence = verdict(stages[0], stages[-1], run.delivered) if pruned else ""
     notes = list(dict.fromkeys([*problems, *(note for row in run.stages for note in row["notes"])]))
+    bound = () if run.masks is None else run.masks.bound
+    if bound:
+        notes.append(f"The floor kept {', '.join(bound)} from losing more.")
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")
@@ -54,7 +57,10 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
         {
             "stages": run.stages,
             "before the cut": run.before_cut,
-            "layers": [{"layer": name, "kept": left, "total": total} for name, (left, total) in kept.items()],
+            "layers": [
+                {"layer": name, "kept": left, "total": total, "floor binds": name in bound}
+                for name, (left, total) in kept.items()
+            ],
             "settings": run.settings,
             "recipe": run.recipe.as_dict(),
             "precision": str(run.precision),

@@ -172,12 +172,14 @@ class GlobalADMM:
         all-reduce.
 
         Raises:
-            ValueError: one of the prunable weights is frozen, or the optimizer does not train it.
+            ValueError: one of the prunable weights is frozen, or the optimizer does not train it, or it climbs.
         """
         require_trainable(self.weights)
         strangers = untrained(self.weights, optimizer)
         if strangers:
             raise ValueError(f"the optimizer does not train {', '.join(strangers)}; exclude such layers from pruning")
+        if any(group.get("maximize") for group in optimizer.param_groups):
+            raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
         self.detach()
         self._optimizer = optimizer
         self._handles = [optimizer.register_step_pre_hook(self._before_step)]
@@ -403,7 +405,8 @@ class GlobalADMM:
 
     def _made_for(self) -> list[str]:
         """What Z, U and q are of no use without."""
-        return [describe(self.constraint), describe(self.importance), "growing" if self.gradual else "at once"]
+        ratio = "growing" if self.gradual else "at once"
+        return [describe(self.constraint), describe(self.importance), ratio, describe(self.schedule)]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but W: tensors and plain values. Loaded with the W of the same moment, all goes on to the bit."""
@@ -430,7 +433,8 @@ class GlobalADMM:
         """Takes up where state_dict was called; the attached optimizer stays attached.
 
         Raises:
-            ValueError: the state belongs to another network, constraint or importance, or another number of updates.
+            ValueError: the state belongs to another network, constraint, importance or schedule, or another number of
+                updates.
         """
         if state["z"].keys() != self.z.keys() or any(state["z"][name].shape != z.shape for name, z in self.z.items()):
             raise ValueError("this state of ADMM belongs to another network, or to another choice of layers")

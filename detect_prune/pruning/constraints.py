@@ -54,8 +54,8 @@ class Constraint(Protocol):
 
 
 def describe(part: object) -> str:
-    """What kind of constraint or importance this is, and its public attributes, which are how it was set: a saved state
-    is of no use to one that was set otherwise."""
+    """What kind of constraint, importance or schedule this is, and its public attributes, which are how it was set: a
+    saved state is of no use to one that was set otherwise."""
     settings = {name: _as_text(value) for name, value in vars(part).items() if not name.startswith("_")}
     return f"{type(part).__name__} {settings or ''}".strip()
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from toy import ToyTask
 
 from detect_prune.cli import common, prune, sweep, train
 from detect_prune.darknet import write_weights
+from detect_prune.engine.pipeline import check
 from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.detector import load
@@ -22,8 +24,10 @@ def test_ratios_are_decimals():
     assert sweep.parse_ratios("0.1:0.9:0.1") == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
     assert sweep.parse_ratios("0.988,0.9920") == ["0.988", "0.992"]
     assert sweep.parse_ratios("0.5:0.62:0.05,0.9") == ["0.5", "0.55", "0.6", "0.9"]
-    with pytest.raises(ValueError, match="at most 1,000"):
-        sweep.parse_ratios("0.1:0.9:0.0000001")
+    assert len(sweep.parse_ratios("0.0001:0.1:0.0001")) == 1000
+    for step in ("0.0001", "0.0000001", "1e-5000", "1e-9999999"):
+        with pytest.raises(ValueError, match="at most 1,000"):
+            sweep.parse_ratios(f"0.1:0.9:{step}")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,8 @@ def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monke
         ("--ratios 0.5 --pattern 2:4", "no ratio"),
         ("--ratios 0.5 --methods gradual,magnitude --gradual", "no use for it in gradual, magnitude"),
         ("--ratios 0.5 --methods magnitude,dense-longer --importance lamp", "no use for it in magnitude, dense-longer"),
+        ("--ratios 0.5 --methods gradual,lamp --importance taylor", "--importance taylor is given, and there is no"),
+        ("--ratios 0.5 --methods admm-layerwise --floor 0.1", "--floor is given, and there is no use for it"),
         ("--methods dense --epochs 3", "--epochs is given, and there is no use for it in dense"),
         ("--methods dense-longer,admm", "--ratios is missing"),
     ):
@@ -91,15 +97,27 @@ def test_a_method_that_removes_nothing_gets_no_options_of_pruning():
 
 
 def test_each_method_gets_the_options_that_it_has_a_use_for():
-    options = {"importance": "lamp", "gradual": True, "floor": 0.1}
-    for method, wanted in (
-        ("admm", options),
-        ("admm-layerwise", options),
-        ("gradual", {"importance": "lamp", "floor": 0.1}),
-        ("magnitude", {"floor": 0.1}),
-        ("dense-longer", {}),
-    ):
-        assert sweep._of_method(method, options) == wanted | {"method": method}
+    for importance in ("lamp", "taylor"):
+        ranking = {"importance": importance}
+        options = ranking | {"gradual": True, "floor": 0.1}
+        for method, wanted in (
+            ("admm", options),
+            ("admm-layerwise", ranking | {"gradual": True}),
+            ("gradual", {"floor": 0.1} | (ranking if importance == "lamp" else {})),
+            ("magnitude", {"floor": 0.1}),
+            ("dense-longer", {}),
+        ):
+            assert sweep._of_method(method, options) == wanted | {"method": method}
+
+
+def test_a_sweep_of_all_methods_leaves_each_one_what_the_engine_takes_for_it():
+    given = ["--model", "lenet5", "--ratios", "0.5", "--floor", "0.1", "--importance", "taylor", "--gradual"]
+    made = sweep.parser()
+    options = sweep._shared(made.parse_args(given), made)
+    for method in prune.METHODS:
+        words = sweep.Point(method, None if method in prune.KEEPING else "0.5", 0).run(options).words
+        args = prune.parser().parse_args(words)
+        check(ToyTask(), ratio=args.ratio, **prune.chosen_options(args))
 
 
 def test_bits_are_handed_on():

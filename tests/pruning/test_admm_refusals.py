@@ -61,6 +61,10 @@ def test_what_is_refused():
         admm.load_state_dict(GlobalADMM(nn.Linear(3, 3), 0.5).state_dict())
     with pytest.raises(ValueError, match="of 40 updates"):
         admm.load_state_dict(GlobalADMM(model, 0.5, updates=40).state_dict())
+    with pytest.raises(ValueError, match=r"made for .*'stages': 9"):
+        admm.load_state_dict(GlobalADMM(model, 0.5, updates=admm.updates, rho=RhoSchedule(stages=9)).state_dict())
+    with pytest.raises(ValueError, match="climb the penalty"):
+        admm.attach(torch.optim.SGD(model.parameters(), 0.1, maximize=True))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     admm.attach(optimizer)
     step(model, optimizer, next(batches(0, 1)))

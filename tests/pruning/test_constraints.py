@@ -74,6 +74,22 @@ def test_the_floor_holds_and_is_reported():
     assert counts[1] == 3 and sum(counts) == 18 and held.bound == [1]
 
 
+def test_the_floor_holds_where_costs_differ():
+    values, _, _ = problem(0)
+    values["b"] *= 1e-3
+    ones = {name: torch.ones(()) for name in values}
+    sizes = {name: value.numel() for name, value in values.items()}
+    costs = {"a": 4.0, "b": 3.0, "c": 1.0}
+    budget = 0.3 * sum(size * costs[name] for name, size in sizes.items())
+    loose = GlobalBudget(budget, costs).project(values, ones)
+    held = GlobalBudget(budget, costs, floor=0.5).project(values, ones)
+    counts = dict(zip(values, (int(mask.sum()) for mask in held.masks)))
+    assert int(loose.masks[1].sum()) == 1 and counts["b"] == int(0.5 * 0.3 * sizes["b"]) > 1
+    assert [list(values)[layer] for layer in held.bound] == ["b"]
+    spent = sum(count * costs[name] for name, count in counts.items())
+    assert budget - max(costs.values()) < spent <= budget
+
+
 def test_costs_are_paid():
     values, _, _ = problem(1)
     ones = {name: torch.ones(()) for name in values}
