@@ -345,9 +345,6 @@ def read_plan(folder: Path) -> Plan:
             raise DetectPruneError(f"this plan of a run is damaged: {key} is missing or wrong", file=file)
     if not all(isinstance(word, str) for word in found["argv"]):
         raise DetectPruneError("this plan of a run is damaged: argv is not a list of texts", file=file)
-    if found["command"] in ("prune", "sweep"):
-        # Of a run that was begun before there was distillation; without this it would be asked to begin it midway.
-        found["options"].setdefault("distill", 0.0)
     return Plan(**{key: found[key] for key in kinds})
 
 

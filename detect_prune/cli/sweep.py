@@ -121,8 +121,12 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     project = Path(args.project or PROJECT)
     if args.resume is not None:
         folder, argv = common.resume_plan("sweep", made, args, project, finished=FINISHED)
-        # What it found when it began. Older sweeps did not train heads that start at random, and don't have it.
-        args.train_dense = common.read_plan(folder).options.get("train_dense", args.weights is None)
+        # Whether the network was trained already was found when the sweep began, and may look different now.
+        args.train_dense = common.read_plan(folder).options.get("train_dense")
+        if not isinstance(args.train_dense, bool):
+            raise DetectPruneError(
+                "this plan of a run is damaged: train_dense is missing or wrong", file=folder / common.PLAN
+            )
     else:
         if args.ratios is None and not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
             raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")

@@ -368,7 +368,7 @@ class Run:
         self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
         self.precision, self.timings = begun_with, state["timings"]
         self._unfinished = state["unfinished"]
-        processes = state.get("processes", [])
+        processes = state["processes"]
         for own in processes[self.world.rank :: self.world.size]:
             self.task.skipped.update(own["skipped"])
         if self.world.rank < len(processes):
@@ -378,15 +378,15 @@ class Run:
             # A run may have begun on another kind of device.
             if self._on_gpu and own["random of GPU"] is not None:
                 torch.cuda.set_rng_state(own["random of GPU"], self.task.device)
-        if len(processes) != self.world.size and state.get("finished") is None:
+        if len(processes) != self.world.size and state["finished"] is None:
             print(
                 f"the checkpoint has the random numbers of {len(processes)} processes, and there are "
                 f"{self.world.size}: with dropout the run ends at other weights than it would have",
                 flush=True,
             )
         # Of the machine where the steps were timed, and of the command that began the run.
-        self.command, self.machine = state.get("command", self.command), state.get("machine", self.machine)
-        self.finished = state.get("finished")
+        self.command, self.machine = state["command"], state["machine"]
+        self.finished = state["finished"]
 
     @property
     def _on_gpu(self) -> bool:

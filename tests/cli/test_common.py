@@ -109,13 +109,6 @@ def test_a_run_goes_on_with_its_bits(tmp_path):
     assert args.bits == ["a*=4", "b*=8"]
 
 
-@pytest.mark.parametrize(("command", "made"), [("prune", prune), ("sweep", sweep), ("train", train)])
-def test_a_run_from_before_there_was_distillation_goes_on_without(tmp_path, command, made):
-    (tmp_path / "plan.json").write_text(plan(command=command, options={"cfg": "a"}))
-    args, _, _ = resume(["--resume", str(tmp_path)], made=made, command=command)
-    assert getattr(args, "distill", None) == (None if command == "train" else 0.0)
-
-
 @pytest.mark.parametrize(
     "made, command, words, given, message",
     [

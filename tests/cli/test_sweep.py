@@ -145,6 +145,12 @@ def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path):
     assert args.hold_out is None and args.ratios == "0.5"
 
 
+def test_a_plan_that_does_not_say_what_the_sweep_found_is_damaged(tmp_path, capsys):
+    common.save_plan(tmp_path, "sweep", sweep.parser().parse_args(["--model", "lenet5", "--ratios", "0.5"]), [])
+    assert sweep.main(["--resume", str(tmp_path)]) == 2
+    assert "plan.json: this plan of a run is damaged: train_dense is missing" in capsys.readouterr().err
+
+
 def test_methods_that_remove_nothing_run_once_a_seed():
     points = list(sweep._points(["admm", "dense-longer"], ["0.5", "0.9"], [0, 1]))
     assert [(point.method, point.ratio, point.seed) for point in points[:3]] == [
