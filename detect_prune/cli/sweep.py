@@ -45,7 +45,8 @@ def parse_ratios(text: str) -> list[str]:
             raise ValueError(f"'{part}' is no ratio and no range first:last:step, such as 0.1:0.9:0.1") from None
         if not all(number.is_finite() for number in (first, last, step)) or not (0 < first <= last < 1 and step > 0):
             raise ValueError(f"'{part}' has to lie above 0 and below 1, and to rise by a step above 0")
-        if last - first >= MOST_RATIOS * step:  # asked before dividing by what may be as good as nothing
+        # Asked before dividing by a step that may be as good as nothing.
+        if last > first and (last - first) / MOST_RATIOS >= step:
             raise ValueError(f"'{part}' has too many ratios; a sweep has at most {MOST_RATIOS:,}")
         count = int((last - first) / step) + 1
         ratios += [first + step * number for number in range(count)]

@@ -38,6 +38,7 @@ from detect_prune.pruning import (
     prunable_weights,
     require_trainable,
 )
+from detect_prune.report.summary import floor_note
 
 
 @dataclass(frozen=True)
@@ -393,6 +394,8 @@ def _cut(run: Run, masks: Masks) -> None:
     run.world.require_same([masks[name] for name in masks], "the weights that stay")
     run.world.require_same(run.model.state_dict().values(), "the weights")
     total = masks.n_total
+    if masks.bound:
+        print(floor_note(masks.bound), flush=True)
     print(
         f"cut: {masks.n_kept:,} of {total:,} weights stay, {total - masks.n_kept:,} are zero from here on", flush=True
     )

@@ -12,7 +12,7 @@ from detect_prune.files import write_json, write_text
 from detect_prune.report import plots
 from detect_prune.report.page import write_page
 from detect_prune.report.progress import duration
-from detect_prune.report.summary import Stage, closing_table, layer_table, verdict
+from detect_prune.report.summary import Stage, closing_table, floor_note, layer_table, verdict
 
 
 def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> str:
@@ -32,9 +32,8 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     pruned = run.masks is not None and len(stages) > 1
     sentence = verdict(stages[0], stages[-1], run.delivered) if pruned else ""
     notes = list(dict.fromkeys([*problems, *(note for row in run.stages for note in row["notes"])]))
-    bound = () if run.masks is None else run.masks.bound
-    if bound:
-        notes.append(f"The floor kept {', '.join(bound)} from losing more.")
+    bound = run.masks.bound if pruned else ()
+    notes += [floor_note(bound)] if bound else []
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")
@@ -58,7 +57,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
             "stages": run.stages,
             "before the cut": run.before_cut,
             "layers": [
-                {"layer": name, "kept": left, "total": total, "floor binds": name in bound}
+                {"layer": name, "kept": left, "total": total, "floor binds": name in bound if pruned else None}
                 for name, (left, total) in kept.items()
             ],
             "settings": run.settings,

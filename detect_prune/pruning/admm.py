@@ -172,13 +172,15 @@ class GlobalADMM:
         all-reduce.
 
         Raises:
-            ValueError: one of the prunable weights is frozen, or the optimizer does not train it, or it climbs.
+            ValueError: one of the prunable weights is frozen, or the optimizer does not train it, or maximizes.
         """
         require_trainable(self.weights)
         strangers = untrained(self.weights, optimizer)
         if strangers:
             raise ValueError(f"the optimizer does not train {', '.join(strangers)}; exclude such layers from pruning")
-        if any(group.get("maximize") for group in optimizer.param_groups):
+        held = set(map(id, self.weights.values()))
+        climbing = (group["params"] for group in optimizer.param_groups if group.get("maximize"))
+        if any(id(parameter) in held for parameters in climbing for parameter in parameters):
             raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
         self.detach()
         self._optimizer = optimizer

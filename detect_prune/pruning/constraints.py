@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
+from numbers import Real
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -61,10 +62,12 @@ def describe(part: object) -> str:
 
 
 def _as_text(setting: object) -> object:
-    """The same for settings that mean the same: .5 and 0.50, and a dictionary in another order."""
+    """The same for settings that mean the same: .5 and 0.50, 1 and 1.0, and a dictionary in another order."""
     if isinstance(setting, Mapping):
         return {key: _as_text(setting[key]) for key in sorted(setting)}
-    return str(Fraction(setting)) if isinstance(setting, Decimal) else setting
+    if isinstance(setting, Decimal):
+        return str(Fraction(setting))
+    return float(setting) if isinstance(setting, Real) else setting
 
 
 def require_made_for(state: Mapping[str, Any], updates: int, made_for: list[str]) -> None:

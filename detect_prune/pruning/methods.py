@@ -217,7 +217,11 @@ class Method:
     uses_admm: bool = False
 
     def takes_importance(self, wanted: str | None) -> bool:
-        """Whether the method can rank by an importance of that name. Raises ValueError for a name that there is not."""
+        """Whether the method can rank by an importance of that name.
+
+        Raises:
+            ValueError: the method would take one, and there is none of that name.
+        """
         if wanted is None or wanted == self.importance:
             return True
         if self.fixed_importance or self.prunes == "never":

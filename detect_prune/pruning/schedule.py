@@ -64,7 +64,7 @@ class RhoSchedule:
     @classmethod
     def constant(cls, rho: float) -> "RhoSchedule":
         """The same rho, and the same worth, from the first step to the last, taken as it is."""
-        return cls(start=rho, stages=1, most=1.0, stable=math.inf)
+        return cls(start=float(rho), stages=1, most=1.0, stable=math.inf)
 
     @classmethod
     def growing(cls) -> "RhoSchedule":

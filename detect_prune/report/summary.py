@@ -64,6 +64,11 @@ def layer_table(kept: Mapping[str, tuple[int, int]]) -> Table:
     return table.row("all", f"{total:,}", f"{left:,}", share(left / total) if total else "-")
 
 
+def floor_note(bound: Sequence[str]) -> str:
+    """What to say of the layers where a floor binds; nothing where it binds in none."""
+    return f"The floor kept {', '.join(bound)} from losing more." if bound else ""
+
+
 def _times(ratio: float) -> str:
     return f"{ratio:.1f}x" if ratio < 100 else f"{ratio:.0f}x"
 

@@ -25,9 +25,10 @@ def test_ratios_are_decimals():
     assert sweep.parse_ratios("0.988,0.9920") == ["0.988", "0.992"]
     assert sweep.parse_ratios("0.5:0.62:0.05,0.9") == ["0.5", "0.55", "0.6", "0.9"]
     assert len(sweep.parse_ratios("0.0001:0.1:0.0001")) == 1000
-    for step in ("0.0001", "0.0000001", "1e-5000", "1e-9999999"):
+    assert sweep.parse_ratios("0.1:0.9:1e9999999,0.5:0.5:1e-9999999") == ["0.1", "0.5"]
+    for many in ("0.0001:0.1001:0.0001", "0.1:0.9:0.0000001", "0.1:0.9:1e-5000", "0.1:0.9:1e-9999999"):
         with pytest.raises(ValueError, match="at most 1,000"):
-            sweep.parse_ratios(f"0.1:0.9:{step}")
+            sweep.parse_ratios(many)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from admm_problems import Free, batches, network, step
@@ -81,6 +82,19 @@ def test_a_state_that_means_the_same_is_taken():
     for one, same in ((0.5, "0.50"), (dict.fromkeys(names, 0.5), dict.fromkeys(reversed(names), "0.500"))):
         state = GlobalADMM(model, constraint=LayerwiseRatio(one)).state_dict()
         GlobalADMM(model, constraint=LayerwiseRatio(same)).load_state_dict(state)
+    state = GlobalADMM(model, 0.5, rho=1, floor=0).state_dict()
+    GlobalADMM(model, 0.5, rho=np.float64(1), floor=0.0).load_state_dict(state)
+
+
+def test_a_rho_of_numpy_s_is_saved_as_a_plain_number(tmp_path):
+    torch.save(GlobalADMM(network(), 0.5, rho=np.float64(0.3)).state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["rho"] == 0.3
+
+
+def test_only_what_trains_pruned_weights_must_not_maximize():
+    model, multiplier = network(), nn.Parameter(torch.zeros(1))
+    groups = [{"params": model.parameters()}, {"params": [multiplier], "maximize": True}]
+    GlobalADMM(model, 0.5).attach(torch.optim.SGD(groups, 0.1))
 
 
 @pytest.mark.parametrize("wrong", [{"stable": 0.0}, {"stable": -1.0}, {"effective": -0.1}, {"goal": 0.0}])
