@@ -234,7 +234,9 @@ def _has_no_use_for(method: str, importance: str | None) -> set[str]:
     unused = set() if found.uses_admm else {"gradual"}
     if found.layerwise:
         unused.add("floor")
-    if not found.takes_importance(importance):
+    try:
+        found.choose_importance(importance)
+    except ValueError:
         unused.add("importance")
     return unused
 

@@ -33,7 +33,8 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     sentence = verdict(stages[0], stages[-1], run.delivered) if pruned else ""
     notes = list(dict.fromkeys([*problems, *(note for row in run.stages for note in row["notes"])]))
     bound = run.masks.bound if pruned else ()
-    notes += [floor_note(bound)] if bound else []
+    if bound:
+        notes.append(floor_note(bound))
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")

@@ -178,9 +178,8 @@ class GlobalADMM:
         strangers = untrained(self.weights, optimizer)
         if strangers:
             raise ValueError(f"the optimizer does not train {', '.join(strangers)}; exclude such layers from pruning")
-        held = set(map(id, self.weights.values()))
-        climbing = (group["params"] for group in optimizer.param_groups if group.get("maximize"))
-        if any(id(parameter) in held for parameters in climbing for parameter in parameters):
+        climbing = {id(part) for group in optimizer.param_groups if group.get("maximize") for part in group["params"]}
+        if any(id(weight) in climbing for weight in self.weights.values()):
             raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
         self.detach()
         self._optimizer = optimizer

@@ -216,29 +216,19 @@ class Method:
     """Whether each layer has its own ratio instead of all sharing one."""
     uses_admm: bool = False
 
-    def takes_importance(self, wanted: str | None) -> bool:
-        """Whether the method can rank by an importance of that name.
-
-        Raises:
-            ValueError: the method would take one, and there is none of that name.
-        """
-        if wanted is None or wanted == self.importance:
-            return True
-        if self.fixed_importance or self.prunes == "never":
-            return False
-        return not make_importance(wanted).observes or self.uses_admm
-
     def choose_importance(self, wanted: str | None) -> str | None:
         """The importance that is wanted, or the method's own.
 
         Raises:
             ValueError: there is none of that name, or it is not one for this method.
         """
-        if not self.takes_importance(wanted):
-            if self.fixed_importance or self.prunes == "never":
-                raise ValueError(f"an importance can't be chosen for {self.name}: it has {self.importance or 'none'}")
+        if wanted is None or wanted == self.importance:
+            return self.importance
+        if self.fixed_importance or self.prunes == "never":
+            raise ValueError(f"an importance can't be chosen for {self.name}: it has {self.importance or 'none'}")
+        if make_importance(wanted).observes and not self.uses_admm:
             raise ValueError(f"{wanted} is measured from gradients during ADMM; {self.name} ranks by the weights alone")
-        return self.importance if wanted is None else wanted
+        return wanted
 
 
 METHODS = {

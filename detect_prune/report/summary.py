@@ -65,8 +65,8 @@ def layer_table(kept: Mapping[str, tuple[int, int]]) -> Table:
 
 
 def floor_note(bound: Sequence[str]) -> str:
-    """What to say of the layers where a floor binds; nothing where it binds in none."""
-    return f"The floor kept {', '.join(bound)} from losing more." if bound else ""
+    """What to say of the layers where a floor binds."""
+    return f"The floor kept {', '.join(bound)} from losing more."
 
 
 def _times(ratio: float) -> str:

@@ -62,9 +62,8 @@ def test_a_floor_that_binds_is_said(tmp_path, capsys):
         task.model[8].weight.mul_(1e-4)
     result = run(tmp_path / "run", task, method="magnitude", train_dense=False, floor=0.5)
     said = "The floor kept 8.weight from losing more."
-    assert (
-        said in capsys.readouterr().out and said in str(result) and said in (result.folder / "index.html").read_text()
-    )
+    assert said in capsys.readouterr().out and said in str(result)
+    assert said in (result.folder / "index.html").read_text()
     layers = json.loads((result.folder / "metrics.json").read_text())["layers"]
     assert [layer["floor binds"] for layer in layers] == [False, False, True]
     assert layers[2]["kept"] == 6  # half of 0.4 of 32
