@@ -174,7 +174,7 @@ def prune(
             run.once("score dense", lambda: score(run, "dense", keep_as=DENSE if kept else None))
 
         if chosen.prunes == "while training":
-            pruner = {"updates": _updates(task, recipe), "importance": importance, "gradual": choice.gradual, **layers}
+            pruner = {"updates": recipe.updates, "importance": importance, "gradual": choice.gradual, **layers}
             run.once("cut", lambda: _train_and_cut(run, phases[method], chosen, constraint, pruner))
         elif chosen.prunes == "at once":
             run.once("cut", lambda: _cut_at_once(run, constraint, importance, layers))
@@ -318,11 +318,6 @@ def _delivers(method: Method) -> tuple[str, str]:
     if method.prunes != "never":
         return "retrained", PRUNED
     return "dense" if method.name == "dense" else "dense, trained longer", TRAINED
-
-
-def _updates(task: Task, recipe: Recipe) -> int:
-    # The schedules of rho and of the ratio end with the last update, so they have to know how many there will be.
-    return min(recipe.updates, recipe.admm.epochs * task.steps_per_epoch)
 
 
 def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constraint, options: Mapping[str, Any]) -> None:

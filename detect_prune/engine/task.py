@@ -99,10 +99,10 @@ class Recipe:
     rival without ADMM has the decay and the dropout of `retrain`."""
     retrain: Phase
     updates: int = 40
-    """Z and U updates in the ADMM phase, at equal distances; never more than the phase has steps. At least so many
-    where `steps_per_update` is given."""
+    """Z and U updates in the ADMM phase, at equal distances. At least so many where `steps_per_update` is given, and
+    never more than the phase has steps (`for_set`)."""
     steps_per_update: int | None = None
-    """Where given, a phase that is long enough for more than `updates` has one in so many steps (`for_set`)."""
+    """Where given, a phase that is long enough for more than `updates` has one in so many steps."""
     gradual: bool = False
     """Whether ADMM's removal grows over its updates where all layers share a budget, unless the caller says
     otherwise."""
@@ -118,14 +118,15 @@ class Recipe:
             raise DetectPruneError("the dense phase can't distill: there is no dense network yet to learn from")
 
     def for_set(self, steps_per_epoch: int) -> "Recipe":
-        """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is, and, where
-        `steps_per_update` is given, with the updates that these epochs have room for."""
+        """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is, and with the
+        number of updates that it will make: schedules of rho and of the ratio end with the last one. That is what
+        there is room for where `steps_per_update` is given and this is more, and never more than the phase has steps.
+        """
         needed = -(-min(self.updates, LEAST_UPDATES) // steps_per_epoch)
-        recipe = self if self.admm.epochs >= needed else replace(self, admm=replace(self.admm, epochs=needed))
-        if self.steps_per_update is None:
-            return recipe
-        room = recipe.admm.epochs * steps_per_epoch // self.steps_per_update
-        return replace(recipe, updates=max(self.updates, room))
+        admm = self.admm if self.admm.epochs >= needed else replace(self.admm, epochs=needed)
+        steps = admm.epochs * steps_per_epoch
+        room = steps // self.steps_per_update if self.steps_per_update else 0
+        return replace(self, admm=admm, updates=min(max(self.updates, room), steps))
 
     @property
     def epochs_after_dense(self) -> int:

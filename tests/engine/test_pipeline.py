@@ -94,12 +94,14 @@ def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch
     result = run(tmp_path / "run", recipe=replace(recipe, updates=40))
     # 8 batches an epoch: 4 epochs are the first that have 30 steps, and the schedules end with the last step.
     assert made[0].updates == made[0].done == 32
-    assert json.loads((result.folder / "metrics.json").read_text())["recipe"]["admm"]["epochs"] == 4
+    kept = json.loads((result.folder / "metrics.json").read_text())["recipe"]
+    assert (kept["admm"]["epochs"], kept["updates"]) == (4, 32)
 
 
 def test_a_recipe_that_has_enough_steps_stays_as_it_is():
     recipe = replace(ToyTask.recipe, updates=40)
-    assert recipe.for_set(4) is recipe  # 8 epochs of 4 steps
+    assert recipe.for_set(5) == recipe  # 8 epochs of 5 steps
+    assert recipe.for_set(4) == replace(recipe, updates=32)  # as many as there are steps
     assert recipe.for_set(1).admm.epochs == 30 and recipe.for_set(1).retrain == recipe.retrain
     assert replace(recipe, updates=5).for_set(1).admm.epochs == 8
 
