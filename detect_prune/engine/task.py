@@ -119,8 +119,8 @@ class Recipe:
 
     def for_set(self, steps_per_epoch: int) -> "Recipe":
         """The recipe with enough epochs of ADMM for LEAST_UPDATES updates, however small the set is, and with the
-        number of updates that it will make: schedules of rho and of the ratio end with the last one. That is what
-        there is room for where `steps_per_update` is given and this is more, and never more than the phase has steps.
+        number of updates that it will make: schedules of rho and of the ratio end with the last one. The number is
+        what there is room for where `steps_per_update` is given and this is more, and never above the phase's steps.
         """
         needed = -(-min(self.updates, LEAST_UPDATES) // steps_per_epoch)
         admm = self.admm if self.admm.epochs >= needed else replace(self.admm, epochs=needed)

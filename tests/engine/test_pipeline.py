@@ -98,7 +98,7 @@ def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch
     assert (kept["admm"]["epochs"], kept["updates"]) == (4, 32)
 
 
-def test_a_recipe_that_has_enough_steps_stays_as_it_is():
+def test_the_epochs_stay_where_they_are_enough():
     recipe = replace(ToyTask.recipe, updates=40)
     assert recipe.for_set(5) == recipe  # 8 epochs of 5 steps
     assert recipe.for_set(4) == replace(recipe, updates=32)  # as many as there are steps
