@@ -123,7 +123,7 @@ class Recipe:
         what there is room for where `steps_per_update` is given and this is more, and never above the phase's steps.
         """
         needed = -(-min(self.updates, LEAST_UPDATES) // steps_per_epoch)
-        admm = self.admm if self.admm.epochs >= needed else replace(self.admm, epochs=needed)
+        admm = replace(self.admm, epochs=max(self.admm.epochs, needed))
         steps = admm.epochs * steps_per_epoch
         room = steps // self.steps_per_update if self.steps_per_update else 0
         return replace(self, admm=admm, updates=min(max(self.updates, room), steps))
