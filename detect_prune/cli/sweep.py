@@ -161,7 +161,7 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> bool:
 
     from detect_prune.cli.build import build_job
     from detect_prune.engine.pipeline import check
-    from detect_prune.engine.precision import PRECISIONS, choose_precision
+    from detect_prune.engine.precision import PRECISIONS, choose_precision, describe_choice, name_of
 
     seed = parse_seeds(args.seeds or "0")[0]
     task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
@@ -177,8 +177,10 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> bool:
             options = _of_method(method, prune.chosen_options(args))
             check(task, ratio=None if ratio is None else float(ratio), **options)
     if args.precision not in PRECISIONS:
-        fastest, _ = choose_precision(task)
-        args.precision = next(name for name, precision in PRECISIONS.items() if precision == fastest)
+        fastest, seconds = choose_precision(task)
+        args.precision = name_of(fastest)
+        if seconds:
+            print(describe_choice(fastest, seconds), flush=True)
     trained = task.trained
     # The runs are processes of their own, and want the memory in which the step was timed.
     del task

@@ -43,6 +43,18 @@ PRECISIONS = {
 """By the name that the command line has for it; `choose_precision` tries all of them."""
 
 
+def name_of(precision: Precision) -> str:
+    """The name of one of PRECISIONS."""
+    return next(name for name, candidate in PRECISIONS.items() if candidate == precision)
+
+
+def describe_choice(precision: Precision, seconds: dict[str, float]) -> str:
+    """What `choose_precision` found, in a sentence: two of nearly the same speed are a matter of luck, and each gives
+    other weights in the last digits, so whoever wants to repeat a run has to know which it was."""
+    times = [f"{name} {seconds[str(one)]:.3g} s" for name, one in PRECISIONS.items() if str(one) in seconds]
+    return f"a step is fastest in {precision} ({', '.join(times)}): --precision {name_of(precision)} takes it again"
+
+
 def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, float]]:
     """Times forward, backward and nothing else on one batch for each candidate; the shortest of its times counts.
 

@@ -14,7 +14,7 @@ from torch import nn
 from detect_prune.engine.checkpoint import load_checkpoint, plain_values, save_checkpoint
 from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
-from detect_prune.engine.precision import Precision, choose_precision
+from detect_prune.engine.precision import Precision, choose_precision, describe_choice
 from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
 from detect_prune.engine.trainer import StepReport, Trainer
@@ -122,6 +122,8 @@ class Run:
                 # All of them time it, because they will run side by side; process 0 decides.
                 found = choose_precision(task)
                 self.precision, self.timings = self.world.once(lambda: found)
+                if self.world.main and self.timings:
+                    print(describe_choice(self.precision, self.timings), flush=True)
         self.precision.prepare(self.model)
         self.world.share(self.model)
         for remark in self.world.remarks(self.model):

@@ -1,6 +1,7 @@
 """Every method and every kind of target: exact counts, the same epochs, and stopping changes nothing."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from toy import StopsItself, ToyTask, same_bits
 
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import check, prune, train
-from detect_prune.engine.precision import Precision
+from detect_prune.engine.precision import PRECISIONS, Precision
 from detect_prune.engine.run import Stopped
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
@@ -54,6 +55,15 @@ def test_the_rows_tell_what_was_done(tmp_path):
     assert names["magnitude"] == ["dense", "cut", "cut + batch norm re-estimated", "retrained"]
     assert names["dense-longer"] == ["dense", "dense, trained longer"]
     assert names["dense"] == ["dense"]
+
+
+def test_a_run_that_chose_its_precision_says_how_to_repeat_it(tmp_path, capsys):
+    chosen = run(tmp_path / "chosen", method="magnitude", precision=None)
+    (name,) = re.findall(r"--precision (\S+) takes it again", capsys.readouterr().out)
+    assert json.loads((chosen.folder / "metrics.json").read_text())["precision"] == str(PRECISIONS[name])
+    repeated = run(tmp_path / "repeated", method="magnitude", precision=PRECISIONS[name])
+    assert "fastest" not in capsys.readouterr().out
+    same_bits(chosen, repeated)
 
 
 def test_a_floor_that_binds_is_said(tmp_path, capsys):
