@@ -314,7 +314,7 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert sweep.main(["--resume", str(folder)]) == 0
     assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before
     said = capsys.readouterr().out
-    assert "admm" in said and said.count(f"--precision {plans[0]['precision']} takes it again") == 1
+    assert "admm" in said and said.count(f"--precision {plans[0]['precision']} to repeat this run") == 1
 
 
 def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatch):
