@@ -122,19 +122,32 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     project = Path(args.project or PROJECT)
     if args.resume is not None:
         folder, argv = common.resume_plan("sweep", made, args, project, finished=FINISHED)
-        # Whether the network was trained already was found when the sweep began, and may look different now.
-        args.train_dense = common.read_plan(folder).options.get("train_dense")
-        if not isinstance(args.train_dense, bool):
+        # Found when the sweep began; whether the network was trained already, and which precision is fastest, may look
+        # different now.
+        found = common.read_plan(folder).options
+        args.train_dense, args.timed_precision = found.get("train_dense"), found.get("timed_precision", args.precision)
+        valid = {
+            "train_dense": isinstance(args.train_dense, bool),
+            "timed_precision": args.timed_precision in common.PRECISIONS,
+        }
+        for wrong in (name for name, right in valid.items() if not right):
             raise DetectPruneError(
-                "this plan of a run is damaged: train_dense is missing or wrong", file=folder / common.PLAN
+                f"this plan of a run is damaged: {wrong} is missing or wrong", file=folder / common.PLAN
             )
     else:
-        if args.ratios is None and not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
-            raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
+        if not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
+            if ":" in (args.pattern or ""):
+                raise DetectPruneError(
+                    f"--pattern {args.pattern} is a ratio itself, and has no curve to sweep; 'prune' takes it"
+                )
+            if args.ratios is None:
+                raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
         look_up(args)
-        args.train_dense = not _check_all(args, made)
+        trained, args.timed_precision = _check_all(args, made)
+        args.train_dense = not trained
         folder = common.fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
         common.save_plan(folder, "sweep", args, argv)
+    args.precision = args.timed_precision
     print(f"everything is kept in {folder}", flush=True)
     methods, seeds = parse_methods(args.methods or "admm"), parse_seeds(args.seeds or "0")
     ratios = [] if args.ratios is None else parse_ratios(args.ratios)
@@ -154,9 +167,10 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
 
 
-def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> bool:
+def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> tuple[bool, str]:
     """Says before the first training what some run of the sweep could not do, and settles the precision for all: on a
-    busy machine each might choose another. Returns whether the network is trained already."""
+    busy machine each might choose another. Returns whether the network is trained already, and the precision's
+    name."""
     import torch
 
     from detect_prune.cli.build import build_job
@@ -176,9 +190,10 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> bool:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
             options = _of_method(method, prune.chosen_options(args))
             check(task, ratio=None if ratio is None else float(ratio), **options)
-    if args.precision not in PRECISIONS:
+    precision = args.precision
+    if precision not in PRECISIONS:
         fastest, seconds = choose_precision(task)
-        args.precision = name_of(fastest)
+        precision = name_of(fastest)
         if seconds:
             print(describe_choice(fastest, seconds), flush=True)
     trained = task.trained
@@ -186,7 +201,7 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> bool:
     del task
     gc.collect()
     torch.cuda.empty_cache()
-    return trained
+    return trained, precision
 
 
 def _devices(asked: str | None) -> list[str]:

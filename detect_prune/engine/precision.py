@@ -52,7 +52,9 @@ def describe_choice(precision: Precision, seconds: dict[str, float]) -> str:
     """What `choose_precision` found, in a sentence: two of nearly the same speed are a matter of luck, and each gives
     other weights in the last digits, so whoever wants to repeat a run has to know which it was."""
     times = [f"{name} {seconds[str(one)]:.3g} s" for name, one in PRECISIONS.items() if str(one) in seconds]
-    return f"a step is fastest in {precision} ({', '.join(times)}): --precision {name_of(precision)} to repeat this run"
+    return (
+        f"a step is fastest in {precision} ({', '.join(times)}); to repeat it exactly: --precision {name_of(precision)}"
+    )
 
 
 def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, float]]:

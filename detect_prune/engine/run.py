@@ -122,8 +122,11 @@ class Run:
                 # All of them time it, because they will run side by side; process 0 decides.
                 found = choose_precision(task)
                 self.precision, self.timings = self.world.once(lambda: found)
-                if self.world.main and self.timings:
-                    print(describe_choice(self.precision, self.timings), flush=True)
+                if self.timings:
+                    # Two may be equally fast: timed again after a kill, the other one might win.
+                    self.save()
+                    if self.world.main:
+                        print(describe_choice(self.precision, self.timings), flush=True)
         self.precision.prepare(self.model)
         self.world.share(self.model)
         for remark in self.world.remarks(self.model):

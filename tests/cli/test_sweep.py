@@ -76,13 +76,14 @@ def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     for wrong, said in (
         ("--ratios 0.5,0.9999", "smaller"),
-        ("--ratios 0.5 --pattern 2:4", "no ratio"),
+        ("--ratios 0.5 --pattern 2:4", "--pattern 2:4 is a ratio itself"),
         ("--ratios 0.5 --methods gradual,magnitude --gradual", "no use for it in gradual, magnitude"),
         ("--ratios 0.5 --methods magnitude,dense-longer --importance lamp", "no use for it in magnitude, dense-longer"),
         ("--ratios 0.5 --methods gradual,lamp --importance taylor", "--importance taylor is given, and there is no"),
         ("--ratios 0.5 --methods admm-layerwise --floor 0.1", "--floor is given, and there is no use for it"),
         ("--methods dense --epochs 3", "--epochs is given, and there is no use for it in dense"),
         ("--methods dense-longer,admm", "--ratios is missing"),
+        ("--pattern 2:4", "--pattern 2:4 is a ratio itself"),
     ):
         assert sweep.main([*words, "--workers", "0", *wrong.split()]) == 2
         assert said in capsys.readouterr().err
@@ -299,7 +300,7 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
         (tmp_path / "weights").mkdir()
         write_weights(load("tiny.cfg"), "weights/tiny.weights")
     words = f"--cfg tiny.cfg --data {data} --ratios 0.5 --batch 2 --workers 0 --dense-epochs 1 --admm-epochs 1"
-    assert sweep.main([*words.split(), "--epochs", "1"]) == 0
+    assert sweep.main([*words.split(), "--epochs", "1", "--precision", "auto"]) == 0
     folder = tmp_path / "runs" / "sweep" / "tiny"
     (record,) = json.loads((folder / "sweep.json").read_text())
     assert (record["network"], record["method"], record["ratio"], record["seed"]) == ("tiny", "admm", 0.5, 0)
@@ -311,10 +312,10 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert plans[0]["precision"] == plans[1]["precision"] and plans[0]["precision"] in common.PRECISIONS
     assert plans[1]["weights"] == str(Path("runs/sweep/tiny/dense-s0/trained.weights"))
     before = (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns
-    assert sweep.main(["--resume", str(folder)]) == 0
+    assert sweep.main(["--resume", str(folder), "--precision", "auto"]) == 0
     assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before
     said = capsys.readouterr().out
-    assert "admm" in said and said.count(f"--precision {plans[0]['precision']} to repeat this run") == 1
+    assert "admm" in said and said.count(f"to repeat it exactly: --precision {plans[0]['precision']}") == 1
 
 
 def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatch):

@@ -120,6 +120,22 @@ def test_a_finished_run_can_be_resumed_and_does_nothing(whole, monkeypatch):
     assert (whole.folder / "metrics.json").read_text() == before
 
 
+def test_a_run_that_dies_at_once_keeps_the_precision_it_chose(tmp_path, monkeypatch):
+    class PowerCut(ToyTask):
+        def loss(self, model, batch):
+            if self.asked == 5:
+                raise RuntimeError("power cut")
+            return super().loss(model, batch)
+
+    chosen = iter([FP32, Precision(bf16=True, channels_last=True)])
+    monkeypatch.setattr(run_module, "choose_precision", lambda task: (next(chosen), {"float32": 1.0}))
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "run", PowerCut(), precision=None)
+    resumed = run(tmp_path / "run", precision=None, resume=True)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["precision"] == "float32"
+    same_bits(run(tmp_path / "straight"), resumed)
+
+
 def test_resuming_needs_a_folder_and_says_where_it_begins_again(tmp_path, capsys):
     with pytest.raises(DetectPruneError, match="no such folder"):
         run(tmp_path / "nowhere", resume=True)
