@@ -175,7 +175,7 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> tuple
 
     from detect_prune.cli.build import build_job
     from detect_prune.engine.pipeline import check
-    from detect_prune.engine.precision import PRECISIONS, choose_precision, describe_choice, name_of
+    from detect_prune.engine.precision import PRECISIONS, choose_precision, describe_choice
 
     seed = parse_seeds(args.seeds or "0")[0]
     task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
@@ -192,10 +192,9 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> tuple
             check(task, ratio=None if ratio is None else float(ratio), **options)
     precision = args.precision
     if precision not in PRECISIONS:
-        fastest, seconds = choose_precision(task)
-        precision = name_of(fastest)
+        precision, seconds = choose_precision(task)
         if seconds:
-            print(describe_choice(fastest, seconds), flush=True)
+            print(describe_choice(precision, seconds), flush=True)
     trained = task.trained
     # The runs are processes of their own, and want the memory in which the step was timed.
     del task

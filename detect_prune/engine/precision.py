@@ -43,21 +43,14 @@ PRECISIONS = {
 """By the name that the command line has for it; `choose_precision` tries all of them."""
 
 
-def name_of(precision: Precision) -> str:
-    """The name of one of PRECISIONS."""
-    return next(name for name, candidate in PRECISIONS.items() if candidate == precision)
-
-
-def describe_choice(precision: Precision, seconds: dict[str, float]) -> str:
+def describe_choice(chosen: str, seconds: dict[str, float]) -> str:
     """What `choose_precision` found, in a sentence: two of nearly the same speed are a matter of luck, and each gives
     other weights in the last digits, so whoever wants to repeat a run has to know which it was."""
-    times = [f"{name} {seconds[str(one)]:.3g} s" for name, one in PRECISIONS.items() if str(one) in seconds]
-    return (
-        f"a step is fastest in {precision} ({', '.join(times)}); to repeat it exactly: --precision {name_of(precision)}"
-    )
+    times = ", ".join(f"{name} {time:.3g} s" for name, time in seconds.items())
+    return f"a step is fastest in {PRECISIONS[chosen]} ({times}); to repeat it exactly: --precision {chosen}"
 
 
-def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, float]]:
+def choose_precision(task: Task, rounds: int = 2) -> tuple[str, dict[str, float]]:
     """Times forward, backward and nothing else on one batch for each candidate; the shortest of its times counts.
 
     The candidates take turns, so that a machine that is busy for a second with something else is unfair to none.
@@ -66,26 +59,26 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, 
     one's, and there are no gradients.
 
     Returns:
-        The fastest, and by its name the seconds a step for each that fits into memory (empty where no batch could be
-        read).
+        The fastest of PRECISIONS, by its name, and the seconds a step for each that fits into memory (empty where no
+        batch could be read).
 
     Raises:
         DetectPruneError: none fits into memory.
     """
     batch = next((batch for batch in task.batches(0, 0) if batch is not None), None)
     if batch is None:
-        return Precision(), {}
+        return "fp32", {}
     model = task.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    seconds: dict[Precision, float] = {}
+    seconds: dict[str, float] = {}
     with modes_kept(model), random_numbers_kept(task.device):
         model.train()
-        fitting = list(PRECISIONS.values())
+        fitting = list(PRECISIONS)
         for turn in range(1 + rounds):
             for candidate in tuple(fitting):
-                candidate.prepare(model)
+                PRECISIONS[candidate].prepare(model)
                 try:
-                    time_taken = _timed_step(task, candidate, batch)
+                    time_taken = _timed_step(task, PRECISIONS[candidate], batch)
                 except torch.cuda.OutOfMemoryError:
                     fitting.remove(candidate)
                     seconds.pop(candidate, None)
@@ -98,8 +91,8 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[Precision, dict[str, 
     if not seconds:
         raise does_not_fit(task)
     best = min(seconds, key=seconds.__getitem__)
-    best.prepare(model)
-    return best, {str(candidate): time for candidate, time in seconds.items()}
+    PRECISIONS[best].prepare(model)
+    return best, seconds
 
 
 def _timed_step(task: Task, precision: Precision, batch: Any) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 from detect_prune.engine.checkpoint import load_checkpoint, plain_values, save_checkpoint
 from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
-from detect_prune.engine.precision import Precision, choose_precision, describe_choice
+from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
 from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
 from detect_prune.engine.trainer import StepReport, Trainer
@@ -121,12 +121,13 @@ class Run:
             if precision is None:
                 # All of them time it, because they will run side by side; process 0 decides.
                 found = choose_precision(task)
-                self.precision, self.timings = self.world.once(lambda: found)
+                chosen, self.timings = self.world.once(lambda: found)
+                self.precision = PRECISIONS[chosen]
                 if self.timings:
                     # Two may be equally fast: timed again after a kill, the other one might win.
                     self.save()
                     if self.world.main:
-                        print(describe_choice(self.precision, self.timings), flush=True)
+                        print(describe_choice(chosen, self.timings), flush=True)
         self.precision.prepare(self.model)
         self.world.share(self.model)
         for remark in self.world.remarks(self.model):

@@ -89,7 +89,7 @@ def test_the_timed_step_leaves_no_trace():
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     random = torch.get_rng_state()
     chosen, seconds = choose_precision(task)
-    assert chosen in PRECISIONS.values() and len(seconds) == 3 and str(chosen) == min(seconds, key=seconds.get)
+    assert seconds.keys() == PRECISIONS.keys() and chosen == min(seconds, key=seconds.get)
     assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in task.model.parameters())
@@ -253,7 +253,7 @@ class Greedy(ToyTask):
 
 def test_a_precision_that_does_not_fit_into_memory_is_not_chosen():
     chosen, seconds = choose_precision(Greedy(lambda step: step == 1))
-    assert len(seconds) == 2 and chosen != PRECISIONS["fp32"]
+    assert len(seconds) == 2 and chosen != "fp32"
     task = Greedy(lambda step: True)
     task.model.eval()
     with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):

@@ -127,8 +127,8 @@ def test_a_run_that_dies_at_once_keeps_the_precision_it_chose(tmp_path, monkeypa
                 raise RuntimeError("power cut")
             return super().loss(model, batch)
 
-    chosen = iter([FP32, Precision(bf16=True, channels_last=True)])
-    monkeypatch.setattr(run_module, "choose_precision", lambda task: (next(chosen), {"float32": 1.0}))
+    chosen = iter(["fp32", "bf16"])
+    monkeypatch.setattr(run_module, "choose_precision", lambda task: (next(chosen), {"fp32": 1.0}))
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path / "run", PowerCut(), precision=None)
     resumed = run(tmp_path / "run", precision=None, resume=True)
