@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.admm import GlobalADMM
@@ -19,6 +19,9 @@ from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import Importance, make_importance
 from detect_prune.pruning.masks import Masks, best_support
 from detect_prune.pruning.schedule import cubic
+
+_FAINT = 1e-15
+"""Smaller than a trained weight is, and its square is not zero in float32."""
 
 
 class Update(Protocol):
@@ -157,7 +160,7 @@ class GradualMagnitude:
             raise ValueError(f"all {self.updates} planned updates are done; nothing more is to be removed")
         self.done += 1
         progress = cubic(self.done / self.updates)
-        selection = best_support(self.weights, self.constraint, self.importance, progress)
+        selection = best_support(self._ranked(), self.constraint, self.importance, progress)
         masks, self.masks.bound = selection.named(self.weights)
         # Where costs differ, what is left of the budget would buy back cheap ones.
         self.masks.replace({name: mask & self.masks[name] for name, mask in masks.items()})
@@ -166,6 +169,17 @@ class GradualMagnitude:
         overall = sum(left for left, _ in counts.values()) / self.masks.n_total
         self.report = Tightened(self.done, kept, overall, self.masks.bound)
         return self.report
+
+    def _ranked(self) -> dict[str, Tensor]:
+        """The weights; what is still there and zero by chance is worth more than what is gone, with which it would tie:
+        the constraint might choose the latter, and both would be lost."""
+        ranked: dict[str, Tensor] = dict(self.weights)
+        if self.report is not None:
+            for name, weight in self.weights.items():
+                faint = self.masks[name] & (weight == 0)
+                if faint.any():
+                    ranked[name] = weight.masked_fill(faint, _FAINT)
+        return ranked
 
     def cut(self, optimizer: Optimizer | None = None) -> Masks:
         """The masks as the last update left them."""

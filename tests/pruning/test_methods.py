@@ -62,6 +62,19 @@ def test_gradual_gives_nothing_back_where_what_is_left_of_the_budget_would_buy_i
             before = {name: gradual.masks[name].clone() for name in gradual.masks}
 
 
+@pytest.mark.parametrize("importance", ["raw", "lamp"])
+def test_gradual_keeps_its_count_where_weights_that_stay_are_zero(importance):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False))
+    gradual = GradualMagnitude(model, make_constraint(model, 0.5), updates=2, importance=importance)
+    gradual.update()
+    for name, weight in gradual.weights.items():  # the last ones: among equals the first ones would be kept
+        left = gradual.masks[name].flatten().nonzero()[:, 0]
+        weight.data.view(-1)[left[-20:]] = 0
+    gradual.update()
+    assert gradual.cut().n_kept == 100
+
+
 def test_gradual_removes_the_smallest_along_the_cubic_and_never_gives_back():
     model, optimizer, gradual = build()
     before = None
