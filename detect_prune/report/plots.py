@@ -199,6 +199,8 @@ def accuracy_over_ratio(
 ) -> None:
     """A line a method: the median over the seeds, with a band from the least to the best; dense ones are level lines.
 
+    Where the best are near 100 % and some method is far below, what is missing to 100 % is on a logarithmic scale.
+
     Args:
         curves: method -> (removal ratio, values of the seeds as fractions); the ratio is None where nothing is removed.
         path: the PNG or SVG file to write.
@@ -225,11 +227,28 @@ def accuracy_over_ratio(
             axes.fill_between(ratios, least, best, color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel(f"{of} removed, %")
     axes.set_ylabel(f"{score}, %")
+    shown = [100 * value for points in curves.values() for _, values in points for value in values]
+    if max(shown) > 95 and min(shown) < max(shown) - 10:
+        _spread_the_top(axes, min(shown), max(shown))
+        axes.set_ylabel(f"{score}, %, logarithmic towards 100")
     axes.set_title(title, fontsize=11)
     axes.grid(color="#d5dae0", linewidth=0.6)
     axes.legend(frameon=False, fontsize=9)
     _bare(axes)
     _save(figure, path)
+
+
+def _spread_the_top(axes: "Axes", least: float, best: float) -> None:
+    """A scale for percentages on which one that fails doesn't press those that compete into one line."""
+    nearest = 100 - min(best, 99.9)  # 100 % itself would be infinitely far up
+
+    def forward(percent):
+        return -np.log10(np.maximum(100 - percent, nearest / 2))
+
+    axes.set_yscale("function", functions=(forward, lambda height: 100 - 10**-height))
+    ticks = (0, 20, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9)
+    axes.set_yticks([tick for tick in ticks if least <= tick <= best], minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def kept_over_ratio(

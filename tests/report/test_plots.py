@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detect_prune.report.plots import _running_mean, history, kept_over_depth, kept_per_layer
+from detect_prune.report.plots import _running_mean, accuracy_over_ratio, history, kept_over_depth, kept_per_layer
 
 
 @pytest.mark.parametrize("layers", [1, 4, 110])
@@ -24,6 +24,20 @@ def test_bars_are_as_long_as_the_shares(tmp_path):
     assert full.sum() > 10 and half.sum() > 10
     assert (rest[full] < 0.02 * blue.max()).all(), "a full layer fills its bar"
     np.testing.assert_allclose(rest[half][3:-3], blue[half][3:-3], rtol=0.05)
+
+
+@pytest.mark.parametrize("best", [0.994, 1.0])
+def test_a_method_that_fails_leaves_the_others_apart(tmp_path, best):
+    curves = {name: [(0.9, [top]), (0.95, [top])] for name, top in (("a", best), ("b", 0.98), ("c", 0.2))}
+    accuracy_over_ratio(curves, tmp_path / "curve.png", "", "accuracy")
+    picture = cv2.imread(str(tmp_path / "curve.png"))[..., ::-1].astype(int)
+    left = picture[:, : picture.shape[1] // 2]  # the legend's lines are short
+    rows = []
+    for colour in ([0x00, 0x72, 0xB2], [0xD5, 0x5E, 0x00], [0x00, 0x9E, 0x73]):
+        of_colour = (np.abs(left - colour).sum(2) < 20).sum(1)
+        rows.append(int(of_colour.argmax()))
+        assert of_colour.max() > 200
+    assert rows[0] + 60 < rows[1] < rows[2] - 60
 
 
 def records(phases):
