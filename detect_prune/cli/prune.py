@@ -242,8 +242,13 @@ def parse_bits(text: str) -> tuple[str, float]:
 
 
 def needs_ratio(args: argparse.Namespace) -> bool:
-    """Whether these options have to come with a ratio: an N:M pattern is one itself."""
-    return args.method not in KEEPING and ":" not in (args.pattern or "")
+    """Whether these options have to come with a ratio."""
+    return args.method not in KEEPING and not is_ratio(args.pattern)
+
+
+def is_ratio(pattern: str | None) -> bool:
+    """Whether the pattern says itself how much is removed, as N:M does."""
+    return ":" in (pattern or "")
 
 
 def _run_name(network: str, args: argparse.Namespace) -> str:

@@ -126,17 +126,17 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         # different now.
         found = common.read_plan(folder).options
         args.train_dense, args.timed_precision = found.get("train_dense"), found.get("timed_precision", args.precision)
-        valid = {
-            "train_dense": isinstance(args.train_dense, bool),
-            "timed_precision": args.timed_precision in common.PRECISIONS,
-        }
-        for wrong in (name for name, right in valid.items() if not right):
-            raise DetectPruneError(
-                f"this plan of a run is damaged: {wrong} is missing or wrong", file=folder / common.PLAN
-            )
+        for name, right in (
+            ("train_dense", isinstance(args.train_dense, bool)),
+            ("timed_precision", args.timed_precision in common.PRECISIONS),
+        ):
+            if not right:
+                raise DetectPruneError(
+                    f"this plan of a run is damaged: {name} is missing or wrong", file=folder / common.PLAN
+                )
     else:
         if not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
-            if ":" in (args.pattern or ""):
+            if prune.is_ratio(args.pattern):
                 raise DetectPruneError(
                     f"--pattern {args.pattern} is a ratio itself, and has no curve to sweep; 'prune' takes it"
                 )

@@ -47,7 +47,7 @@ def describe_choice(chosen: str, seconds: dict[str, float]) -> str:
     """What `choose_precision` found, in a sentence: two of nearly the same speed are a matter of luck, and each gives
     other weights in the last digits, so whoever wants to repeat a run has to know which it was."""
     times = ", ".join(f"{name} {time:.3g} s" for name, time in seconds.items())
-    return f"a step is fastest in {PRECISIONS[chosen]} ({times}); to repeat it exactly: --precision {chosen}"
+    return f"a step is fastest in {PRECISIONS[chosen]} ({times}); to repeat it: --precision {chosen}"
 
 
 def choose_precision(task: Task, rounds: int = 2) -> tuple[str, dict[str, float]]:

@@ -111,11 +111,12 @@ class Run:
         self._kept = contextlib.ExitStack()
         """What is held open in the folder: nothing but in process 0."""
         restored = self.world.once(lambda: self._open_folder(resume))
-        # Killed before its first checkpoint: what it may have logged until then happens again.
+        # Killed before anything was done: what it may have logged until then happens again.
         purge_step = 0 if resume else None
         if restored:
             self._restore(load_checkpoint(self.folder / LAST), precision)
-            purge_step = self.global_step + 1
+            if self.done or self.global_step:
+                purge_step = self.global_step + 1
         else:
             self.precision = precision
             if precision is None:

@@ -174,7 +174,7 @@ class GradualMagnitude:
         """The weights; what is still there and zero by chance is worth more than what is gone, with which it would tie:
         the constraint might choose the latter, and both would be lost."""
         ranked: dict[str, Tensor] = dict(self.weights)
-        if self.report is not None:
+        if self.report is not None:  # else nothing is gone yet
             for name, weight in self.weights.items():
                 faint = self.masks[name] & (weight == 0)
                 if faint.any():

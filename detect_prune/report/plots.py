@@ -240,12 +240,12 @@ def accuracy_over_ratio(
 
 def _spread_the_top(axes: "Axes", least: float, best: float) -> None:
     """A scale for percentages on which one that fails doesn't press those that compete into one line."""
-    nearest = 100 - min(best, 99.9)  # 100 % itself would be infinitely far up
+    top = max(100.0, best + 0.1)  # 100 % itself would be infinitely far up
 
     def forward(percent):
-        return -np.log10(np.maximum(100 - percent, nearest / 2))
+        return -np.log10(np.maximum(top - percent, 1e-9))  # matplotlib asks beyond the top, too
 
-    axes.set_yscale("function", functions=(forward, lambda height: 100 - 10**-height))
+    axes.set_yscale("function", functions=(forward, lambda height: top - 10**-height))
     ticks = (0, 20, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9)
     axes.set_yticks([tick for tick in ticks if least <= tick <= best], minor=False)
     axes.yaxis.set_major_formatter("{x:g}")

@@ -151,6 +151,11 @@ def test_a_plan_that_does_not_say_what_the_sweep_found_is_damaged(tmp_path, caps
     common.save_plan(tmp_path, "sweep", sweep.parser().parse_args(["--model", "lenet5", "--ratios", "0.5"]), [])
     assert sweep.main(["--resume", str(tmp_path)]) == 2
     assert "plan.json: this plan of a run is damaged: train_dense is missing" in capsys.readouterr().err
+    plan = json.loads((tmp_path / common.PLAN).read_text())
+    plan["options"]["train_dense"] = True
+    (tmp_path / common.PLAN).write_text(json.dumps(plan))
+    assert sweep.main(["--resume", str(tmp_path)]) == 2
+    assert "plan.json: this plan of a run is damaged: timed_precision is missing" in capsys.readouterr().err
 
 
 def test_methods_that_remove_nothing_run_once_a_seed():
@@ -315,7 +320,7 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert sweep.main(["--resume", str(folder), "--precision", "auto"]) == 0
     assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before
     said = capsys.readouterr().out
-    assert "admm" in said and said.count(f"to repeat it exactly: --precision {plans[0]['precision']}") == 1
+    assert "admm" in said and said.count(f"to repeat it: --precision {plans[0]['precision']}") == 1
 
 
 def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_the_rows_tell_what_was_done(tmp_path):
 
 def test_a_run_that_chose_its_precision_says_how_to_repeat_it(tmp_path, capsys):
     chosen = run(tmp_path / "chosen", method="magnitude", precision=None)
-    (name,) = re.findall(r"to repeat it exactly: --precision (\S+)", capsys.readouterr().out)
+    (name,) = re.findall(r"to repeat it: --precision (\S+)", capsys.readouterr().out)
     assert json.loads((chosen.folder / "metrics.json").read_text())["precision"] == str(PRECISIONS[name])
     repeated = run(tmp_path / "repeated", method="magnitude", precision=PRECISIONS[name])
     assert "fastest" not in capsys.readouterr().out

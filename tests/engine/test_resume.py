@@ -120,7 +120,17 @@ def test_a_finished_run_can_be_resumed_and_does_nothing(whole, monkeypatch):
     assert (whole.folder / "metrics.json").read_text() == before
 
 
-def test_a_run_that_dies_at_once_keeps_the_precision_it_chose(tmp_path, monkeypatch):
+@pytest.fixture
+def purged(monkeypatch):
+    """From which step on each run that begins in the test has TensorBoard forget."""
+    steps, writer = [], run_module.EventWriter
+    monkeypatch.setattr(
+        run_module, "EventWriter", lambda folder, purge_step: steps.append(purge_step) or writer(folder, purge_step)
+    )
+    return steps
+
+
+def test_a_run_that_dies_at_once_keeps_the_precision_it_chose(tmp_path, monkeypatch, purged):
     class PowerCut(ToyTask):
         def loss(self, model, batch):
             if self.asked == 5:
@@ -132,6 +142,7 @@ def test_a_run_that_dies_at_once_keeps_the_precision_it_chose(tmp_path, monkeypa
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path / "run", PowerCut(), precision=None)
     resumed = run(tmp_path / "run", precision=None, resume=True)
+    assert purged == [None, 0], "its steps and its first score are logged again"
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["precision"] == "float32"
     same_bits(run(tmp_path / "straight"), resumed)
 
@@ -146,12 +157,7 @@ def test_resuming_needs_a_folder_and_says_where_it_begins_again(tmp_path, capsys
     assert "begins again" in capsys.readouterr().out
 
 
-def test_a_resumed_run_purges_what_it_writes_again_and_no_more(tmp_path, monkeypatch):
-    purged = []
-    writer = run_module.EventWriter
-    monkeypatch.setattr(
-        run_module, "EventWriter", lambda folder, purge_step: purged.append(purge_step) or writer(folder, purge_step)
-    )
+def test_a_resumed_run_purges_what_it_writes_again_and_no_more(tmp_path, purged):
     for at, resume in ((5, False), (3, True)):
         with pytest.raises(Stopped):
             run(tmp_path / "run", StopsItself(at), resume=resume)

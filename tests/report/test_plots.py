@@ -40,6 +40,19 @@ def test_a_method_that_fails_leaves_the_others_apart(tmp_path, best):
     assert rows[0] + 60 < rows[1] < rows[2] - 60
 
 
+def test_near_100_percent_lines_stay_apart_and_in_the_frame(tmp_path):
+    curves = {"a": [(0.9, [1.0]), (0.95, [1.0])], "b": [(0.9, [0.9996]), (0.95, [0.9996])], "c": [(0.9, [0.2])]}
+    accuracy_over_ratio(curves, tmp_path / "curve.png", "", "accuracy")
+    picture = cv2.imread(str(tmp_path / "curve.png"))[..., ::-1].astype(int)
+    first, second = (
+        np.flatnonzero((np.abs(picture - colour).sum(2) < 20).sum(1) > 200)
+        for colour in ([0x00, 0x72, 0xB2], [0xD5, 0x5E, 0x00])
+    )
+    assert first.max() + 5 < second.min()
+    axis = np.flatnonzero((picture[:, :200] < 60).all(2).sum(0) > 300)[0]  # its line is as high as the frame
+    assert np.flatnonzero((picture[:, axis] < 60).all(1))[0] + 10 < first.min()
+
+
 def records(phases):
     step = 0
     for phase, steps in phases:
