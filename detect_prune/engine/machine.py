@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 
 
@@ -21,6 +22,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "opencv": cv2.__version__,
     }
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
+import cv2
 import pytest
 import torch
 from torch import nn
@@ -291,6 +292,7 @@ def test_an_epoch_of_too_many_batches_ends_where_it_should():
 def test_the_machine_is_described_by_plain_values(monkeypatch):
     machine = describe_machine(torch.device("cpu"))
     assert machine["processor"] and machine["cores"] >= 1 and machine["torch"] == torch.__version__
+    assert machine["opencv"] == cv2.__version__  # decodes, resizes and augments: another one, other bits
     assert json.loads(json.dumps(machine)) == machine
     monkeypatch.delattr(os, "sysconf_names", raising=False)  # as on Windows
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
