@@ -111,7 +111,6 @@ def main() -> None:
         "pictures": len(pictures),
         "batch": args.batch,
         "turns": args.turns,
-        "opencv": cv2.__version__,
     }
     records = [
         {"what": name, "seconds": median(own), "val_over": median(v / t for v, t in zip(times["val"], own))}
