@@ -23,7 +23,6 @@ from detect_prune.engine.scoring import DENSE, PRUNED, TRAINED, score, score_fil
 from detect_prune.engine.task import Phase, Recipe, Task, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (
-    GOOD_RESIDUAL,
     Constraint,
     Diverged,
     GlobalBudget,
@@ -332,8 +331,8 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
             f"{error}, in a new run; if this one has trained a dense network, with --weights from its folder"
         ) from None
     print(f"before the cut: {pruner.report}", flush=True)
-    if isinstance(pruner.report, Residuals) and pruner.report.worst > GOOD_RESIDUAL:
-        print(_too_early(pruner.report), flush=True)
+    if isinstance(pruner.report, Residuals) and pruner.report.warning:
+        print(pruner.report.warning, flush=True)
     run.before_cut = pruner.report.as_dict()
     _cut(run, pruner.cut())
 
@@ -352,15 +351,6 @@ def _teacher(run: Run, phase: Phase) -> Teacher | None:
     run.precision.prepare(dense)
     print(f"it learns from the dense network's answers as well, with a weight of {phase.distill:g}", flush=True)
     return Teacher(dense.eval(), phase.distill)
-
-
-def _too_early(report: Residuals) -> str:
-    """Where W has not met Z."""
-    apart = [f"{name} ({primal:.1%})" for name, primal in report.primal.items() if primal > GOOD_RESIDUAL]
-    return (
-        f"ADMM has not come to its end: a residual below {GOOD_RESIDUAL:.0%} in each layer makes a good cut, and it is "
-        f"larger in {', '.join(apart)}. It needs more epochs, dozens of steps for each of its updates"
-    )
 
 
 def _reestimate(run: Run) -> None:

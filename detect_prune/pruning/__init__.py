@@ -35,14 +35,13 @@ from detect_prune.pruning.methods import (
     make_pruner,
 )
 from detect_prune.pruning.patterns import BlockBudget, NOfM
-from detect_prune.pruning.residuals import GOOD_RESIDUAL, Residuals
+from detect_prune.pruning.residuals import Residuals
 from detect_prune.pruning.schedule import RhoSchedule, cubic, is_due
 from detect_prune.pruning.selection import Diverged
 
 __all__ = [
     "BUDGETS",
     "DEFAULT_FLOOR",
-    "GOOD_RESIDUAL",
     "METHODS",
     "BlockBudget",
     "Constraint",

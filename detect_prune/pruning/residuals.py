@@ -54,6 +54,17 @@ class Residuals:
         """The primal residual of the layer where it is largest."""
         return max(self.primal.values())
 
+    @property
+    def warning(self) -> str:
+        """A sentence on the layers where W has not met Z, for people; empty where there are none."""
+        apart = [f"{name} ({primal:.1%})" for name, primal in self.primal.items() if primal > GOOD_RESIDUAL]
+        if not apart:
+            return ""
+        return (
+            f"ADMM had not come to its end at the cut: a residual below {GOOD_RESIDUAL:.0%} in each layer makes a good "
+            f"one, and it was larger in {', '.join(apart)}. It needs more epochs, dozens of steps for each update."
+        )
+
     def __str__(self) -> str:
         name = max(self.primal, key=self.primal.__getitem__)
         primal, dual = self.overall

@@ -109,10 +109,13 @@ def test_weights_that_have_not_met_z_are_told(tmp_path, capsys, updates, told):
     recipe = replace(ToyTask.recipe, updates=updates)
     folder = run(tmp_path / "run", recipe=recipe).folder
     said = capsys.readouterr().out
-    assert ("has not come to its end" in said) == told
-    found = json.loads((folder / "metrics.json").read_text())["before the cut"]
+    assert ("had not come to its end" in said) == told
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = metrics["before the cut"]
     assert found["update"] == updates and (max(found["primal"].values()) > 0.05) == told
     assert all((f"{name} (" in said) == (primal > 0.05) for name, primal in found["primal"].items())
+    assert any("had not come to its end" in note for note in metrics["notes"]) == told
+    assert ("had not come to its end" in (folder / "index.html").read_text()) == told
 
 
 def test_gradual_pruning_tightens_along_the_cubic(tmp_path):
