@@ -6,7 +6,7 @@ ranking after such a scaling.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol
 
@@ -30,19 +30,30 @@ class Importance(Protocol):
     """
 
     observes: bool
+    lasting: bool
+    """Whether q still tells what weights are worth when those that go have nearly gone."""
 
-    def observe(self, gradients: Mapping[str, Tensor]) -> None:
-        """Sees the loss gradients of one step, by layer, before the penalty is added."""
+    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
+        """Sees the loss gradients of one step, by layer, before the penalty is added.
+
+        Args:
+            z: name -> the Z of that step, of the shape of the weight; None as long as there is none.
+        """
         ...
 
     def worths(
-        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        keep: float,
+        costs: Mapping[str, float] | None = None,
+        z: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """q > 0 for each layer, 0-dimensional or of the shape of its weight.
 
         Args:
             keep: share of all weights, each counted by what it costs, that is going to stay.
             costs: name -> what a weight of the layer costs; 1 where it is not named.
+            z: see observe.
         """
         ...
 
@@ -55,12 +66,17 @@ class Raw:
     """q = 1: plain magnitude, as in the paper (Lee et al. 2023, doi 10.1007/s44196-023-00202-z)."""
 
     observes = False
+    lasting = False
 
-    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
         raise NotImplementedError("this importance needs no gradients")
 
     def worths(
-        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        keep: float,
+        costs: Mapping[str, float] | None = None,
+        z: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         return {name: torch.ones((), device=weight.device) for name, weight in weights.items()}
 
@@ -76,7 +92,11 @@ class Normalised(Raw):
     """q = 1 / mean(w^2) of the layer: magnitude relative to the layer's own."""
 
     def worths(
-        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        keep: float,
+        costs: Mapping[str, float] | None = None,
+        z: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         return {name: 1 / _mean_square(weight).clamp(min=TINY) for name, weight in weights.items()}
 
@@ -96,7 +116,11 @@ class Lamp(Raw):
     """
 
     def worths(
-        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        keep: float,
+        costs: Mapping[str, float] | None = None,
+        z: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         return lamp_worths(weights, keep, costs or {})
 
@@ -112,13 +136,14 @@ class Fisher:
     """
 
     observes = True
+    lasting = False
 
     def __init__(self, per_layer: bool = False, decay: float = 0.99, damping: float = 0.1):
         self.per_layer, self.decay, self.damping = per_layer, decay, damping
         self._mean: dict[str, Tensor] = {}
         self._steps: dict[str, int] = {}
 
-    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
         values = detached(gradients)
         if self.per_layer:
             self._learn({name: _mean_square(value) for name, value in values.items()})
@@ -135,7 +160,11 @@ class Fisher:
             torch._foreach_lerp_([self._mean[name] for name in squares], list(squares.values()), 1 - self.decay)
 
     def worths(
-        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        keep: float,
+        costs: Mapping[str, float] | None = None,
+        z: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """See Importance; raises Unmeasured where no gradient of a layer has been seen yet."""
         unseen = [name for name in weights if name not in self._mean]
@@ -159,23 +188,48 @@ class Fisher:
 
 
 class Taylor(Fisher):
-    """q = sqrt(E[g^2] / mean(w^2)) of the layer.
+    """q = sqrt(E[g^2] / mean(w^2)) of the layer, both over the weights that Z keeps, once there is a Z.
 
-    A weight of its layer's usual length is worth |g w|, the first-order Taylor term of what its removal does to the
-    loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a layer magnitude ranks. It is the geometric
-    mean of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers alike, the other takes
-    a layer with small gradients for worthless.
+    A weight of the usual length of those that stay is worth |g w|, the first-order Taylor term of what its removal does
+    to the loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a layer magnitude ranks. Over all weights
+    it is the geometric mean of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers
+    alike, the other takes a layer with small gradients for worthless.
+
+    Those that go are left out because their length says how far the penalty has come with them, and nothing about those
+    that stay.
     """
+
+    lasting = True
 
     def __init__(self):
         super().__init__(per_layer=True)
 
+    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
+        values = detached(gradients)
+        if z is None:
+            super().observe(values)
+        elif values:
+            sums = _sums(list(values.values()), [z[name] for name in values])
+            self._learn(dict(zip(values, _kept_mean_squares(sums))))
+
     def worths(
-        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        keep: float,
+        costs: Mapping[str, float] | None = None,
+        z: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """See Fisher."""
-        squares = super().worths(weights, keep, costs)
-        return {name: (square / _mean_square(weights[name]).clamp(min=TINY)).sqrt() for name, square in squares.items()}
+        q = {}
+        for name, square in super().worths(weights, keep, costs).items():
+            weight = weights[name]
+            if z is None:
+                length = _mean_square(weight)
+            else:  # in chunks, for an update has no room for a copy
+                sums = reduce(torch.add, (_sums([part], [of_z]) for part, of_z in chunks(weight, z[name])))
+                (length,) = _kept_mean_squares(sums)
+            q[name] = (square / length.clamp(min=TINY)).sqrt()
+        return q
 
 
 _KINDS = {
@@ -208,6 +262,7 @@ def scaled_worths(
     keep: float,
     costs: Mapping[str, float] | None = None,
     squares: Mapping[str, float] | None = None,
+    z: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """q for all layers, scaled by one number so that sum q w^2 = sum w^2.
 
@@ -215,7 +270,7 @@ def scaled_worths(
     weights would remove them all.
 
     Args:
-        keep, costs: see Importance.worths.
+        keep, costs, z: see Importance.worths.
         squares: name -> sum of w^2, finite, where the caller knows it already; it takes a pass over all weights.
 
     Raises:
@@ -225,7 +280,7 @@ def scaled_worths(
     if squares is None:
         require_finite(values)
         squares = dict(zip(values, numbers(_square(value) for value in values.values())))
-    q = importance.worths(values, keep, costs)
+    q = importance.worths(values, keep, costs, z)
     plain = sum(squares.values())
     single = [name for name in values if not q[name].dim()]
     weighted = sum(squares[name] * worth for name, worth in zip(single, numbers(q[name] for name in single)))
@@ -251,3 +306,24 @@ def _square(value: Tensor) -> Tensor:
 
 def _mean_square(value: Tensor) -> Tensor:
     return _square(value) / value.numel()
+
+
+def _sums(values: Sequence[Tensor], zs: Sequence[Tensor]) -> Tensor:
+    """(4, len(values)): of each, the sum of squares and the number of all values, and of those where z is not zero.
+
+    All are done at once, which on a GPU takes a few kernels instead of a few for each. Beside them it needs a copy of
+    them.
+    """
+    marks = torch._foreach_sign(zs)  # whose squares are 1 where a weight is kept
+    counts = torch._foreach_norm(marks)
+    torch._foreach_mul_(marks, values)
+    lengths = torch._foreach_norm(marks)
+    wholes = [length.to(count.dtype) for length, count in zip(torch._foreach_norm(values), counts)]
+    sizes = torch.tensor([math.sqrt(value.numel()) for value in values]).to(counts[0], non_blocking=True)
+    return torch.stack([torch.stack(wholes), sizes, torch.stack(lengths), torch.stack(counts)]).square()
+
+
+def _kept_mean_squares(sums: Tensor) -> Tensor:
+    """From the sums: the mean squares of what is kept; where nothing is, of all."""
+    of_all, size, of_kept, count = sums
+    return torch.where(count > 0, of_kept / count, of_all / size)

@@ -232,6 +232,29 @@ def test_taylor_is_what_fisher_and_normalised_make_together():
         torch.testing.assert_close(q, product.sqrt())
 
 
+def test_taylor_is_measured_of_what_z_keeps():
+    """What the others are, in weight and gradient, changes nothing; of a layer that has none left all count."""
+    generator = torch.Generator().manual_seed(0)
+    weight, gradient, z = (torch.randn(6, 4, 3, 3, generator=generator) for _ in range(3))
+    stays = torch.rand(weight.shape, generator=generator) < 0.2
+    z = torch.where(stays, z, 0).contiguous(memory_format=torch.channels_last)
+    worths = {}
+    for case, weights, gradients, kept in (
+        ("alone", weight[stays], gradient[stays], None),
+        ("among others", weight, gradient, z),
+        ("among others that have gone", torch.where(stays, weight, 1e-3 * weight), gradient * (1 + 9 * ~stays), z),
+        ("all", weight, gradient, None),
+        ("none left", weight, gradient, torch.zeros_like(z)),
+    ):
+        taylor = Taylor()
+        known = None if kept is None else {"w": kept}
+        taylor.observe({"w": gradients}, known)
+        worths[case] = float(taylor.worths({"w": weights}, 0.5, z=known)["w"])
+    assert worths["among others"] == pytest.approx(worths["alone"], rel=1e-5)
+    assert worths["among others that have gone"] == pytest.approx(worths["alone"], rel=1e-5)
+    assert worths["none left"] == pytest.approx(worths["all"], rel=1e-5) != pytest.approx(worths["alone"], rel=1e-2)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="normalised"):
         make_importance("magic")
