@@ -28,7 +28,6 @@ from detect_prune.pruning import (
     GlobalBudget,
     Masks,
     Method,
-    Residuals,
     Unmeasured,
     find_method,
     magnitude_masks,
@@ -36,6 +35,7 @@ from detect_prune.pruning import (
     make_pruner,
     prunable_weights,
     require_trainable,
+    too_early,
 )
 from detect_prune.report.summary import floor_note
 
@@ -331,9 +331,9 @@ def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constrain
             f"{error}, in a new run; if this one has trained a dense network, with --weights from its folder"
         ) from None
     print(f"before the cut: {pruner.report}", flush=True)
-    if isinstance(pruner.report, Residuals) and pruner.report.warning:
-        print(pruner.report.warning, flush=True)
     run.before_cut = pruner.report.as_dict()
+    if warning := too_early(run.before_cut.get("primal", {})):
+        print(warning, flush=True)
     _cut(run, pruner.cut())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from detect_prune.engine.checkpoint import plain_values
 from detect_prune.engine.run import Run
 from detect_prune.files import write_json, write_text
-from detect_prune.pruning import Residuals
+from detect_prune.pruning import too_early
 from detect_prune.report import plots
 from detect_prune.report.page import write_page
 from detect_prune.report.progress import duration
@@ -36,9 +36,8 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     bound = run.masks.bound if pruned else ()
     if bound:
         notes.append(floor_note(bound))
-    if run.before_cut is not None and "primal" in run.before_cut:  # of ADMM
-        warning = Residuals(**run.before_cut).warning
-        notes += [warning] if warning else []
+    if warning := too_early((run.before_cut or {}).get("primal", {})):
+        notes.append(warning)
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")

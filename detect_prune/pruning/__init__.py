@@ -35,7 +35,7 @@ from detect_prune.pruning.methods import (
     make_pruner,
 )
 from detect_prune.pruning.patterns import BlockBudget, NOfM
-from detect_prune.pruning.residuals import Residuals
+from detect_prune.pruning.residuals import Residuals, too_early
 from detect_prune.pruning.schedule import RhoSchedule, cubic, is_due
 from detect_prune.pruning.selection import Diverged
 
@@ -84,4 +84,5 @@ __all__ = [
     "prunable_weights",
     "ratio_budget",
     "require_trainable",
+    "too_early",
 ]

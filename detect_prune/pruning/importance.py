@@ -6,7 +6,7 @@ ranking after such a scaling.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Protocol
 
@@ -31,13 +31,14 @@ class Importance(Protocol):
 
     observes: bool
     lasting: bool
-    """Whether q still tells what weights are worth when those that go have nearly gone."""
+    """Whether q is taken anew to the end, though W has nearly met Z: it has to tell what weights are worth even when
+    those that go have nearly gone."""
 
     def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
         """Sees the loss gradients of one step, by layer, before the penalty is added.
 
         Args:
-            z: name -> the Z of that step, of the shape of the weight; None as long as there is none.
+            z: name -> the newest Z, of the shape of the weight; None as long as there is none.
         """
         ...
 
@@ -196,21 +197,16 @@ class Taylor(Fisher):
     alike, the other takes a layer with small gradients for worthless.
 
     Those that go are left out because their length says how far the penalty has come with them, and nothing about those
-    that stay.
+    that stay. Where a layer's Z is zero everywhere, all its weights count.
     """
-
-    lasting = True
 
     def __init__(self):
         super().__init__(per_layer=True)
+        # Of the object and not of the class, so that states from when all weights counted are refused.
+        self.lasting = True
 
     def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
-        values = detached(gradients)
-        if z is None:
-            super().observe(values)
-        elif values:
-            sums = _sums(list(values.values()), [z[name] for name in values])
-            self._learn(dict(zip(values, _kept_mean_squares(sums))))
+        self._learn({name: _mean_square(value, z and z[name]) for name, value in detached(gradients).items()})
 
     def worths(
         self,
@@ -220,16 +216,9 @@ class Taylor(Fisher):
         z: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """See Fisher."""
-        q = {}
-        for name, square in super().worths(weights, keep, costs).items():
-            weight = weights[name]
-            if z is None:
-                length = _mean_square(weight)
-            else:  # in chunks, for an update has no room for a copy
-                sums = reduce(torch.add, (_sums([part], [of_z]) for part, of_z in chunks(weight, z[name])))
-                (length,) = _kept_mean_squares(sums)
-            q[name] = (square / length.clamp(min=TINY)).sqrt()
-        return q
+        squares = super().worths(weights, keep, costs)
+        lengths = {name: _mean_square(weight, z and z[name]).clamp(min=TINY) for name, weight in weights.items()}
+        return {name: (square / lengths[name]).sqrt() for name, square in squares.items()}
 
 
 _KINDS = {
@@ -304,26 +293,15 @@ def _square(value: Tensor) -> Tensor:
     return reduce(torch.add, (part.to(kind).square().sum() for (part,) in chunks(value)))
 
 
-def _mean_square(value: Tensor) -> Tensor:
-    return _square(value) / value.numel()
-
-
-def _sums(values: Sequence[Tensor], zs: Sequence[Tensor]) -> Tensor:
-    """(4, len(values)): of each, the sum of squares and the number of all values, and of those where z is not zero.
-
-    All are done at once, which on a GPU takes a few kernels instead of a few for each. Beside them it needs a copy of
-    them.
-    """
-    marks = torch._foreach_sign(zs)  # whose squares are 1 where a weight is kept
-    counts = torch._foreach_norm(marks)
-    torch._foreach_mul_(marks, values)
-    lengths = torch._foreach_norm(marks)
-    wholes = [length.to(count.dtype) for length, count in zip(torch._foreach_norm(values), counts)]
-    sizes = torch.tensor([math.sqrt(value.numel()) for value in values]).to(counts[0], non_blocking=True)
-    return torch.stack([torch.stack(wholes), sizes, torch.stack(lengths), torch.stack(counts)]).square()
-
-
-def _kept_mean_squares(sums: Tensor) -> Tensor:
-    """From the sums: the mean squares of what is kept; where nothing is, of all."""
-    of_all, size, of_kept, count = sums
-    return torch.where(count > 0, of_kept / count, of_all / size)
+def _mean_square(value: Tensor, z: Tensor | None = None) -> Tensor:
+    """Of all values, or of those where z is not zero; where it is zero everywhere, of all."""
+    if z is None:
+        return _square(value) / value.numel()
+    kind = torch.promote_types(value.dtype, torch.float32)
+    of_all, of_kept, count = torch.zeros(3, dtype=kind, device=value.device)
+    for part, of_z in chunks(value, z):
+        squares, kept = part.to(kind).square(), of_z != 0
+        of_all += squares.sum()
+        of_kept += squares.mul_(kept).sum()
+        count += kept.count_nonzero()
+    return torch.where(count > 0, of_kept / count, of_all / value.numel())

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-GOOD_RESIDUAL = 0.05
-"""Where each layer is below this, the cut takes little away that W had not given up already."""
+_GOOD = 0.05
+"""Where each layer's primal residual is below this, the cut takes little away that W had not given up already."""
+_NAMED = 5
+"""Layers that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,6 @@ class Residuals:
         """The primal residual of the layer where it is largest."""
         return max(self.primal.values())
 
-    @property
-    def warning(self) -> str:
-        """A sentence on the layers where W has not met Z, for people; empty where there are none."""
-        apart = [f"{name} ({primal:.1%})" for name, primal in self.primal.items() if primal > GOOD_RESIDUAL]
-        if not apart:
-            return ""
-        return (
-            f"ADMM had not come to its end at the cut: a residual below {GOOD_RESIDUAL:.0%} in each layer makes a good "
-            f"one, and it was larger in {', '.join(apart)}. It needs more epochs, dozens of steps for each update."
-        )
-
     def __str__(self) -> str:
         name = max(self.primal, key=self.primal.__getitem__)
         primal, dual = self.overall
@@ -98,4 +89,21 @@ def residuals_of(
         update=update,
         kept=kept,
         bound=bound,
+    )
+
+
+def too_early(primal: Mapping[str, float]) -> str:
+    """A sentence on the layers where W has not met Z when the cut comes, the worst first; empty where there are none.
+
+    Args:
+        primal: by layer, of the last update before the cut.
+    """
+    apart = sorted((name for name, value in primal.items() if value > _GOOD), key=primal.__getitem__, reverse=True)
+    if not apart:
+        return ""
+    worst = ", ".join(f"{name} ({primal[name]:.1%})" for name in apart[:_NAMED])
+    more = f" and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
+    return (
+        f"ADMM had not come to its end at the cut: a residual below {_GOOD:.0%} in each layer makes a good one, and it "
+        f"was larger in {worst}{more}. It needs more updates, or more steps between two of them."
     )

@@ -7,11 +7,15 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from detect_prune.pruning import (
+    BlockBudget,
     GlobalADMM,
+    LayerwiseRatio,
+    NOfM,
     RhoSchedule,
     keep_count,
     selection,
 )
+from detect_prune.pruning.constraints import describe
 
 
 @pytest.mark.parametrize("importance", ["raw", "normalised", "lamp", "fisher", "fisher-layer", "taylor"])
@@ -396,6 +400,27 @@ def test_taylor_is_told_what_z_keeps_at_each_step_and_when_a_stage_ends():
             q = torch.stack([admm.q[name] for name in means])
             torch.testing.assert_close(q / q[0], expected / expected[0], rtol=1e-4, atol=0)
     assert True in known and False in known
+
+
+@pytest.mark.parametrize("constraint", [LayerwiseRatio(0.8), NOfM(2, 8), BlockBudget(100, 4)], ids=describe)
+def test_taylor_serves_every_set(constraint):
+    """A layer that no gradient reaches for a while included: what was seen of it before still counts."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    admm = GlobalADMM(model, constraint=constraint, updates=8, importance="taylor")
+    admm.attach(optimizer)
+    first = next(iter(admm.weights.values()))
+    for number, batch in enumerate(batches(0, 80), 1):
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+        if 40 < number < 60:
+            first.grad = None
+        optimizer.step()
+        if number % 10 == 0:
+            admm.update()
+            assert all(bool(q > 0) and bool(q.isfinite()) for q in admm.q.values())
+    masks = admm.cut()
+    assert masks.n_kept < 0.5 * masks.n_total
 
 
 def test_rho_may_grow_where_the_rate_has_fallen():
