@@ -80,8 +80,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--importance",
         choices=IMPORTANCES,
-        help="how weights are compared across layers (default: the method's; for admm lamp, or for LeNet-5 and ResNets "
-        "taylor)",
+        help="how weights are compared across layers (default: the method's; for admm lamp, for ResNets taylor)",
     )
     made.add_argument(
         "--budget",

@@ -47,8 +47,8 @@ _MEASURED_STEPS = 10
 the ratio grows it is measured up to the first update, since the first Z then asks for next to nothing."""
 _TELLING = 100.0
 _NEAR = 0.2
-"""Where the primal residual of no layer is above this, the worth stays as it is, unless it is a lasting one: weights
-that have nearly met Z tell how far the penalty has come with them, and no longer what they are worth."""
+"""Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell
+how far the penalty has come with them, and no longer what they are worth."""
 _GROWING = 0.75
 """A ratio that grows is complete after this share of the updates; the rest lets W meet Z."""
 
@@ -163,11 +163,7 @@ class GlobalADMM:
     def _worths(self, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
         keep = self.constraint.keep_share(sizes, self._progress())
-        return scaled_worths(self.importance, self.weights, keep, self.constraint.costs, squares, self._known_z())
-
-    def _known_z(self) -> dict[str, Tensor] | None:
-        """Z, once it has been made from the first q."""
-        return self.z if self.q else None
+        return scaled_worths(self.importance, self.weights, keep, self.constraint.costs, squares)
 
     # ---- the W-step's share
 
@@ -212,7 +208,7 @@ class GlobalADMM:
         self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
-            self.importance.observe(gradients, self._known_z())
+            self.importance.observe(gradients)
         if self.rho is None or not self.q:
             if self.rho is None and not self._first_effective_rho():
                 self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
@@ -375,7 +371,7 @@ class GlobalADMM:
         whole, factor = self._whole(), self.schedule.least
         if self.done >= whole:
             factor = self.schedule.growth(self.done, self.updates, whole, self._first_residual, self.report.worst)
-        if self.done < whole or self.report.worst > _NEAR or self.importance.lasting:
+        if self.done < whole or self.report.worst > _NEAR:
             self.q = self._worths(lengths)
         self.rho = min(max(factor * self.rho, self._effective_rho()), self._stable_rho())
         self._limit, self._pulls = self._largest_worth(), None

@@ -30,31 +30,19 @@ class Importance(Protocol):
     """
 
     observes: bool
-    lasting: bool
-    """Whether q is taken anew to the end, though W has nearly met Z: it has to tell what weights are worth even when
-    those that go have nearly gone."""
 
-    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
-        """Sees the loss gradients of one step, by layer, before the penalty is added.
-
-        Args:
-            z: name -> the newest Z, of the shape of the weight; None as long as there is none.
-        """
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+        """Sees the loss gradients of one step, by layer, before the penalty is added."""
         ...
 
     def worths(
-        self,
-        weights: Mapping[str, Tensor],
-        keep: float,
-        costs: Mapping[str, float] | None = None,
-        z: Mapping[str, Tensor] | None = None,
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
         """q > 0 for each layer, 0-dimensional or of the shape of its weight.
 
         Args:
             keep: share of all weights, each counted by what it costs, that is going to stay.
             costs: name -> what a weight of the layer costs; 1 where it is not named.
-            z: see observe.
         """
         ...
 
@@ -67,17 +55,12 @@ class Raw:
     """q = 1: plain magnitude, as in the paper (Lee et al. 2023, doi 10.1007/s44196-023-00202-z)."""
 
     observes = False
-    lasting = False
 
-    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
         raise NotImplementedError("this importance needs no gradients")
 
     def worths(
-        self,
-        weights: Mapping[str, Tensor],
-        keep: float,
-        costs: Mapping[str, float] | None = None,
-        z: Mapping[str, Tensor] | None = None,
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
         return {name: torch.ones((), device=weight.device) for name, weight in weights.items()}
 
@@ -93,11 +76,7 @@ class Normalised(Raw):
     """q = 1 / mean(w^2) of the layer: magnitude relative to the layer's own."""
 
     def worths(
-        self,
-        weights: Mapping[str, Tensor],
-        keep: float,
-        costs: Mapping[str, float] | None = None,
-        z: Mapping[str, Tensor] | None = None,
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
         return {name: 1 / _mean_square(weight).clamp(min=TINY) for name, weight in weights.items()}
 
@@ -117,11 +96,7 @@ class Lamp(Raw):
     """
 
     def worths(
-        self,
-        weights: Mapping[str, Tensor],
-        keep: float,
-        costs: Mapping[str, float] | None = None,
-        z: Mapping[str, Tensor] | None = None,
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
         return lamp_worths(weights, keep, costs or {})
 
@@ -137,14 +112,13 @@ class Fisher:
     """
 
     observes = True
-    lasting = False
 
     def __init__(self, per_layer: bool = False, decay: float = 0.99, damping: float = 0.1):
         self.per_layer, self.decay, self.damping = per_layer, decay, damping
         self._mean: dict[str, Tensor] = {}
         self._steps: dict[str, int] = {}
 
-    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
         values = detached(gradients)
         if self.per_layer:
             self._learn({name: _mean_square(value) for name, value in values.items()})
@@ -161,11 +135,7 @@ class Fisher:
             torch._foreach_lerp_([self._mean[name] for name in squares], list(squares.values()), 1 - self.decay)
 
     def worths(
-        self,
-        weights: Mapping[str, Tensor],
-        keep: float,
-        costs: Mapping[str, float] | None = None,
-        z: Mapping[str, Tensor] | None = None,
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
         """See Importance; raises Unmeasured where no gradient of a layer has been seen yet."""
         unseen = [name for name in weights if name not in self._mean]
@@ -189,36 +159,23 @@ class Fisher:
 
 
 class Taylor(Fisher):
-    """q = sqrt(E[g^2] / mean(w^2)) of the layer, both over the weights that Z keeps, once there is a Z.
+    """q = sqrt(E[g^2] / mean(w^2)) of the layer.
 
-    A weight of the usual length of those that stay is worth |g w|, the first-order Taylor term of what its removal does
-    to the loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a layer magnitude ranks. Over all weights
-    it is the geometric mean of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers
-    alike, the other takes a layer with small gradients for worthless.
-
-    Those that go are left out because their length says how far the penalty has come with them, and nothing about those
-    that stay. Where a layer's Z is zero everywhere, all its weights count.
+    A weight of its layer's usual length is worth |g w|, the first-order Taylor term of what its removal does to the
+    loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a layer magnitude ranks. It is the geometric
+    mean of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers alike, the other takes
+    a layer with small gradients for worthless.
     """
 
     def __init__(self):
         super().__init__(per_layer=True)
-        # Of the object and not of the class, so that states from when all weights counted are refused.
-        self.lasting = True
-
-    def observe(self, gradients: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> None:
-        self._learn({name: _mean_square(value, z and z[name]) for name, value in detached(gradients).items()})
 
     def worths(
-        self,
-        weights: Mapping[str, Tensor],
-        keep: float,
-        costs: Mapping[str, float] | None = None,
-        z: Mapping[str, Tensor] | None = None,
+        self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
         """See Fisher."""
         squares = super().worths(weights, keep, costs)
-        lengths = {name: _mean_square(weight, z and z[name]).clamp(min=TINY) for name, weight in weights.items()}
-        return {name: (square / lengths[name]).sqrt() for name, square in squares.items()}
+        return {name: (square / _mean_square(weights[name]).clamp(min=TINY)).sqrt() for name, square in squares.items()}
 
 
 _KINDS = {
@@ -251,7 +208,6 @@ def scaled_worths(
     keep: float,
     costs: Mapping[str, float] | None = None,
     squares: Mapping[str, float] | None = None,
-    z: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """q for all layers, scaled by one number so that sum q w^2 = sum w^2.
 
@@ -259,7 +215,7 @@ def scaled_worths(
     weights would remove them all.
 
     Args:
-        keep, costs, z: see Importance.worths.
+        keep, costs: see Importance.worths.
         squares: name -> sum of w^2, finite, where the caller knows it already; it takes a pass over all weights.
 
     Raises:
@@ -269,7 +225,7 @@ def scaled_worths(
     if squares is None:
         require_finite(values)
         squares = dict(zip(values, numbers(_square(value) for value in values.values())))
-    q = importance.worths(values, keep, costs, z)
+    q = importance.worths(values, keep, costs)
     plain = sum(squares.values())
     single = [name for name in values if not q[name].dim()]
     weighted = sum(squares[name] * worth for name, worth in zip(single, numbers(q[name] for name in single)))
@@ -293,15 +249,5 @@ def _square(value: Tensor) -> Tensor:
     return reduce(torch.add, (part.to(kind).square().sum() for (part,) in chunks(value)))
 
 
-def _mean_square(value: Tensor, z: Tensor | None = None) -> Tensor:
-    """Of all values, or of those where z is not zero; where it is zero everywhere, of all."""
-    if z is None:
-        return _square(value) / value.numel()
-    kind = torch.promote_types(value.dtype, torch.float32)
-    of_all, of_kept, count = torch.zeros(3, dtype=kind, device=value.device)
-    for part, of_z in chunks(value, z):
-        squares, kept = part.to(kind).square(), of_z != 0
-        of_all += squares.sum()
-        of_kept += squares.mul_(kept).sum()
-        count += kept.count_nonzero()
-    return torch.where(count > 0, of_kept / count, of_all / value.numel())
+def _mean_square(value: Tensor) -> Tensor:
+    return _square(value) / value.numel()

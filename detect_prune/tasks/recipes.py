@@ -37,7 +37,6 @@ def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
             dense=Phase(15, 2e-3, "adamw", weight_decay=0.05, ema=0.999, dropout=0.3),
             admm=Phase(24, 3e-3, "adamw", final_lr=0.2, dropout=0.1),
             retrain=Phase(14, 2e-3, "adamw", weight_decay=0.2, ema=0.999),
-            importance="taylor",
             steps_per_update=24,
         )
     # What comes after the dense phase was looked for with ResNet-20 at 90 % removed (docs/recipes.md).

@@ -16,7 +16,6 @@ from detect_prune.pruning import (
     Taylor,
     magnitude_masks,
     prunable_weights,
-    selection,
 )
 from detect_prune.pruning.importance import make_importance, scaled_worths
 from detect_prune.pruning.lamp import _SORTED, _sampling_step
@@ -231,53 +230,6 @@ def test_taylor_is_what_fisher_and_normalised_make_together():
     for name, q in taylor.worths(weights, 0.5).items():
         product = fisher.worths(weights, 0.5)[name] * normalised.worths(weights, 0.5)[name]
         torch.testing.assert_close(q, product.sqrt())
-
-
-@pytest.mark.parametrize("chunk", [1 << 18, 50])
-def test_taylor_is_measured_of_what_z_keeps(monkeypatch, chunk):
-    """What the others are, in weight and gradient, changes nothing; of a layer that has none left all count."""
-    monkeypatch.setattr(selection, "_CHUNK", chunk)
-    generator = torch.Generator().manual_seed(0)
-    weight, gradient, z = (torch.randn(6, 4, 3, 3, generator=generator) for _ in range(3))
-    stays = torch.rand(weight.shape, generator=generator) < 0.2
-    z = torch.where(stays, z, 0).contiguous(memory_format=torch.channels_last)
-    worths = {}
-    for case, weights, gradients, kept in (
-        ("alone", weight[stays], gradient[stays], None),
-        ("among others", weight, gradient, z),
-        ("among others that have gone", torch.where(stays, weight, 1e-3 * weight), gradient * (1 + 9 * ~stays), z),
-        ("all", weight, gradient, None),
-        ("none left", weight, gradient, torch.zeros_like(z)),
-    ):
-        taylor = Taylor()
-        known = None if kept is None else {"w": kept}
-        taylor.observe({"w": gradients}, known)
-        worths[case] = float(taylor.worths({"w": weights}, 0.5, z=known)["w"])
-    assert worths["among others"] == pytest.approx(worths["alone"], rel=1e-5)
-    assert worths["among others that have gone"] == pytest.approx(worths["alone"], rel=1e-5)
-    assert worths["none left"] == pytest.approx(worths["all"], rel=1e-5) != pytest.approx(worths["alone"], rel=1e-2)
-
-
-@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
-def test_taylor_of_half_and_of_double_precision(kind):
-    """Squares of 300 and of 3e-5 are beyond fp16, their mean is not."""
-    for size in (300.0, 3e-5):
-        z = torch.tensor([1.0, 0.0, -2.0])
-        value = torch.tensor([size, 7.0, -size]).to(kind)
-        taylor = Taylor()
-        for known in ({"w": z}, {"w": torch.tensor([1.0, 0.0, 0.0])}):
-            taylor.observe({"w": value}, known)
-        q = taylor.worths({"w": value}, 0.5, z={"w": z})["w"]
-        assert float(q) == pytest.approx(1.1**0.5, rel=1e-2)  # all of one length; fisher's damping is a tenth
-
-
-def test_a_state_of_taylor_from_when_all_weights_counted_is_refused():
-    model = nn.Linear(20, 10)
-    state = GlobalADMM(model, 0.5, importance="taylor").state_dict()
-    GlobalADMM(model, 0.5, importance="taylor").load_state_dict(state)
-    state["made_for"] = [words.replace(", 'lasting': 1.0", "") for words in state["made_for"]]
-    with pytest.raises(ValueError, match="lasting"):
-        GlobalADMM(model, 0.5, importance="taylor").load_state_dict(state)
 
 
 def test_unknown_names_are_refused():
