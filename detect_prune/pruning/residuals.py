@@ -105,5 +105,5 @@ def too_early(primal: Mapping[str, float]) -> str:
     more = f" and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
     return (
         f"ADMM had not come to its end at the cut: a residual below {_GOOD:.0%} in each layer makes a good one, and it "
-        f"was larger in {worst}{more}. It needs more updates, or more steps between two of them."
+        f"was larger in {worst}{more}. It needs more epochs of ADMM: dozens of steps for each of at least 30 updates."
     )
