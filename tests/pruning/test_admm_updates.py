@@ -374,7 +374,7 @@ def test_the_worth_stays_once_w_is_near_z():
 
 @pytest.mark.parametrize("constraint", [LayerwiseRatio(0.8), NOfM(2, 8), BlockBudget(100, 4)], ids=describe)
 def test_taylor_serves_every_set(constraint):
-    """A layer that no gradient reaches for a while included: what was seen of it before still counts."""
+    """Even where no gradient reaches a layer for a while: what was seen of it before still counts."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     admm = GlobalADMM(model, constraint=constraint, updates=8, importance="taylor")
