@@ -20,7 +20,7 @@ from detect_prune.engine.publish import publish
 from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.run import Run
 from detect_prune.engine.scoring import DENSE, PRUNED, TRAINED, score, score_files
-from detect_prune.engine.task import Phase, Recipe, Task, Teacher
+from detect_prune.engine.task import Phase, Recipe, Task, Teacher, require_steps
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (
     Constraint,
@@ -133,6 +133,7 @@ def prune(
 
     Under torchrun all processes call it with the same arguments and the task's world; see `engine/distributed.py`.
     """
+    require_steps(task)
     recipe = (recipe or task.recipe).for_set(task.steps_per_epoch)
     task.model = model
     layers = {"include": include, "exclude": exclude}
@@ -210,6 +211,7 @@ def train(
         DetectPruneError: the network has no weights that could be pruned, and so counted, or as `prune` does.
         Stopped, NotFinite: see `prune`.
     """
+    require_steps(task)
     try:
         prunable_weights(model)
     except ValueError as error:

@@ -261,6 +261,14 @@ class Task(Protocol):
         ...
 
 
+def require_steps(task: Task) -> None:
+    """Raises DetectPruneError where an epoch of the task has no step: training would do nothing, and say nothing."""
+    if task.steps_per_epoch < 1:
+        raise DetectPruneError(
+            f"an epoch of the task '{task.name}' has at least one step, not {task.steps_per_epoch}: is its set empty?"
+        )
+
+
 class NotFinite(DetectPruneError):
     """The loss, a weight or a gradient is NaN or infinite: training can't go on from here."""
 

@@ -4,6 +4,7 @@ import json
 import math
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from toy import FP32, ToyTask, run
 
 from detect_prune.engine import pipeline
 from detect_prune.engine.checkpoint import load_checkpoint
-from detect_prune.engine.pipeline import train
+from detect_prune.engine.pipeline import prune, train
 from detect_prune.engine.task import NotFinite, Recipe
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
@@ -144,6 +145,15 @@ def test_a_network_that_can_t_be_counted_is_not_trained(tmp_path):
         with pytest.raises(DetectPruneError, match=r"8\.weight is computed from other parameters"):
             start()
     assert not (tmp_path / "run").exists() and task.asked == 0
+
+
+@pytest.mark.parametrize("job", [partial(prune, ratio=0.8), train])
+def test_a_task_without_steps_is_refused(tmp_path, job):
+    task = ToyTask()
+    task.steps_per_epoch = 0
+    with pytest.raises(DetectPruneError, match="at least one step, not 0"):
+        job(task.model, task=task, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_diverge_in_admm_are_not_finite(tmp_path, monkeypatch):
