@@ -7,6 +7,7 @@ arXiv 1804.03294; over all layers at once Lee et al. 2023, doi 10.1007/s44196-02
     W-step   any optimizer on f(W) + rho/2 * sum q_i (w_i - z_i + u_i)^2: its gradient gains rho * q * (W - Z + U)
     Z-step   Z = P_S(W + U), the nearest point of S in the norm sum q_i v_i^2
     U-step   U = U + W - Z;  rho * q * U is the multiplier, so where rho or q changes, U changes inversely
+             (with a step length, where the ratio grows: U = U + gamma * (W - Z), see RhoSchedule.dual_step)
 
 In anyone's own loop:
 
@@ -49,8 +50,9 @@ _TELLING = 100.0
 _NEAR = 0.2
 """Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell
 how far the penalty has come with them, and no longer what they are worth."""
-_GROWING = 0.75
-"""A ratio that grows is complete after this share of the updates; the rest lets W meet Z."""
+_PRESSING = 0.75
+"""Where the ratio grows, rho does so only after this share of the updates: until then the residual says how fast the
+ratio grows, and not how W follows. By then the cubic has asked for 98 % of the removal."""
 
 
 class GlobalADMM:
@@ -66,8 +68,7 @@ class GlobalADMM:
         floor: beside a ratio: no layer keeps less than this share of what an even cut would leave it; DEFAULT_FLOOR
             unless given.
         rho: a constant, a RhoSchedule, or None for the default schedule.
-        gradual: let the removal grow over the updates, along a cubic, instead of asking for all of it from the start;
-            it is complete after three quarters of them.
+        gradual: let the removal grow over the updates, along a cubic, instead of asking for all of it from the start.
         include, exclude: glob patterns of layers, see prunable_weights.
         constraint: another set than the global ratio's.
 
@@ -154,11 +155,11 @@ class GlobalADMM:
     def _progress(self) -> float:
         """The part of the removal that the next Z is asked for. The first Z is asked for some, or there would be
         nothing for the penalty to do."""
-        return cubic((self.done + 1) / (_GROWING * self.updates)) if self.gradual else 1.0
+        return cubic((self.done + 1) / self.updates) if self.gradual else 1.0
 
-    def _whole(self) -> int:
-        """The first update whose Z is asked for the whole removal."""
-        return math.ceil(_GROWING * self.updates) if self.gradual else 1
+    def _first_pressing(self) -> int:
+        """The first update after which rho may grow to bring W to Z."""
+        return math.ceil(_PRESSING * self.updates) if self.gradual else 1
 
     def _worths(self, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
@@ -236,6 +237,9 @@ class GlobalADMM:
         for part, q in zip(force, worths):
             if q.dim():
                 part.mul_(q.clamp(max=self._limit))
+        if not self.schedule.holds_support:
+            for part, z in zip(force, self.z.values()):
+                part.masked_fill_(z != 0, 0)
         torch._foreach_add_([weight.grad for weight in weights], force)
 
     def _settle(self) -> None:
@@ -309,7 +313,7 @@ class GlobalADMM:
 
     @torch.no_grad()
     def update(self) -> Residuals:
-        """Z = P_S(W + U), then U = U + W - Z; between two stages also a new rho and a new worth.
+        """Z = P_S(W + U), then U = U + gamma * (W - Z); between two stages also a new rho and a new worth.
 
         Raises:
             Diverged: the weights, or the gradients from which rho or the worth is set, are not finite.
@@ -335,7 +339,7 @@ class GlobalADMM:
         kept = {name: count / weight.numel() for (name, weight), count in zip(self.weights.items(), counts)}
         del masks  # a new q would lie in memory beside them
         self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
-        if self.done == self._whole():
+        if self.done == self._first_pressing():
             self._first_residual = self.report.worst
         if self.schedule.ends_stage(self.done, self.updates):
             self._next_stage(lengths)
@@ -350,28 +354,30 @@ class GlobalADMM:
         return square
 
     def _split(self, name: str, mask: Tensor) -> Tensor:
-        """Z = W + U where the mask is true and 0 elsewhere; what is left of W + U is the new U.
+        """Z = W + U where the mask is true and 0 elsewhere, then U goes by its step length towards W + U - Z.
 
         Returns:
             (2,) the squares of the lengths of W - Z and of the way that Z went.
         """
-        apart, way = self.u[name].new_zeros(()), self.u[name].new_zeros(())
+        apart, way, gamma = self.u[name].new_zeros(()), self.u[name].new_zeros(()), self.schedule.dual_step
         for z, u, w, stays in chunks(self.z[name], self.u[name], self.weights[name].detach(), mask):
             new = torch.where(stays, u, 0.0)
             way += z.sub_(new).square_().sum()
             apart += z.copy_(w).sub_(new).square_().sum()
             z.copy_(new)
-            # Where Z is not zero it equals W + U, so what is left of U there is exactly zero.
-            u.sub_(new)
+            # With a gamma of 1 that is zero, exactly, where Z is not zero, for there it equals W + U.
+            u.sub_(new, alpha=gamma)
+            if gamma != 1:
+                u.sub_(w, alpha=1 - gamma)
         return torch.stack((apart, way))
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before = self.rho, self.q
         limit_before = self._largest_worth() if self._limit is None else self._limit
-        whole, factor = self._whole(), self.schedule.least
-        if self.done >= whole:
-            factor = self.schedule.growth(self.done, self.updates, whole, self._first_residual, self.report.worst)
-        if self.done < whole or self.report.worst > _NEAR:
+        since, factor = self._first_pressing(), self.schedule.least
+        if self.done >= since:
+            factor = self.schedule.growth(self.done, self.updates, since, self._first_residual, self.report.worst)
+        if self.done < since or self.report.worst > _NEAR:
             self.q = self._worths(lengths)
         self.rho = min(max(factor * self.rho, self._effective_rho()), self._stable_rho())
         self._limit, self._pulls = self._largest_worth(), None

@@ -32,8 +32,8 @@ class RhoSchedule:
     of the updates, and rho is multiplied by the factor by which it is too large, at most by `most` and never by less
     than `least`. A network that follows Z willingly thus keeps a small rho, and its loss has more to say about which
     weights stay. The line is straight and not one of equal factors, which would press most of the weights out before
-    the others have learnt to do without them. While the ratio still grows, so does the residual, whatever rho is: the
-    line only starts where that ends.
+    the others have learnt to do without them. While the ratio grows, so does the residual, whatever rho is: there the
+    line only starts after three quarters of the updates, when hardly anything is left to remove.
     """
 
     start: float | None = None
@@ -54,10 +54,20 @@ class RhoSchedule:
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
     penalty alone diverges above 2."""
 
+    dual_step: float = 1.0
+    """gamma, the step length of U = U + gamma * (W - Z). ADMM proper has 1; on a convex problem any above 0 and below
+    (1 + sqrt 5) / 2 converges (Glowinski 1984, "Numerical Methods for Nonlinear Variational Problems", chapter VI). A
+    weight that has just left Z's support has a U of gamma times itself, so that the penalty aims at -gamma times it:
+    with 1 it swings through zero for several updates, and while the ratio grows such weights are many."""
+    holds_support: bool = True
+    """Whether the penalty also pulls at the weights in Z's support, towards the Z - U of the last update. Where not,
+    their Z counts as renewed at every step: to W + U, the best that it can be while the support stays, so that the
+    penalty's gradient is zero there. What is pulled back to where it was at the last update learns more slowly."""
+
     def __post_init__(self) -> None:
         if self.start is not None and not 0 < self.start < float("inf"):
             raise ValueError(f"rho must be positive, not {self.start}")
-        limits = 1 <= self.least <= self.most and self.effective >= 0 and self.stable > 0
+        limits = 1 <= self.least <= self.most and self.effective >= 0 and self.stable > 0 and 0 < self.dual_step < 1.618
         if self.stages < 1 or not 0 < self.goal < 1 or self.relative_start <= 0 or not limits:
             raise ValueError(f"this schedule of rho can't be followed: {self}")
 
@@ -68,9 +78,10 @@ class RhoSchedule:
 
     @classmethod
     def growing(cls) -> "RhoSchedule":
-        """The default where the ratio grows: rho stays until the removal is complete, so it begins large enough for W
-        to follow, and has fewer stages to grow in afterwards."""
-        return cls(relative_start=1.0, effective=1.0, most=4.0)
+        """The default where the ratio grows: rho stays until the removal is nearly complete, so it begins large enough
+        for W to follow, and has fewer stages to grow in afterwards. What leaves the support settles at zero without a
+        swing, and what stays is free."""
+        return cls(relative_start=1.0, effective=1.0, most=4.0, dual_step=0.25, holds_support=False)
 
     def ends_stage(self, done: int, updates: int) -> bool:
         """Is the update number `done` (from 1) of `updates` the last of its stage, and another one follows?"""

@@ -44,6 +44,7 @@ def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
         dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
         admm=Phase(20, 0.05, distill=1.0),
         retrain=Phase(20, 0.05, weight_decay=5e-4, distill=1.0),
+        steps_per_update=24,
         gradual=True,
         importance="taylor",
     )

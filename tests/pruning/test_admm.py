@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,10 +19,13 @@ from detect_prune.pruning import (
 )
 
 
-def test_quadratic_keeps_the_largest_targets():
+@pytest.mark.parametrize(("dual_step", "updates"), [(1.0, 60), (0.25, 120)])
+@pytest.mark.parametrize("holds", [True, False])
+def test_quadratic_keeps_the_largest_targets(dual_step, updates, holds):
     model = Free((10, 10), (20, 5))
     target = torch.randn(200, generator=torch.Generator().manual_seed(5)) + 0.5
-    admm = GlobalADMM(model, 0.7, importance="raw", floor=0.0, rho=1.0, updates=60)
+    rho = RhoSchedule(start=1.0, stages=1, dual_step=dual_step, holds_support=holds)
+    admm = GlobalADMM(model, 0.7, importance="raw", floor=0.0, rho=rho, updates=updates)
     solve(model, lambda: 0.5 * (model.vector() - target).square().sum(), admm, 0.3, 20)
     best = torch.zeros(200)
     support = target.abs().topk(60).indices
@@ -30,7 +34,8 @@ def test_quadratic_keeps_the_largest_targets():
     assert admm.report.overall[0] < 1e-3
 
 
-def test_least_squares_with_a_planted_sparse_solution():
+@pytest.mark.parametrize("dual_step", [1.0, 0.25])
+def test_least_squares_with_a_planted_sparse_solution(dual_step):
     """The loss couples all weights, and its minimum over S is zero at a known place, which magnitude alone does not
     find."""
     generator = torch.Generator().manual_seed(2)
@@ -45,7 +50,8 @@ def test_least_squares_with_a_planted_sparse_solution():
         for layer, part in zip(model.layers, dense.split(40)):
             layer.weight.copy_(part.view_as(layer.weight))
     assert set(dense.abs().topk(10).indices.tolist()) != set(range(0, 80, 8))
-    admm = GlobalADMM(model, 0.875, importance="raw", floor=0.0, rho=0.3, updates=200)
+    rho = RhoSchedule(start=0.3, stages=1, dual_step=dual_step)
+    admm = GlobalADMM(model, 0.875, importance="raw", floor=0.0, rho=rho, updates=200)
     solve(model, lambda: 0.5 * (design @ (model.vector() - planted)).square().sum(), admm, 0.1, 20)
     torch.testing.assert_close(model.vector().detach(), planted, rtol=1e-2, atol=1e-2)
 
@@ -194,10 +200,37 @@ def test_a_ratio_that_grows_follows_the_cubic_and_is_complete_in_time():
             shares = {name: float((z != 0).double().mean()) for name, z in admm.z.items()}
             assert residuals.kept == pytest.approx(shares)
     removed = n - keep_count(n, 0.8)
-    wanted = [n - removed * (1 - (1 - min(1.0, i / 30)) ** 3) for i in range(1, 41)]
+    wanted = [n - removed * (1 - (1 - i / 40) ** 3) for i in range(1, 41)]
     assert kept == pytest.approx(wanted, abs=1) and kept[-1] == keep_count(n, 0.8)
     assert residuals.worst < 0.05
     assert admm.cut().n_kept == keep_count(n, 0.8)
+
+
+def test_where_the_ratio_grows_what_leaves_does_not_swing_and_what_stays_is_free():
+    """One weight of two has to go, and the loss has nothing to say: it alone moves, and hardly beyond zero."""
+
+    def lowest(rho):
+        model = Free((1, 2))
+        (weight,) = (layer.weight for layer in model.layers)
+        with torch.no_grad():
+            weight.copy_(torch.tensor([[1.0, 2.0]]))
+        optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9)
+        admm = GlobalADMM(model, 0.5, updates=40, importance="raw", gradual=True, rho=rho)
+        admm.attach(optimizer)
+        lowest = 0.0
+        for i in range(1, 961):
+            optimizer.zero_grad()
+            (0 * weight.sum()).backward()
+            optimizer.step()
+            lowest = min(lowest, float(weight.detach()[0, 0]))
+            if i % 24 == 0:
+                admm.update()
+        left, stays = weight.detach().flatten().tolist()
+        assert abs(left) < 0.01 and stays == 2
+        return lowest
+
+    assert -0.35 < lowest(None) < 0
+    assert lowest(replace(RhoSchedule.growing(), dual_step=1.0)) < -0.6
 
 
 def test_a_ratio_that_grows_resumes_to_the_bit():

@@ -18,11 +18,13 @@ from detect_prune.pruning import (
 from detect_prune.pruning.constraints import describe
 
 
+@pytest.mark.parametrize("holds", [True, False])
 @pytest.mark.parametrize("importance", ["raw", "normalised", "lamp", "fisher", "fisher-layer", "taylor"])
-def test_the_gradient_gains_the_penalty_at_every_step(importance):
+def test_the_gradient_gains_the_penalty_at_every_step(importance, holds):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    admm = GlobalADMM(model, 0.8, updates=6, importance=importance, rho=RhoSchedule(stages=3, least=1.5, most=3.0))
+    schedule = RhoSchedule(stages=3, least=1.5, most=3.0, holds_support=holds)
+    admm = GlobalADMM(model, 0.8, updates=6, importance=importance, rho=schedule)
     seen = {}
     optimizer.register_step_pre_hook(lambda *_: seen.update({n: w.grad.clone() for n, w in admm.weights.items()}))
     admm.attach(optimizer)
@@ -39,6 +41,8 @@ def test_the_gradient_gains_the_penalty_at_every_step(importance):
             # 0.5 / (learning rate * rho) is the most that is stable; of these, it binds for single weights of fisher.
             q = admm.q[name].clamp(max=0.5 / (0.05 * admm.rho))
             expected = admm.rho * q * (w - admm.z[name] + admm.u[name])
+            if not holds:
+                expected = expected.masked_fill(admm.z[name] != 0, 0.0)
             torch.testing.assert_close(gained, expected, rtol=1e-3, atol=1e-5 * float(seen[f"+{name}"].abs().max()))
             with_penalty += 1
         rhos.add(admm.rho)
@@ -93,17 +97,18 @@ def test_z_starts_as_the_projection_of_the_weights():
     assert all(torch.count_nonzero(u) == 0 for u in admm.u.values())
 
 
-def test_u_sums_what_is_left_and_holds_no_graph():
+@pytest.mark.parametrize("dual_step", [1.0, 0.25, 1.5])
+def test_u_sums_what_is_left_and_holds_no_graph(dual_step):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    admm = GlobalADMM(model, 0.8, rho=0.1, updates=5)
+    admm = GlobalADMM(model, 0.8, rho=RhoSchedule(start=0.1, stages=1, dual_step=dual_step), updates=5)
     admm.attach(optimizer)
     u = {name: torch.zeros_like(weight) for name, weight in admm.weights.items()}
     for batch in batches(0, 5):
         step(model, optimizer, batch)
         admm.update()
         for name, weight in admm.weights.items():
-            u[name] += weight.detach() - admm.z[name]
+            u[name] += dual_step * (weight.detach() - admm.z[name])
             torch.testing.assert_close(admm.u[name], u[name], rtol=1e-4, atol=1e-6)
             assert not admm.u[name].requires_grad and not admm.z[name].requires_grad
             assert admm.u[name].untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
