@@ -6,7 +6,7 @@ way with the same epochs.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,17 @@ def prune(
     Under torchrun all processes call it with the same arguments and the task's world; see `engine/distributed.py`.
     """
     require_steps(task)
-    recipe = (recipe or task.recipe).for_set(task.steps_per_epoch)
+    recipe = recipe or task.recipe
     task.model = model
     layers = {"include": include, "exclude": exclude}
     target = {"ratio": ratio, "budget": budget, "pattern": pattern, "bits": dict(bits or {})}
     wanted = {"recipe": recipe, "gradual": gradual, "importance": importance, "floor": floor}
     choice = check(task, method=method, **wanted, **target, **layers)
     chosen, importance, constraint = choice.method, choice.importance, choice.constraint
+    if chosen.uses_admm and choice.gradual != recipe.gradual:
+        # So many steps to an update were chosen for the recipe's own way to ask for the removal.
+        recipe = replace(recipe, steps_per_update=None)
+    recipe = recipe.for_set(task.steps_per_epoch)
     train_dense = not task.trained if train_dense is None else train_dense
     phases = recipe.phases(chosen, train_dense)
     for phase in phases.values():

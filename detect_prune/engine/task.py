@@ -102,7 +102,8 @@ class Recipe:
     """Z and U updates in the ADMM phase, at equal distances. At least so many where `steps_per_update` is given, and
     never more than the phase has steps (`for_set`)."""
     steps_per_update: int | None = None
-    """Where given, a phase that is long enough for more than `updates` has one in so many steps."""
+    """Where given, a phase that is long enough for more than `updates` has one in so many steps; but not with ADMM
+    whose removal grows, or does not, unlike the recipe's `gradual`."""
     gradual: bool = False
     """Whether ADMM's removal grows over its updates where all layers share a budget, unless the caller says
     otherwise."""
@@ -204,6 +205,7 @@ class Task(Protocol):
     notes: list[str]
     """Sentences on how the task came about, said once before it starts: heads that were adapted, for example."""
     steps_per_epoch: int
+    """At least 1."""
     skipped: set[str]
     """Names of the training pictures that this process could not read so far; a resumed run knows them still."""
     recipe: Recipe

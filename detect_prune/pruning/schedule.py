@@ -33,7 +33,7 @@ class RhoSchedule:
     than `least`. A network that follows Z willingly thus keeps a small rho, and its loss has more to say about which
     weights stay. The line is straight and not one of equal factors, which would press most of the weights out before
     the others have learnt to do without them. While the ratio grows, so does the residual, whatever rho is: there the
-    line only starts after three quarters of the updates, when hardly anything is left to remove.
+    line only starts after three quarters of the updates, when 98 % of the removal has been asked for.
     """
 
     start: float | None = None
@@ -60,9 +60,10 @@ class RhoSchedule:
     weight that has just left Z's support has a U of gamma times itself, so that the penalty aims at -gamma times it:
     with 1 it swings through zero for several updates, and while the ratio grows such weights are many."""
     holds_support: bool = True
-    """Whether the penalty also pulls at the weights in Z's support, towards the Z - U of the last update. Where not,
-    their Z counts as renewed at every step: to W + U, the best that it can be while the support stays, so that the
-    penalty's gradient is zero there. What is pulled back to where it was at the last update learns more slowly."""
+    """Whether the penalty also pulls at the weights in Z's support, where Z is not zero, towards the Z - U of the last
+    update. Where not, their Z counts as renewed at every step: to W + U, the best that it can be while the support
+    stays, so that the penalty's gradient is zero there. What is pulled back to where it was at the last update learns
+    more slowly."""
 
     def __post_init__(self) -> None:
         if self.start is not None and not 0 < self.start < float("inf"):

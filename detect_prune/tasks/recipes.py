@@ -39,7 +39,8 @@ def classification_recipe(model: str, pretrained: bool = False) -> Recipe:
             retrain=Phase(14, 2e-3, "adamw", weight_decay=0.2, ema=0.999),
             steps_per_update=24,
         )
-    # What comes after the dense phase was looked for with ResNet-20 at 90 % removed (docs/recipes.md).
+    # What comes after the dense phase was looked for with ResNet-20 at 90 % removed (docs/recipes.md), the number of
+    # updates at 95 % (docs/trials.md).
     return Recipe(
         dense=Phase(20, 0.01, weight_decay=5e-4) if pretrained else Phase(60, 0.1, weight_decay=5e-4),
         admm=Phase(20, 0.05, distill=1.0),

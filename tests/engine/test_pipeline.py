@@ -119,6 +119,10 @@ def test_a_phase_with_room_for_more_updates_has_them(tmp_path, monkeypatch):
     assert made[0].updates == made[0].done == 21
     kept = json.loads((result.folder / "metrics.json").read_text())["recipe"]
     assert Recipe.from_dict(kept) == replace(recipe, updates=21, steps_per_update=None)
+    # So many steps belong to the recipe's own way to ask for the removal, and rivals of ADMM have them as well.
+    for folder, options, updates in (("grows", {"gradual": True}, 4), ("rival", {"method": "gradual"}, 21)):
+        run(tmp_path / folder, recipe=recipe, **options)
+        assert made[-1].updates == updates
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,14 @@ def test_the_line_of_a_ratio_that_grows_starts_where_it_has_grown():
 
 
 def test_bad_schedules_are_refused():
-    for name, value in (("start", 0.0), ("goal", 0.0), ("stages", 0), ("least", 0.5), ("most", 0.9)):
+    for name, value in (
+        ("start", 0.0),
+        ("goal", 0.0),
+        ("stages", 0),
+        ("least", 0.5),
+        ("most", 0.9),
+        ("dual_step", 0.0),
+        ("dual_step", 1.7),
+    ):
         with pytest.raises(ValueError):
             RhoSchedule(**{name: value})

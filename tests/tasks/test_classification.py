@@ -96,6 +96,7 @@ def test_only_the_residual_networks_recipe_says_how_admm_prunes():
     residual, lenet = classification_recipe("resnet56"), classification_recipe("lenet5")
     assert (residual.gradual, residual.importance) == (True, "taylor")
     assert (lenet.gradual, lenet.importance) == (False, None)
+    assert residual.steps_per_update == lenet.steps_per_update == 24
 
 
 @pytest.mark.parametrize("channels, network", [(1, "lenet5"), (3, "resnet20")])
