@@ -355,6 +355,23 @@ def test_where_the_ratio_grows_the_first_rho_follows_from_all_steps_before_the_f
     assert admm.rho == pytest.approx(settled or measured, rel=1e-3) and (settled > measured) == larger
 
 
+def test_where_the_ratio_grows_the_last_worth_is_that_of_the_whole_removal():
+    """LAMP's q depends on how much is kept: that of the half-grown removal would starve one layer for another."""
+    model = network()
+    with torch.no_grad():
+        model[0].weight.pow_(3)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-9)
+    schedule = RhoSchedule(start=1e-3, effective=0.0)
+    admm = GlobalADMM(model, 0.97, updates=40, gradual=True, rho=schedule, floor=0.0)
+    admm.attach(optimizer)
+    for batch in batches(0, 28):  # from the 30th on q stays, unless W is far from Z
+        step(model, optimizer, batch)
+        admm.update()
+    whole = GlobalADMM(model, 0.97, rho=1.0, floor=0.0)
+    for name, q in whole.q.items():
+        torch.testing.assert_close(admm.q[name], q, rtol=0.02, atol=0.0)
+
+
 def test_the_worth_stays_once_w_is_near_z():
     """LAMP's q follows from the weights, and of weights that have nearly gone it makes anything."""
     model = network()
