@@ -80,7 +80,8 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--importance",
         choices=IMPORTANCES,
-        help="how weights are compared across layers (default: the method's; for admm lamp, for ResNets taylor)",
+        help="how weights are compared across layers (default: the method's; for admm lamp, but taylor for "
+        "ResNets and for detectors on real data)",
     )
     made.add_argument(
         "--budget",
@@ -101,7 +102,8 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--gradual",
         action=argparse.BooleanOptionalAction,
-        help="let ADMM's removal grow over its updates, or not (default: as the recipe says: only for ResNets)",
+        help="let ADMM's removal grow over its updates, or not (default: as the recipe says: for ResNets, and for "
+        "detectors on real data)",
     )
     made.add_argument(
         "--floor", type=common.share, metavar="SHARE", help="share of an even cut that each layer keeps at least"

@@ -52,8 +52,8 @@ _NEAR = 0.2
 """Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell
 how far the penalty has come with them, and no longer what they are worth."""
 _PRESSING = 0.75
-"""Where the ratio grows, rho does so only after this share of the updates, and by then the worth is that of the whole
-removal: until then the residual says how fast the ratio grows, and not how W follows. By then the cubic has asked for
+"""Where the ratio grows, rho grows to bring W to Z only after this share of the updates, and by then the worth is that
+of the whole removal: until then the residual says how fast the ratio grows. By then the cubic has asked for
 98 % of the removal, so that Z still has a third more weights than in the end at 95 % removed, and three times as many
 at 99.2 %."""
 
@@ -162,7 +162,7 @@ class GlobalADMM:
         return cubic((self.done + 1) / (end * self.updates)) if self.gradual else 1.0
 
     def _first_pressing(self) -> int:
-        """The first update after which rho may grow to bring W to Z."""
+        """The first update after which rho grows to bring W to Z."""
         return math.ceil(_PRESSING * self.updates) if self.gradual else 1
 
     def _worths(self, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
@@ -381,9 +381,8 @@ class GlobalADMM:
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before = self.rho, self.q
         limit_before = self._largest_worth() if self._limit is None else self._limit
-        since, factor = self._first_pressing(), self.schedule.least
-        if self.done >= since:
-            factor = self.schedule.growth(self.done, self.updates, since, self._first_residual, self.report.worst)
+        since = self._first_pressing()
+        factor = self.schedule.growth(self.done, self.updates, since, self._first_residual, self.report.worst)
         if self.done < since or self.report.worst > _NEAR:
             self.q = self._worths(lengths)
         self.rho = min(max(factor * self.rho, self._effective_rho()), self._stable_rho())

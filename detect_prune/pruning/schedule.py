@@ -33,7 +33,8 @@ class RhoSchedule:
     than `least`. A network that follows Z willingly thus keeps a small rho, and its loss has more to say about which
     weights stay. The line is straight and not one of equal factors, which would press most of the weights out before
     the others have learnt to do without them. While the ratio grows, so does the residual, whatever rho is: there the
-    line only starts after three quarters of the updates, when 98 % of the removal has been asked for.
+    line only starts after three quarters of the updates, when 98 % of the removal has been asked for, and until then
+    the residual is compared with `lag`.
     """
 
     start: float | None = None
@@ -65,10 +66,14 @@ class RhoSchedule:
     stays, so that the penalty's gradient is zero there. What is pulled back to where it was at the last update learns
     more slowly."""
 
+    lag: float = 0.25
+    """While the ratio grows W lags behind Z, whatever rho is; with a larger primal residual than this rho grows."""
+
     def __post_init__(self) -> None:
         if self.start is not None and not 0 < self.start < float("inf"):
             raise ValueError(f"rho must be positive, not {self.start}")
-        limits = 1 <= self.least <= self.most and self.effective >= 0 and self.stable > 0 and 0 < self.dual_step < 1.618
+        limits = 1 <= self.least <= self.most and self.effective >= 0 and self.stable > 0 and self.lag > 0
+        limits = limits and 0 < self.dual_step < 1.618
         if self.stages < 1 or not 0 < self.goal < 1 or self.relative_start <= 0 or not limits:
             raise ValueError(f"this schedule of rho can't be followed: {self}")
 
@@ -79,9 +84,9 @@ class RhoSchedule:
 
     @classmethod
     def growing(cls) -> "RhoSchedule":
-        """The default where the ratio grows: rho stays until the removal is nearly complete, so it begins large enough
-        for W to follow, and has fewer stages to grow in afterwards. What leaves the support settles at zero without a
-        swing, and what stays is free."""
+        """The default where the ratio grows: rho grows to bring W to Z only when the removal is nearly complete, so it
+        begins large enough for W to follow, and has fewer stages to grow in afterwards. What leaves the support settles
+        at zero without a swing, and what stays is free."""
         return cls(relative_start=1.0, effective=1.0, most=4.0, dual_step=0.25, holds_support=False)
 
     def ends_stage(self, done: int, updates: int) -> bool:
@@ -89,9 +94,11 @@ class RhoSchedule:
         return done < updates and is_due(done, updates, min(self.stages, updates))
 
     def growth(self, done: int, updates: int, since: int, first: float, now: float) -> float:
-        """The factor for rho after `done` of `updates`, where the worst residual was `first` after `since` of them and
-        is `now`."""
-        end = _SETTLING * updates
-        left = max(0.0, (end - done) / (end - since))
-        wanted = self.goal + max(first - self.goal, 0.0) * left
+        """The factor for rho after `done` of `updates`, where the worst residual was `first` after `since` of them, by
+        when nearly all of the removal has been asked for, and is `now`."""
+        wanted = self.lag
+        if done >= since:
+            end = _SETTLING * updates
+            left = max(0.0, (end - done) / (end - since))
+            wanted = self.goal + max(first - self.goal, 0.0) * left
         return min(max(now / wanted, self.least), self.most)

@@ -26,6 +26,8 @@ def detection_recipe(*, sample: bool, large: bool) -> Recipe:
         admm=Phase(10, 3e-4, "adamw", clip=10.0, final_lr=0.3, distill=1.0),
         retrain=Phase(10, 3e-4, "adamw", weight_decay=0.01, ema=0.999, clip=10.0, distill=1.0),
         updates=40,
+        gradual=True,
+        importance="taylor",
     )
 
 

@@ -355,6 +355,23 @@ def test_where_the_ratio_grows_the_first_rho_follows_from_all_steps_before_the_f
     assert admm.rho == pytest.approx(settled or measured, rel=1e-3) and (settled > measured) == larger
 
 
+def test_while_the_ratio_grows_rho_grows_by_as_much_as_w_lags_more_than_a_quarter_behind():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-9)  # W stays where it is
+    admm = GlobalADMM(model, 0.97, updates=40, gradual=True)
+    admm.attach(optimizer)
+    lags = []
+    for number, batch in enumerate(batches(0, 28), 1):  # from the 30th on rho grows to bring W to Z
+        step(model, optimizer, batch)
+        before = admm.rho
+        lags.append(admm.update().worst)
+        if number == 1:
+            continue
+        wanted = max(lags[-1] / 0.25, 1) if number % 2 == 0 else 1  # a stage has two updates
+        assert admm.rho / before == pytest.approx(wanted)
+    assert min(lags) < 0.25 and max(lags) > 0.5
+
+
 def test_where_the_ratio_grows_the_last_worth_is_that_of_the_whole_removal():
     """LAMP's q depends on how much is kept: that of the half-grown removal would starve one layer for another."""
     model = network()

@@ -30,8 +30,10 @@ def test_growth_answers_to_the_residual():
 
 
 def test_the_line_of_a_ratio_that_grows_starts_where_it_has_grown():
-    """From 0.3 after 30 of 40 updates over 0.16 in the middle to 0.02 at nine tenths of the way."""
-    schedule = RhoSchedule(most=3.0, goal=0.02)
+    """From 0.3 after 30 of 40 updates over 0.16 in the middle to 0.02 at nine tenths of the way. Before, W may lag."""
+    schedule = RhoSchedule(most=3.0, goal=0.02, lag=0.4)
+    assert schedule.growth(29, 40, 30, first=0.0, now=0.39) == 1
+    assert schedule.growth(29, 40, 30, first=0.0, now=0.6) == pytest.approx(1.5)
     assert schedule.growth(30, 40, 30, first=0.3, now=0.3) == 1
     assert schedule.growth(33, 40, 30, first=0.3, now=0.32) == pytest.approx(2)
     assert schedule.growth(36, 40, 30, first=0.3, now=0.04) == pytest.approx(2)
@@ -46,6 +48,7 @@ def test_bad_schedules_are_refused():
         ("most", 0.9),
         ("dual_step", 0.0),
         ("dual_step", 1.7),
+        ("lag", 0.0),
     ):
         with pytest.raises(ValueError):
             RhoSchedule(**{name: value})

@@ -92,7 +92,7 @@ def test_only_the_residual_networks_learn_from_their_dense_network():
         assert (recipe.admm.distill, recipe.retrain.distill) == (weight, weight)
 
 
-def test_only_the_residual_networks_recipe_says_how_admm_prunes():
+def test_of_the_classifiers_only_the_residual_networks_recipe_says_how_admm_prunes():
     residual, lenet = classification_recipe("resnet56"), classification_recipe("lenet5")
     assert (residual.gradual, residual.importance) == (True, "taylor")
     assert (lenet.gradual, lenet.importance) == (False, None)

@@ -15,6 +15,7 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.detection import augmentation_of
 from detect_prune.tasks.detector import Detector, load, usual_names
+from detect_prune.tasks.recipes import detection_recipe
 from detect_prune.tasks.scoring import to_input
 
 
@@ -82,6 +83,12 @@ def test_a_teacher_adds_its_distance_times_its_weight(files, tmp_path):
     assert sum(part.item() for part in parts.values()) == pytest.approx(once.item(), rel=1e-5)
     twice.backward()
     assert all(parameter.grad is None for parameter in stranger.parameters())
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_on_real_data_the_ratio_grows_and_on_the_few_steps_of_the_built_in_set_all_is_asked_for_at_once(sample):
+    recipe = detection_recipe(sample=sample, large=False)
+    assert (recipe.gradual, recipe.importance) == ((False, None) if sample else (True, "taylor"))
 
 
 def test_an_epoch_can_begin_in_its_middle(files):
