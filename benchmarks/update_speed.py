@@ -8,6 +8,7 @@ import argparse
 import ctypes
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -49,10 +50,15 @@ def memory(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
+def schedule(gradual: bool, stages: int = 20) -> RhoSchedule:
+    """The default one, with a first rho that need not be measured."""
+    return replace(RhoSchedule.growing() if gradual else RhoSchedule(), start=1e-3, stages=stages)
+
+
 def update_figures(model: nn.Module, repeats: int, importance: str, gradual: bool) -> dict[str, float]:
     """One Z and U update of all of the model's weights, beside `kthvalue` over their magnitudes."""
     # Two updates a stage: every other one also sets rho and the worths anew.
-    updates, rho = 2 * repeats + 4, RhoSchedule(start=1e-3, stages=repeats + 2)
+    updates, rho = 2 * repeats + 4, schedule(gradual, repeats + 2)
     admm = GlobalADMM(model, RATIO, updates=updates, rho=rho, importance=importance, gradual=gradual)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     admm.attach(optimizer)
@@ -83,7 +89,7 @@ def update_figures(model: nn.Module, repeats: int, importance: str, gradual: boo
     }
 
 
-def step_figures(model: Darknet, batch: int, repeats: int) -> dict[str, float]:
+def step_figures(model: Darknet, batch: int, repeats: int, importance: str, gradual: bool) -> dict[str, float]:
     """A training step with the penalty beside one without it, and the time inside the hook that adds it."""
     width, height = model.input_size
     generator = torch.Generator().manual_seed(0)
@@ -91,13 +97,16 @@ def step_figures(model: Darknet, batch: int, repeats: int) -> dict[str, float]:
     targets = random_targets(batch, width, height, generator)
     criterion = YoloLoss(model.heads)
     optimizer = torch.optim.SGD(model.parameters(), 1e-5, momentum=0.9)
-    admm = GlobalADMM(model, RATIO, rho=1e-3)
+    admm = GlobalADMM(model, RATIO, rho=schedule(gradual), importance=importance, gradual=gradual)
 
     def step() -> None:
         optimizer.zero_grad()
         criterion(model(pictures), targets, model.input_size)[0].backward()
         optimizer.step()
 
+    admm.attach(optimizer)
+    step()
+    admm.update()  # with a worth that is measured and a ratio that grows there is no penalty before it
     plain, with_penalty, hook = [], [], []
     for turn in range(repeats + 1):
         admm.detach()
@@ -136,17 +145,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="of which the medians are taken")
-    parser.add_argument("--importance", choices=IMPORTANCES, default="lamp", help="of the update (default lamp)")
-    parser.add_argument("--gradual", action="store_true", help="time updates while the removal grows")
+    parser.add_argument("--importance", choices=IMPORTANCES, default="lamp", help="of the weights (default lamp)")
+    parser.add_argument("--gradual", action="store_true", help="time the removal that grows")
     parser.add_argument("--name", default="update_speed", help="results/NAME.json and .md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    common = circumstances()
+    common, how = circumstances(), (args.repeats, args.importance, args.gradual)
     records = []
     for name, measure in (
-        ("yolov4", lambda model: update_figures(model, args.repeats, args.importance, args.gradual)),
-        ("yolov4-tiny", lambda model: {"input": 416, "batch": 8, **step_figures(model, 8, args.repeats)}),
+        ("yolov4", lambda model: update_figures(model, *how)),
+        ("yolov4-tiny", lambda model: {"input": 416, "batch": 8, **step_figures(model, 8, *how)}),
     ):
         cfg = load_cfg(find_resource("cfg", f"{name}.cfg")).with_input_size(416, 416)
         records.append({"network": name, **measure(Darknet(cfg)), **common})
