@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detect_prune.cli.common import MODELS, choose_device, default_workers, fresh_folder, resume_plan, save_plan
-from detect_prune.datasets import data_available
+from detect_prune.datasets import SAMPLE, data_available
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.precision import PRECISIONS
@@ -16,7 +16,7 @@ from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
 from detect_prune.resources import find_resource
-from detect_prune.tasks.build import SAMPLE, classification_task, detection_task, find_weights
+from detect_prune.tasks.build import classification_task, detection_task, find_weights
 from detect_prune.tasks.detector import Detector, load
 
 

@@ -214,7 +214,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set"
     )
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data, instead of the descriptor's path")
-    parser.add_argument("--batch", type=positive(int), metavar="N", help="pictures a step")
+    parser.add_argument(
+        "--batch",
+        type=positive(int),
+        metavar="N",
+        help="pictures a step (default: 8, or 128 for classifiers)",
+    )
     parser.add_argument(
         "--workers",
         type=not_negative(int),
@@ -228,7 +233,8 @@ def add_use_options(parser: argparse.ArgumentParser) -> None:
         "--imgsz",
         type=positive(int),
         metavar="PIXELS",
-        help="a detector's input width and height (default: the cfg's)",
+        help="a detector's input width and height (default: the cfg's; to train on the built-in set 192, or 128 for "
+        "large networks)",
     )
     parser.add_argument(
         "--device", type=device_name, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU if there is one)"

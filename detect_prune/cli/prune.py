@@ -102,11 +102,14 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--gradual",
         action=argparse.BooleanOptionalAction,
-        help="let ADMM's removal grow over its updates, or not (default: as the recipe says: for ResNets, and for "
-        "detectors on real data)",
+        help="let ADMM's removal grow over its updates, or not (default: for ResNets and for detectors on "
+        "real data, where all layers share one ratio)",
     )
     made.add_argument(
-        "--floor", type=common.share, metavar="SHARE", help="share of an even cut that each layer keeps at least"
+        "--floor",
+        type=common.share,
+        metavar="SHARE",
+        help="share of an even cut that each layer keeps at least (default .05 where all layers share one ratio)",
     )
     made.add_argument(
         "--include", action="append", metavar="GLOB", help="prune only weights whose name matches; may be repeated"

@@ -116,8 +116,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import look_up
+    from detect_prune.datasets import SAMPLE
     from detect_prune.engine.curve import record_of, write_curve
-    from detect_prune.tasks.build import SAMPLE
 
     project = Path(args.project or PROJECT)
     if args.resume is not None:

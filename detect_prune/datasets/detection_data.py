@@ -14,6 +14,7 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.resources import find_resource
 
 SAMPLE = "sample"
+"""What names the built-in set where a descriptor could stand."""
 SPLITS = ("train", "val")
 
 

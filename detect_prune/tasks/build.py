@@ -9,7 +9,7 @@ from detect_prune.classification import load_pretrained
 from detect_prune.darknet import adapt_classes, copy_matching, load_cfg
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head
-from detect_prune.datasets import load_data
+from detect_prune.datasets import SAMPLE, load_data
 from detect_prune.datasets.classification import held_out, load_classification
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.errors import DetectPruneError
@@ -20,7 +20,6 @@ from detect_prune.tasks.detection import DetectionTask
 from detect_prune.tasks.detector import Detector, fill, fill_backbone, is_checkpoint, load
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
-SAMPLE = "sample"
 LARGE = 20_000_000
 """Weights from which on a network counts as large: the built-in set then uses smaller pictures and fewer steps."""
 
