@@ -163,7 +163,8 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
 
 
 def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser) -> None:
-    """Says before anything is written what the run could not do, or would not read."""
+    """Says before anything is written what the run could not do, or would not read, and settles what is left to the
+    recipe."""
     from detect_prune.engine.pipeline import check
 
     require_dense_training(task, args)
@@ -172,7 +173,10 @@ def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser
         raise DetectPruneError(
             f"dense is not trained after the dense training: there is no use for {', '.join(unread)}"
         )
-    check(task, ratio=_chosen_ratio(args), **chosen_options(args))
+    choice = check(task, ratio=_chosen_ratio(args), **chosen_options(args))
+    # Kept in the plan: the recipe may say something else when the run goes on with a later version.
+    args.importance = choice.importance
+    args.gradual = choice.gradual if choice.method.uses_admm else None
 
 
 def require_dense_training(task: "Task", args: argparse.Namespace) -> None:

@@ -120,7 +120,10 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     from detect_prune.engine.curve import record_of, write_curve
 
     project = Path(args.project or PROJECT)
+    changed = []
     if args.resume is not None:
+        # What a run that was begun would else take from its own plan.
+        changed = common.command_words(made, {name: getattr(args, name) for name in ("workers", "save_every")})
         folder, argv = common.resume_plan("sweep", made, args, project, finished=FINISHED)
         # Found when the sweep began; whether the network was trained already, and which precision is fastest, may look
         # different now.
@@ -135,7 +138,11 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
                     f"this plan of a run is damaged: {name} is missing or wrong", file=folder / common.PLAN
                 )
     else:
-        if not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
+        methods = parse_methods(args.methods or "admm")
+        if set(methods) <= set(prune.KEEPING):
+            if args.ratios is not None:
+                raise DetectPruneError(f"--ratios is given, and there is no use for it in {', '.join(methods)}")
+        else:
             if prune.is_ratio(args.pattern):
                 raise DetectPruneError(
                     f"--pattern {args.pattern} is a ratio itself, and has no curve to sweep; 'prune' takes it"
@@ -155,7 +162,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     devices = _devices(args.device) * (args.jobs or 1)
     if args.cfg is not None and args.workers is None:
         args.workers = common.default_workers(min(len(devices), len(points)))
-    with Runs(folder, devices) as runs:
+    with Runs(folder, devices, changed) as runs:
         dense = {seed: _shared(args, made) for seed in seeds}
         if args.train_dense:
             started = [_dense_run(seed, args) for seed in seeds]
@@ -298,10 +305,11 @@ class Runs:
     Args:
         folder: of the sweep.
         devices: a run at a time on each; one that is named twice takes two.
+        changed: options that a run which goes on is given anew.
     """
 
-    def __init__(self, folder: Path, devices: Sequence[str]):
-        self.folder, self.devices = folder, list(devices)
+    def __init__(self, folder: Path, devices: Sequence[str], changed: Sequence[str] = ()):
+        self.folder, self.devices, self.changed = folder, list(devices), list(changed)
         self._processes: set[subprocess.Popen] = set()
         self._stopping = False
         """No further run is begun."""
@@ -387,7 +395,7 @@ class Runs:
         if self._stopping:
             raise Stopped(self.folder)
         if (folder / common.PLAN).exists():
-            words = ["--resume", str(folder)]
+            words = ["--resume", str(folder), *self.changed]
         else:
             _remove_without_plan(folder)
             words = [*run.words, "--project", str(self.folder), "--name", run.name]

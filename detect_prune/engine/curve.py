@@ -18,7 +18,7 @@ from detect_prune.report.tables import Table, score
 
 METRICS = "metrics.json"
 """What a finished run leaves; its being there says that the run is finished."""
-SETTINGS = ("importance", "bits", "pattern", "gradual", "floor", "include", "exclude", "epochs", "recipe")
+SETTINGS = ("importance", "bits", "pattern", "gradual", "floor", "include", "exclude", "epochs", "updates", "recipe")
 """What may tell two runs of one method, ratio and seed apart."""
 BEST, TIE = "**best**", "tie"
 
@@ -28,7 +28,8 @@ def record_of(folder: str | Path) -> dict[str, Any]:
 
     Accuracies are fractions. `accuracy` (or `AP` and `AP50`) is the last row's, `dense_accuracy` and `cut_accuracy`
     those rows'; `epochs` are those after the dense training. `recipe` is what they follow, the same for all methods
-    that can be compared, and `phases` what this method has made of it. Of ADMM the primal residuals before the cut are
+    that can be compared, and `phases` what this method has made of it. `updates` is how often what prunes while it is
+    trained chose anew. Of ADMM the primal residuals before the cut are
     there, of the whole network and of the worst layer. `layers` is the one entry that is not flat: of each layer the
     weights that are kept, and all.
 
@@ -42,13 +43,14 @@ def record_of(folder: str | Path) -> dict[str, Any]:
         settings, stages = metrics["settings"], metrics["stages"]
         recipe = Recipe.from_dict(metrics["recipe"])
         asked = _in_words([recipe.admm, recipe.retrain])
-        phases = recipe.phases(find_method(settings["method"]), train_dense=False)
+        method = find_method(settings["method"])
+        phases = recipe.phases(method, train_dense=False)
         pruned = len(stages) > 2
         record = {
             "network": settings["data"]["network"],
             "data": settings["data"]["data"],
             "method": settings["method"],
-            "ratio": _removed_share(settings["ratio"], stages[-1]),
+            "ratio": None if method.prunes == "never" else _removed_share(settings["ratio"], stages[-1]),
             **{name: settings[name] for name in ("importance", "budget", "pattern", "gradual", "floor")},
             "bits": " ".join(f"{pattern}={bits:g}" for pattern, bits in (settings.get("bits") or {}).items()),
             **{name: " ".join(settings[name]) for name in ("include", "exclude")},
@@ -56,7 +58,8 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "n_total": stages[-1]["total"],
             "seed": settings["seed"],
             "epochs": recipe.epochs_after_dense if settings["method"] != "dense" else 0,
-            "recipe": f"{asked}, {recipe.updates} updates, batch {settings['data'].get('batch')}",
+            "updates": recipe.updates if method.prunes == "while training" else None,
+            "recipe": f"{asked}, batch {settings['data'].get('batch')}",
             "phases": _in_words(phases.values()) or "none",
             **_accuracies(stages[-1]),
             **{f"dense_{name}": value for name, value in _accuracies(stages[0]).items()},
@@ -71,11 +74,11 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def _removed_share(ratio: Any, last: dict[str, Any]) -> float | None:
-    """The removal ratio as it was asked for; what a pattern or a ratio for each layer came to; None for nothing."""
+def _removed_share(ratio: Any, last: dict[str, Any]) -> float:
+    """The removal ratio as it was asked for; what a pattern or a ratio for each layer came to."""
     if ratio is not None and not isinstance(ratio, Mapping):
         return ratio
-    return None if last["kept"] == last["total"] else round(1 - last["kept"] / last["total"], 4)
+    return round(1 - last["kept"] / last["total"], 4)
 
 
 def _in_words(phases: Iterable[Phase]) -> str:
@@ -147,7 +150,7 @@ def flattened(record: dict[str, Any]) -> dict[str, Any]:
 
 def beside_longer(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records with `dense_longer_accuracy` (or AP and AP50): of the dense network of the same seed that was trained
-    by the same recipe, where there is one."""
+    by the same recipe, where there is one. How often a method chooses anew plays no part in that."""
     longer = {(record["seed"], record["recipe"]): record for record in records if record["method"] == "dense-longer"}
     return [
         record | {f"dense_longer_{name}": other[name] for name in _scores(other)}

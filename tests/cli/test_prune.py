@@ -1,12 +1,16 @@
 """What prune.py says last after a run on the sample set: the same command for real data."""
 
+import json
 import shlex
+from pathlib import Path
 
 import pytest
 
 from detect_prune.cli import prune
 from detect_prune.cli.build import Job
+from detect_prune.engine.pipeline import Choice
 from detect_prune.errors import DetectPruneError
+from detect_prune.pruning import find_method
 
 SAID = "python prune.py"
 
@@ -57,7 +61,12 @@ def test_each_layer_can_have_its_own_ratio(tmp_path, monkeypatch):
     task = type("FakeTask", (), {"model": None, "name": "yolov4", "trained": True})
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, False, "plain lines"))
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
-    monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, ratio, **given: seen.append(ratio))
+
+    def fake_check(task, ratio, **given):
+        seen.append(ratio)
+        return Choice(find_method("admm-layerwise"), "raw", None)
+
+    monkeypatch.setattr("detect_prune.engine.pipeline.check", fake_check)
     (tmp_path / "ratios.json").write_text('{"a.weight": 0.25, "b.weight": 0.5}')
     words = ["--cfg", "yolov4.cfg", "--method", "admm-layerwise", "--layer-ratios", "ratios.json"]
     assert prune.main(words) == 0
@@ -116,13 +125,18 @@ def test_it_is_the_very_last_line(tmp_path, monkeypatch, capsys, sample):
     task = type("FakeTask", (), {"model": None, "name": "yolov4", "trained": True})
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, sample, "plain lines"))
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
-    monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, **given: None)
+    choice = Choice(find_method("admm"), "taylor", None, gradual=True)
+    monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, **given: choice)
     words = ["--cfg", "yolov4.cfg", "--ratio", "0.8", "--imgsz", "320", "--exclude", "a*"]
     ending = "-sample" if sample else ""
     expected = f"{SAID} --cfg yolov4.cfg --weights yolov4.weights --ratio 0.8 --data coco.yaml --data-root DIR"
     for resuming in (["--resume", f"runs/prune/yolov4-0.8{ending}"], words)[::-1]:
         assert prune.main(resuming) == 0
         last = capsys.readouterr().out.rstrip("\n").splitlines()[-1]
+        # A run that goes on does not ask the recipe again.
+        kept = json.loads(Path(f"runs/prune/yolov4-0.8{ending}/plan.json").read_text())["options"]
+        assert (kept["importance"], kept["gradual"]) == ("taylor", True)
+        assert "importance" not in last and "gradual" not in last
         assert seen["command"] == f"{SAID} {shlex.join(words)}"
         if sample:
             assert last.startswith(SAID) and set(expected.split()) < set(last.split())

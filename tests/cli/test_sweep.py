@@ -83,6 +83,7 @@ def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monke
         ("--ratios 0.5 --methods admm-layerwise --floor 0.1", "--floor is given, and there is no use for it"),
         ("--methods dense --epochs 3", "--epochs is given, and there is no use for it in dense"),
         ("--methods dense-longer,admm", "--ratios is missing"),
+        ("--ratios 0.5 --methods dense-longer,dense", "--ratios is given, and there is no use for it"),
         ("--pattern 2:4", "--pattern 2:4 is a ratio itself"),
     ):
         assert sweep.main([*words, "--workers", "0", *wrong.split()]) == 2
@@ -204,10 +205,10 @@ class TestRuns:
             sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
         assert [name for name, _ in seen] == ["a", "b"]
         outcome.clear()
-        folders = sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
+        folders = sweep.Runs(tmp_path, ["cpu"], ["--workers", "3"]).finish(self.RUNS)
         assert [folder.name for folder in folders] == ["a", "b", "c"]
         assert [name for name, _ in seen[2:]] == ["b", "c"]
-        assert seen[2][1][:3] == ["prune", "--resume", str(tmp_path / "b")]
+        assert seen[2][1] == ["prune", "--resume", str(tmp_path / "b"), "--workers", "3", "--device", "cpu"]
         assert seen[3][1] == [
             *["prune", "--ratio", "0.5", "--project", str(tmp_path), "--name", "c", "--device", "cpu"]
         ]
@@ -333,14 +334,17 @@ def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatc
     class Runs(sweep.Runs):
         def finish(self, runs):
             words = runs[0].words
-            seen.append((self.devices, words[words.index("--workers") + 1]))
+            seen.append((self.devices, words[words.index("--workers") + 1], self.changed))
             raise Stopped(self.folder)
 
     monkeypatch.setattr(sweep, "Runs", Runs)
     words = ["--cfg", "tiny.cfg", "--data", str(data), "--ratios", "0.5,0.6,0.7", "--batch", "2", "--device", "cpu"]
     assert sweep.main([*words, "--jobs", "3"]) == sweep.INTERRUPTED
     assert sweep.main(["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--jobs", "2"]) == sweep.INTERRUPTED
-    assert seen == [(["cpu"] * 3, "4"), (["cpu"] * 2, "6")]
+    again = ["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--workers", "1", "--save-every", "2"]
+    assert sweep.main(again) == sweep.INTERRUPTED
+    changed = ["--workers", "1", "--save-every", "2.0"]
+    assert seen == [(["cpu"] * 3, "4", []), (["cpu"] * 2, "6", []), (["cpu"] * 3, "1", changed)]
 
 
 def test_ratios_are_asked_for(capsys):

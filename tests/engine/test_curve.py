@@ -15,9 +15,8 @@ def test_a_record_has_what_was_asked_and_what_came_out(tmp_path):
     wanted = {"method": "admm", "ratio": 0.9, "seed": 0, "n_kept": 100, "n_total": 1000, "epochs": 5}
     wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "exclude": "a.* b"}
     wanted |= {"primal_residual": 0.025, "worst_primal_residual": 0.03, "layers": {"a": [100, 1000]}}
-    wanted |= {
-        "recipe": "3 epochs of sgd at 0.01, decay 0 then 2 epochs of sgd at 0.01, decay 0.1, 40 updates, batch None"
-    }
+    wanted |= {"recipe": "3 epochs of sgd at 0.01, decay 0 then 2 epochs of sgd at 0.01, decay 0.1, batch None"}
+    wanted |= {"updates": 40}
     assert wanted.items() <= record.items()
 
 
@@ -40,7 +39,7 @@ def test_a_record_names_dropout_and_distillation_where_the_recipe_has_them(tmp_p
     metrics = json.loads(file.read_text())
     metrics["recipe"]["admm"] |= {"dropout": 0.2, "distill": 0.5}
     file.write_text(json.dumps(metrics))
-    said = "decay 0, dropout 0.2, distilled 0.5 then 2 epochs of sgd at 0.01, decay 0.1, 40 updates"
+    said = "decay 0, dropout 0.2, distilled 0.5 then 2 epochs of sgd at 0.01, decay 0.1, batch"
     assert said in record_of(file.parent)["recipe"]
 
 
@@ -56,11 +55,29 @@ def test_a_share_of_bytes_is_called_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept", "ratio"), [(None, 500, 0.5), ({"a": 0.25}, 750, 0.25), (None, 1000, None), (0.5, 501, 0.5)]
+    ("method", "asked", "kept", "ratio"),
+    [
+        ("admm", None, 500, 0.5),
+        ("admm-layerwise", {"a": 0.25}, 750, 0.25),
+        ("admm", 0.5, 501, 0.5),
+        ("dense-longer", None, 1000, None),
+        ("dense", None, 200, None),  # of a network that was pruned before
+    ],
 )
-def test_a_ratio_is_one_number_however_it_was_asked_for(tmp_path, asked, kept, ratio):
+def test_a_ratio_is_one_number_however_it_was_asked_for(tmp_path, method, asked, kept, ratio):
     """A pattern N:M and a ratio for each layer remove what they come to."""
-    assert record_of(finished_run(tmp_path / "a", ratio=asked, kept=kept))["ratio"] == ratio
+    assert record_of(finished_run(tmp_path / "a", method, ratio=asked, kept=kept))["ratio"] == ratio
+
+
+def test_the_dense_network_of_the_same_epochs_counts_for_any_number_of_updates(tmp_path):
+    longer, pruned = (
+        finished_run(tmp_path / method, method, ratio=ratio, rows=rows)
+        for method, ratio, rows in (("dense-longer", None, (0.8, 0.9)), ("admm", 0.9, (0.8, 0.5, 0.6, 0.85)))
+    )
+    file = longer / "metrics.json"
+    file.write_text(file.read_text().replace('"updates": 40', '"updates": 325'))
+    records = beside_longer([record_of(longer), record_of(pruned)])
+    assert cells(records)["admm"]["loss"] == "5.00"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1}'])
@@ -99,7 +116,7 @@ def test_what_layers_keep_is_shown_of_admm_where_there_is_such_a_run(tmp_path):
 
 def record(method="admm", seed=0, accuracy=0.9, ratio=0.9, **more):
     settings = {"importance": "lamp", "pattern": None, "gradual": False, "floor": 0.05, "recipe": "5 epochs"}
-    settings |= dict.fromkeys(("bits", "include", "exclude"), "")
+    settings |= {"updates": 40} | dict.fromkeys(("bits", "include", "exclude"), "")
     facts = {"method": method, "seed": seed, "ratio": ratio, "epochs": 5, "n_kept": 100, "n_total": 1000}
     return settings | facts | {"accuracy": accuracy, "dense_accuracy": 0.95} | more
 
