@@ -81,7 +81,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         "--importance",
         choices=IMPORTANCES,
         help="how weights are compared across layers (default: the method's; for admm lamp, but taylor for "
-        "ResNets and for detectors on real data)",
+        "ResNets and for detectors)",
     )
     made.add_argument(
         "--budget",
@@ -102,8 +102,8 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--gradual",
         action=argparse.BooleanOptionalAction,
-        help="let ADMM's removal grow over its updates, or not (default: for ResNets and for detectors on "
-        "real data, where all layers share one ratio)",
+        help="let ADMM's removal grow over its updates, or not (default: for ResNets and for detectors, "
+        "where all layers share one ratio)",
     )
     made.add_argument(
         "--floor",

@@ -86,9 +86,10 @@ def test_a_teacher_adds_its_distance_times_its_weight(files, tmp_path):
 
 
 @pytest.mark.parametrize("sample", [False, True])
-def test_on_real_data_the_ratio_grows_and_on_the_few_steps_of_the_built_in_set_all_is_asked_for_at_once(sample):
+def test_the_ratio_grows_and_only_on_real_data_the_dense_network_teaches(sample):
     recipe = detection_recipe(sample=sample, large=False)
-    assert (recipe.gradual, recipe.importance) == ((False, None) if sample else (True, "taylor"))
+    assert (recipe.gradual, recipe.importance) == (True, "taylor")
+    assert [phase.distill for phase in (recipe.admm, recipe.retrain)] == [0.0 if sample else 1.0] * 2
 
 
 def test_an_epoch_can_begin_in_its_middle(files):
