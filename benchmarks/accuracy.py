@@ -48,10 +48,11 @@ def doubts(records: Sequence[dict[str, Any]]) -> list[str]:
     different = [str(seed) for seed, found in sorted(starts.items()) if len(found) > 1]
     if different:
         sentences.append(f"Not all runs of one seed begin with the same dense network (seed {', '.join(different)}).")
-    for fact in ("recipe", "precision"):
-        found = list(dict.fromkeys(record[fact] for record in records if record["method"] != "dense"))
+    for fact, name in (("recipe", "recipe"), ("updates", "number of updates"), ("precision", "precision")):
+        found = dict.fromkeys(record[fact] for record in records if record["method"] != "dense")
+        found.pop(None, None)  # what does not prune while it is trained makes no updates
         if len(found) > 1:
-            sentences.append(f"Not all runs have the same {fact}: {'; '.join(found)}.")
+            sentences.append(f"Not all runs have the same {name}: {'; '.join(map(str, found))}.")
     pruned = [record for record in records if record["ratio"] is not None]
     alone = sum(f"dense_longer_{score}" not in record for record in pruned)
     if alone:

@@ -209,7 +209,8 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, help="a classifier instead of --cfg")
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
+def add_data_options(parser: argparse.ArgumentParser, default_batch: str) -> None:
+    """`default_batch` says what is taken without --batch."""
     parser.add_argument(
         "--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set"
     )
@@ -218,7 +219,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=positive(int),
         metavar="N",
-        help="pictures a step (default: 8, or 128 for classifiers)",
+        help=f"pictures a step (default {default_batch})",
     )
     parser.add_argument(
         "--workers",
@@ -228,13 +229,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_use_options(parser: argparse.ArgumentParser) -> None:
+def add_use_options(parser: argparse.ArgumentParser, default_imgsz: str = "the cfg's") -> None:
+    """`default_imgsz` says what is taken without --imgsz."""
     parser.add_argument(
         "--imgsz",
         type=positive(int),
         metavar="PIXELS",
-        help="a detector's input width and height (default: the cfg's; to train on the built-in set 192, or 128 for "
-        "large networks)",
+        help=f"a detector's input width and height (default: {default_imgsz})",
     )
     parser.add_argument(
         "--device", type=device_name, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU if there is one)"

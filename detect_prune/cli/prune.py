@@ -46,8 +46,8 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made.add_argument(
         "--method", choices=METHODS, help="how (default admm); all methods get the same epochs, so that they compare"
     )
-    common.add_data_options(made)
-    common.add_use_options(made)
+    common.add_data_options(made, "8, or 128 for classifiers")
+    common.add_use_options(made, "the cfg's; on the built-in set 192, or 128 for large networks")
     add_pruning_options(made)
     common.add_run_options(made, str(PROJECT))
     return made
@@ -174,9 +174,8 @@ def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser
             f"dense is not trained after the dense training: there is no use for {', '.join(unread)}"
         )
     choice = check(task, ratio=_chosen_ratio(args), **chosen_options(args))
-    # Kept in the plan: the recipe may say something else when the run goes on with a later version.
-    args.importance = choice.importance
-    args.gradual = choice.gradual if choice.method.uses_admm else None
+    # Kept in the plan, which has every option with the value that it came to.
+    args.importance, args.gradual = choice.importance, choice.gradual
 
 
 def require_dense_training(task: "Task", args: argparse.Namespace) -> None:

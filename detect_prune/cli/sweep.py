@@ -86,15 +86,19 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
     common.add_pretrained_option(made)
     common.add_model_option(made)
-    made.add_argument("--ratios", type=common.checked(parse_ratios), help="0.1:0.9:0.1 (last included) or 0.5,0.8,0.9")
+    made.add_argument(
+        "--ratios",
+        type=common.checked(parse_ratios),
+        help="0.1:0.9:0.1 (last included) or 0.5,0.8,0.9; a method that removes nothing is run once",
+    )
     made.add_argument(
         "--methods",
         type=common.checked(parse_methods),
         help=f"one or several of {','.join(prune.METHODS)} (default admm)",
     )
     made.add_argument("--seeds", type=common.checked(parse_seeds), help="0,1,2: everything once for each (default 0)")
-    common.add_data_options(made)
-    common.add_use_options(made)
+    common.add_data_options(made, "8, or 128 for classifiers")
+    common.add_use_options(made, "the cfg's; on the built-in set 192, or 128 for large networks")
     made.add_argument(
         "--jobs",
         type=common.positive(int),
@@ -138,11 +142,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
                     f"this plan of a run is damaged: {name} is missing or wrong", file=folder / common.PLAN
                 )
     else:
-        methods = parse_methods(args.methods or "admm")
-        if set(methods) <= set(prune.KEEPING):
-            if args.ratios is not None:
-                raise DetectPruneError(f"--ratios is given, and there is no use for it in {', '.join(methods)}")
-        else:
+        if not set(parse_methods(args.methods or "admm")) <= set(prune.KEEPING):
             if prune.is_ratio(args.pattern):
                 raise DetectPruneError(
                     f"--pattern {args.pattern} is a ratio itself, and has no curve to sweep; 'prune' takes it"

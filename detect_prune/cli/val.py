@@ -38,7 +38,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common.add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
-    common.add_data_options(made)
+    common.add_data_options(made, "8")
     common.add_use_options(made)
     made.add_argument(
         "--protocol",

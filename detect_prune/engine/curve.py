@@ -28,10 +28,9 @@ def record_of(folder: str | Path) -> dict[str, Any]:
 
     Accuracies are fractions. `accuracy` (or `AP` and `AP50`) is the last row's, `dense_accuracy` and `cut_accuracy`
     those rows'; `epochs` are those after the dense training. `recipe` is what they follow, the same for all methods
-    that can be compared, and `phases` what this method has made of it. `updates` is how often what prunes while it is
-    trained chose anew. Of ADMM the primal residuals before the cut are
-    there, of the whole network and of the worst layer. `layers` is the one entry that is not flat: of each layer the
-    weights that are kept, and all.
+    that can be compared, and `phases` what this method has made of it. `updates` is how often a method that prunes
+    while it trains chose anew. Of ADMM the primal residuals before the cut are there, of the whole network and of the
+    worst layer. `layers` is the one entry that is not flat: of each layer the weights that are kept, and all.
 
     Raises:
         DetectPruneError: the folder has no metrics of a finished run.

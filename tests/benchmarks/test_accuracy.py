@@ -72,6 +72,10 @@ def test_what_is_no_fair_comparison_is_said(tmp_path):
     assert accuracy.doubts(accuracy.collect(runs)) == ["Not all runs have the same precision: float32; bf16."]
     recipe, alone = accuracy.doubts(accuracy.collect([runs[0], finished_run(tmp_path / "c", admm_epochs=4)]))
     assert "4 epochs of sgd" in recipe and "For 1 of 1 runs" in alone
+    file = finished_run(tmp_path / "d", "gradual") / "metrics.json"
+    file.write_text(file.read_text().replace('"updates": 40', '"updates": 325'))
+    said = accuracy.doubts(accuracy.collect([runs[0], finished_run(tmp_path / "e"), file.parent]))
+    assert said == ["Not all runs have the same number of updates: 40; 325."]
 
 
 def test_runs_that_belong_into_no_common_table(unfinished, tmp_path):
