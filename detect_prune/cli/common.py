@@ -242,6 +242,12 @@ def add_use_options(parser: argparse.ArgumentParser, default_imgsz: str = "the c
     )
 
 
+def add_training_data_options(parser: argparse.ArgumentParser) -> None:
+    """Both of the above for a command that trains, detectors as well as classifiers."""
+    add_data_options(parser, "8, or 128 for classifiers")
+    add_use_options(parser, "the cfg's; on the built-in set 192, or 128 for large networks")
+
+
 def add_run_options(parser: argparse.ArgumentParser, project: str) -> None:
     parser.add_argument("--seed", type=seed, default=None, metavar="N", help="of everything random (default 0)")
     add_training_options(parser)

@@ -46,8 +46,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made.add_argument(
         "--method", choices=METHODS, help="how (default admm); all methods get the same epochs, so that they compare"
     )
-    common.add_data_options(made, "8, or 128 for classifiers")
-    common.add_use_options(made, "the cfg's; on the built-in set 192, or 128 for large networks")
+    common.add_training_data_options(made)
     add_pruning_options(made)
     common.add_run_options(made, str(PROJECT))
     return made

@@ -97,8 +97,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         help=f"one or several of {','.join(prune.METHODS)} (default admm)",
     )
     made.add_argument("--seeds", type=common.checked(parse_seeds), help="0,1,2: everything once for each (default 0)")
-    common.add_data_options(made, "8, or 128 for classifiers")
-    common.add_use_options(made, "the cfg's; on the built-in set 192, or 128 for large networks")
+    common.add_training_data_options(made)
     made.add_argument(
         "--jobs",
         type=common.positive(int),

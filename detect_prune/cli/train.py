@@ -21,8 +21,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
     common.add_pretrained_option(made)
     common.add_model_option(made)
-    common.add_data_options(made, "8, or 128 for classifiers")
-    common.add_use_options(made, "the cfg's; on the built-in set 192, or 128 for large networks")
+    common.add_training_data_options(made)
     made.add_argument("--epochs", type=common.positive(int), dest="dense_epochs", metavar="N", help="of training")
     made.add_argument(
         "--train-zeros", action="store_true", default=None, help="let the zeros of a pruned network grow back"

@@ -73,11 +73,11 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def _removed_share(ratio: Any, last: dict[str, Any]) -> float:
-    """The removal ratio as it was asked for; what a pattern or a ratio for each layer came to."""
+def _removed_share(ratio: Any, last: dict[str, Any]) -> float | None:
+    """The removal ratio as it was asked for; what a pattern or a ratio for each layer came to; None for nothing."""
     if ratio is not None and not isinstance(ratio, Mapping):
         return ratio
-    return round(1 - last["kept"] / last["total"], 4)
+    return None if last["kept"] == last["total"] else round(1 - last["kept"] / last["total"], 4)
 
 
 def _in_words(phases: Iterable[Phase]) -> str:

@@ -59,6 +59,7 @@ def test_a_share_of_bytes_is_called_so(tmp_path):
     [
         ("admm", None, 500, 0.5),
         ("admm-layerwise", {"a": 0.25}, 750, 0.25),
+        ("admm", None, 1000, None),
         ("admm", 0.5, 501, 0.5),
         ("dense-longer", None, 1000, None),
         ("dense", None, 200, None),  # of a network that was pruned before
