@@ -12,7 +12,8 @@ from typing import Any
 
 from recording import RESULTS, circumstances, portable, portable_command, records_in, write_results
 
-from detect_prune.cli.common import PLAN, read_plan, run_command
+from detect_prune.cli.command import run_command
+from detect_prune.cli.plan import PLAN, read_plan
 from detect_prune.engine.curve import beside_longer, compare, flattened, plot_accuracy
 from detect_prune.errors import DetectPruneError
 

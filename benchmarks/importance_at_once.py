@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from recording import circumstances, write_results
 
 from detect_prune import classification_task, detection_task
-from detect_prune.cli.common import positive, removal_ratio, run_command
+from detect_prune.cli.command import run_command
+from detect_prune.cli.options import positive, removal_ratio
 from detect_prune.cli.prune import IMPORTANCES
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.task import Task

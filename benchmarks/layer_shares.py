@@ -17,7 +17,8 @@ from recording import RESULTS, circumstances, portable_command, records_in, writ
 from torch import nn
 
 from detect_prune.classification import find_architecture, load_pretrained
-from detect_prune.cli.common import removal_ratio, run_command
+from detect_prune.cli.command import run_command
+from detect_prune.cli.options import removal_ratio
 from detect_prune.engine.curve import SETTINGS
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import DEFAULT_FLOOR, METHODS, magnitude_masks

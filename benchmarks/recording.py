@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from detect_prune.cli.common import read_plan
+from detect_prune.cli.plan import read_plan
 from detect_prune.cli.sweep import FINISHED
 from detect_prune.engine.curve import METRICS, record_of
 from detect_prune.engine.machine import describe_machine

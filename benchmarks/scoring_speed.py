@@ -17,7 +17,7 @@ import torch
 from recording import circumstances, write_results
 from torch import nn
 
-from detect_prune.cli.common import default_workers
+from detect_prune.cli.options import default_workers
 from detect_prune.datasets import DetectionSet, load_data, val_batches
 from detect_prune.report.tables import Table
 from detect_prune.resources import find_resource

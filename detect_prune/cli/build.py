@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detect_prune.cli.common import MODELS, choose_device, default_workers, fresh_folder, resume_plan, save_plan
+from detect_prune.cli.options import MODELS, choose_device, default_workers
+from detect_prune.cli.plan import fresh_folder, resume_plan, save_plan
 from detect_prune.datasets import SAMPLE, data_available
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.engine.distributed import ALONE, World

@@ -5,14 +5,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from detect_prune.cli import common
+from detect_prune.cli.command import run_command
+from detect_prune.cli.options import Parser, add_network_options, add_use_options, share
+from detect_prune.cli.plan import fresh_folder
 from detect_prune.errors import DetectPruneError
 
 OUT = Path("runs/detect")
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = common.Parser(
+    made = Parser(
         prog=prog or "detect-prune detect",
         description="Finds objects in pictures and videos and draws them, upright: NAME.jpg or NAME.mp4 for each.",
         epilog="--save-txt: a line an object, 'class cx cy w h score', the class's number from 0, centre and size as "
@@ -21,20 +23,20 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "of such lists, one a frame. Best come first. The text of a video's frames is in NAME/000001.txt and so on. "
         "Where two sources share a name, the second keeps its ending too (NAME.png.jpg), or gets a number.",
     )
-    common.add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
+    add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
     made.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="a picture, a video, a folder, or a pattern such as 'photos/*.jpg'"
     )
     made.add_argument(
         "--names", metavar="FILE", help="class names, one a line (default: those of COCO or VOC, if their number fits)"
     )
-    common.add_use_options(made)
+    add_use_options(made)
     made.add_argument(
-        "--score", type=common.share, default=0.25, metavar="SHARE", help="lowest score that is shown (default 0.25)"
+        "--score", type=share, default=0.25, metavar="SHARE", help="lowest score that is shown (default 0.25)"
     )
     made.add_argument(
         "--nms-iou",
-        type=common.share,
+        type=share,
         default=0.45,
         metavar="SHARE",
         help="IoU threshold of the suppression (default 0.45)",
@@ -49,7 +51,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return common.run_command(_detect, parser(prog), argv)
+    return run_command(_detect, parser(prog), argv)
 
 
 def _detect(args: argparse.Namespace, argv: list[str]) -> None:
@@ -62,7 +64,7 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
     if args.out == "":
         raise DetectPruneError("--out is empty; the name of a folder was expected")
     files = find_sources(args.sources)
-    out = Path(args.out) if args.out is not None else common.fresh_folder(OUT.parent, OUT.name, sample=False)
+    out = Path(args.out) if args.out is not None else fresh_folder(OUT.parent, OUT.name, sample=False)
     if out.resolve() in {path.resolve().parent for path in files}:
         raise DetectPruneError("the results would lie among their originals; give another --out", file=out)
     network = inference_copy(detector_for_use(args))

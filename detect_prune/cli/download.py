@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from detect_prune.cli import common
+from detect_prune.cli.command import run_command
+from detect_prune.cli.options import Parser
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import DATA, WEIGHTS, DataSet, find_weights_file, install_data, install_file
 from detect_prune.resources import find_resource
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = common.Parser(
+    made = Parser(
         prog=prog or "detect-prune download",
         description="Fetches official files and checks them. What is broken off goes on where it was; what is there "
         "already is only checked.",
@@ -33,7 +34,7 @@ def _gigabytes(name: str) -> float:
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return common.run_command(_download, parser(prog), argv)
+    return run_command(_download, parser(prog), argv)
 
 
 def _download(args: argparse.Namespace, argv: list[str]) -> None:

@@ -7,7 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detect_prune.cli import common
+from detect_prune.cli.command import run_together
+from detect_prune.cli.options import (
+    Parser,
+    add_model_option,
+    add_network_options,
+    add_pretrained_option,
+    add_run_options,
+    add_training_data_options,
+    checked,
+    command_words,
+    not_negative,
+    option_of,
+    positive,
+    removal_ratio,
+    share,
+)
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text
 
@@ -27,16 +42,16 @@ AFTER_DENSE = ("admm_epochs", "retrain_epochs", "distill")
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = common.Parser(
+    made = Parser(
         prog=prog or "python prune.py",
         description="Prunes a network by global ADMM: removes one share of all its weights, retrains the rest, and "
         "measures each step.",
         epilog="Without real data the built-in sample set is used, and a dense network is trained on it first.",
     )
-    common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
-    common.add_pretrained_option(made)
-    common.add_model_option(made)
-    made.add_argument("--ratio", type=common.removal_ratio, help="share of all weights to remove, such as 0.8")
+    add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    add_pretrained_option(made)
+    add_model_option(made)
+    made.add_argument("--ratio", type=removal_ratio, help="share of all weights to remove, such as 0.8")
     made.add_argument(
         "--layer-ratios",
         metavar="FILE",
@@ -46,32 +61,30 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made.add_argument(
         "--method", choices=METHODS, help="how (default admm); all methods get the same epochs, so that they compare"
     )
-    common.add_training_data_options(made)
+    add_training_data_options(made)
     add_pruning_options(made)
-    common.add_run_options(made, str(PROJECT))
+    add_run_options(made, str(PROJECT))
     return made
 
 
 def add_pruning_options(made: argparse.ArgumentParser) -> None:
     """What says how a network is pruned, but the method and the ratio."""
-    made.add_argument(
-        "--epochs", type=common.positive(int), dest="retrain_epochs", metavar="N", help="of masked retraining"
-    )
+    made.add_argument("--epochs", type=positive(int), dest="retrain_epochs", metavar="N", help="of masked retraining")
     made.add_argument(
         "--admm-epochs",
-        type=common.positive(int),
+        type=positive(int),
         metavar="N",
         help="of ADMM, or of what stands in for it; a one-shot method retrains for them",
     )
     made.add_argument(
         "--dense-epochs",
-        type=common.positive(int),
+        type=positive(int),
         metavar="N",
         help="of dense training, where there are no weights to start from, or the heads start at random",
     )
     made.add_argument(
         "--distill",
-        type=common.not_negative(float),
+        type=not_negative(float),
         metavar="WEIGHT",
         help="of the distance from the dense network's answers, in the loss while it is pruned and retrained; 0 for "
         "none (default: 1 for ResNets, and for detectors on real data; else 0)",
@@ -89,7 +102,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument(
         "--bits",
-        type=common.checked(parse_bits),
+        type=checked(parse_bits),
         action="append",
         metavar="GLOB=N",
         help="with --budget bytes: weights whose name matches count as stored in N bits, and others as in memory (the "
@@ -106,7 +119,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument(
         "--floor",
-        type=common.share,
+        type=share,
         metavar="SHARE",
         help="share of an even cut that each layer keeps at least (default .05 where all layers share one ratio)",
     )
@@ -121,7 +134,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
     made = parser(prog)
-    return common.run_together(lambda args, words, world: _prune(args, words, made, world), made, argv)
+    return run_together(lambda args, words, world: _prune(args, words, made, world), made, argv)
 
 
 def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:
@@ -167,7 +180,7 @@ def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser
     from detect_prune.engine.pipeline import check
 
     require_dense_training(task, args)
-    unread = [common.option_of(made, dest) for dest in AFTER_DENSE if getattr(args, dest) is not None]
+    unread = [option_of(made, dest) for dest in AFTER_DENSE if getattr(args, dest) is not None]
     if unread and args.method == "dense":
         raise DetectPruneError(
             f"dense is not trained after the dense training: there is no use for {', '.join(unread)}"
@@ -242,7 +255,7 @@ def parse_bits(text: str) -> tuple[str, float]:
     pattern, _, number = text.rpartition("=")
     try:
         if pattern:
-            return pattern, common.positive(float)(number)
+            return pattern, positive(float)(number)
     except argparse.ArgumentTypeError:
         pass
     raise ValueError(f"'{text}' is not a pattern of layers and a number of bits above 0, such as 'fc*=8'")
@@ -271,4 +284,4 @@ def real_data_command(made: argparse.ArgumentParser, argv: Sequence[str]) -> str
     if given["pretrained"] is None:
         given["weights"] = given["weights"] or f"{Path(given['cfg']).stem}.weights"
         given["dense_epochs"] = None  # these weights are trained
-    return f"{made.prog} {shlex.join(common.command_words(made, given))}"
+    return f"{made.prog} {shlex.join(command_words(made, given))}"

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detect_prune.cli import common
+from detect_prune.cli.command import run_together
+from detect_prune.cli.options import (
+    Parser,
+    add_model_option,
+    add_network_options,
+    add_pretrained_option,
+    add_run_options,
+    add_training_data_options,
+    positive,
+)
 
 if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
@@ -14,26 +23,26 @@ PROJECT = Path("runs/train")
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = common.Parser(
+    made = Parser(
         prog=prog or "python train.py",
         description="Trains a network. One that was pruned keeps its zeros, unless --train-zeros is given.",
     )
-    common.add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
-    common.add_pretrained_option(made)
-    common.add_model_option(made)
-    common.add_training_data_options(made)
-    made.add_argument("--epochs", type=common.positive(int), dest="dense_epochs", metavar="N", help="of training")
+    add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    add_pretrained_option(made)
+    add_model_option(made)
+    add_training_data_options(made)
+    made.add_argument("--epochs", type=positive(int), dest="dense_epochs", metavar="N", help="of training")
     made.add_argument(
         "--train-zeros", action="store_true", default=None, help="let the zeros of a pruned network grow back"
     )
-    common.add_run_options(made, str(PROJECT))
+    add_run_options(made, str(PROJECT))
     return made
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
     made = parser(prog)
-    return common.run_together(lambda args, words, world: _train(args, words, made, world), made, argv)
+    return run_together(lambda args, words, world: _train(args, words, made, world), made, argv)
 
 
 def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:

@@ -5,7 +5,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detect_prune.cli import common
+from detect_prune.cli.command import run_command
+from detect_prune.cli.options import (
+    Parser,
+    add_data_options,
+    add_network_options,
+    add_use_options,
+    default_workers,
+    share,
+)
 
 if TYPE_CHECKING:
     from detect_prune.datasets import DetectionData
@@ -31,15 +39,15 @@ whole pixels. --resize opencv is for a Darknet that was built to resize with Ope
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = common.Parser(
+    made = Parser(
         prog=prog or "detect-prune val",
         description="Scores a network on the validation pictures of a data set.",
         epilog=_PROTOCOLS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    common.add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
-    common.add_data_options(made, "8")
-    common.add_use_options(made)
+    add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
+    add_data_options(made, "8")
+    add_use_options(made)
     made.add_argument(
         "--protocol",
         choices=("coco", "darknet-map", "darknet-valid"),
@@ -57,11 +65,11 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="keep the proportions of pictures (default: the cfg's)",
     )
     made.add_argument(
-        "--score", type=common.share, metavar="SHARE", help="lowest score of a detection (default: the protocol's)"
+        "--score", type=share, metavar="SHARE", help="lowest score of a detection (default: the protocol's)"
     )
     made.add_argument(
         "--nms-iou",
-        type=common.share,
+        type=share,
         metavar="SHARE",
         help="IoU threshold of the suppression (default: the protocol's)",
     )
@@ -86,7 +94,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return common.run_command(_val, parser(prog), argv)
+    return run_command(_val, parser(prog), argv)
 
 
 def _val(args: argparse.Namespace, argv: list[str]) -> None:
@@ -115,7 +123,7 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
         data.val,
         protocol,
         batch=args.batch or 8,
-        workers=common.default_workers() if args.workers is None else args.workers,
+        workers=default_workers() if args.workers is None else args.workers,
         letterbox=args.letterbox,
         nms=args.nms,
     )

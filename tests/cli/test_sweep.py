@@ -1,18 +1,16 @@
 """The sweep: which runs it makes of its options, and that none is made twice."""
 
 import json
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
 import tiny
-import torch
 from toy import ToyTask
 
-from detect_prune.cli import common, prune, sweep, train
+from detect_prune.cli import prune, sweep, train
+from detect_prune.cli.command import INTERRUPTED
+from detect_prune.cli.options import PRECISIONS
+from detect_prune.cli.plan import PLAN, resume_plan, save_plan
 from detect_prune.darknet import write_weights
 from detect_prune.engine.pipeline import check
 from detect_prune.engine.run import Stopped
@@ -135,25 +133,25 @@ def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path):
     args = made.parse_args(["--model", "lenet5", "--ratios", "0.5", "--hold-out", "90"])
     assert prune.parser().parse_args(sweep.Point("admm", "0.5", 0).run(sweep._shared(args, made)).words).hold_out == 90
     assert train.parser().parse_args(sweep._dense_run(0, args).words).hold_out == 90
-    common.save_plan(tmp_path, "sweep", args, [])
-    plan = json.loads((tmp_path / common.PLAN).read_text())
+    save_plan(tmp_path, "sweep", args, [])
+    plan = json.loads((tmp_path / PLAN).read_text())
     del plan["options"]["hold_out"]  # from before there was the option
-    (tmp_path / common.PLAN).write_text(json.dumps(plan))
+    (tmp_path / PLAN).write_text(json.dumps(plan))
     args = made.parse_args(["--resume", str(tmp_path), "--hold-out", "90"])
     with pytest.raises(DetectPruneError, match="started without --hold-out, and --hold-out 90 was given"):
-        common.resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
+        resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
     args = made.parse_args(["--resume", str(tmp_path)])
-    common.resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
+    resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
     assert args.hold_out is None and args.ratios == "0.5"
 
 
 def test_a_plan_that_does_not_say_what_the_sweep_found_is_damaged(tmp_path, capsys):
-    common.save_plan(tmp_path, "sweep", sweep.parser().parse_args(["--model", "lenet5", "--ratios", "0.5"]), [])
+    save_plan(tmp_path, "sweep", sweep.parser().parse_args(["--model", "lenet5", "--ratios", "0.5"]), [])
     assert sweep.main(["--resume", str(tmp_path)]) == 2
     assert "plan.json: this plan of a run is damaged: train_dense is missing" in capsys.readouterr().err
-    plan = json.loads((tmp_path / common.PLAN).read_text())
+    plan = json.loads((tmp_path / PLAN).read_text())
     plan["options"]["train_dense"] = True
-    (tmp_path / common.PLAN).write_text(json.dumps(plan))
+    (tmp_path / PLAN).write_text(json.dumps(plan))
     assert sweep.main(["--resume", str(tmp_path)]) == 2
     assert "plan.json: this plan of a run is damaged: timed_precision is missing" in capsys.readouterr().err
 
@@ -166,134 +164,6 @@ def test_methods_that_remove_nothing_run_once_a_seed():
         ("dense-longer", None, 0),
     ]
     assert len(points) == 6
-
-
-class TestRuns:
-    RUNS = tuple(sweep.ChildRun(name, "prune", ["--ratio", "0.5"]) for name in "abc")
-
-    @pytest.fixture
-    def calls(self, monkeypatch):
-        """What would be run; each call finishes its run, unless `outcome` comes to another exit status for it."""
-        seen = []
-        outcome = {}
-
-        class Process:
-            def __init__(self, command, **options):
-                words = command[3:]
-                if "--resume" in words:
-                    self.folder = Path(words[words.index("--resume") + 1])
-                else:
-                    self.folder = Path(words[words.index("--project") + 1]) / words[words.index("--name") + 1]
-                    self.folder.mkdir()
-                seen.append((self.folder.name, words))
-                (self.folder / common.PLAN).write_text("{}")
-
-            def wait(self):
-                status = outcome.get(self.folder.name, lambda: 0)()
-                if not status:
-                    (self.folder / "metrics.json").write_text("{}")
-                return status
-
-        monkeypatch.setattr(subprocess, "Popen", Process)
-        return seen, outcome
-
-    def test_what_failed_goes_on_and_what_is_finished_stays(self, tmp_path, calls):
-        seen, outcome = calls
-        outcome["b"] = lambda: 2
-        with pytest.raises(DetectPruneError, match="run b has failed with exit status 2"):
-            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
-        assert [name for name, _ in seen] == ["a", "b"]
-        outcome.clear()
-        folders = sweep.Runs(tmp_path, ["cpu"], ["--workers", "3"]).finish(self.RUNS)
-        assert [folder.name for folder in folders] == ["a", "b", "c"]
-        assert [name for name, _ in seen[2:]] == ["b", "c"]
-        assert seen[2][1] == ["prune", "--resume", str(tmp_path / "b"), "--workers", "3", "--device", "cpu"]
-        assert seen[3][1] == [
-            *["prune", "--ratio", "0.5", "--project", str(tmp_path), "--name", "c", "--device", "cpu"]
-        ]
-
-    def test_a_stop_is_no_failure(self, tmp_path, calls):
-        _, outcome = calls
-        outcome["a"] = lambda: sweep.INTERRUPTED
-        with pytest.raises(Stopped):
-            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
-
-    def test_devices_share_the_runs(self, tmp_path, calls):
-        seen, outcome = calls
-        both = threading.Barrier(2)
-        # Two that wait for each other end only if both are under way at once, which must be on one device each.
-        outcome |= {name: lambda: both.wait(timeout=30) * 0 for name in "ab"}
-        folders = sweep.Runs(tmp_path, ["cuda:0", "cuda:1"]).finish(self.RUNS)
-        assert [folder.name for folder in folders] == ["a", "b", "c"]
-        assert {words[-1] for _, words in seen[:2]} == {"cuda:0", "cuda:1"} and len(seen) == 3
-
-    @pytest.mark.parametrize(("runs", "threads"), [(1, None), (2, "3"), (3, "2")])
-    def test_jobs_share_a_device_and_the_threads(self, tmp_path, monkeypatch, runs, threads):
-        all_of_them, given = threading.Barrier(runs), []
-
-        class Process:
-            def __init__(self, command, **options):
-                folder = Path(command[command.index("--project") + 1]) / command[command.index("--name") + 1]
-                folder.mkdir()
-                (folder / "metrics.json").write_text("{}")
-                given.append((command[-1], options["env"].get("OMP_NUM_THREADS")))
-
-            def wait(self):
-                return all_of_them.wait(timeout=30) * 0
-
-        monkeypatch.setattr(subprocess, "Popen", Process)
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-        sweep.Runs(tmp_path, ["cpu"] * 4).finish(self.RUNS[:runs])
-        assert given == [("cpu", threads)] * runs
-
-    def test_a_folder_from_a_kill_before_the_plan_is_used(self, tmp_path, calls):
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / ".plan-x1y2.json").touch()
-        assert sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS[:1]) == [tmp_path / "a"]
-
-    def test_a_folder_of_something_else_is_in_the_way(self, tmp_path, calls):
-        (tmp_path / "b").mkdir()
-        (tmp_path / "b" / "thesis.txt").write_text("")
-        with pytest.raises(DetectPruneError, match="b: is in the way of a run"):
-            sweep.Runs(tmp_path, ["cpu"]).finish(self.RUNS)
-        assert (tmp_path / "b" / "thesis.txt").exists() and [name for name, _ in calls[0]] == ["a"]
-
-    def test_a_stop_reaches_a_run_that_is_just_being_begun(self, tmp_path, monkeypatch):
-        runs, told = sweep.Runs(tmp_path, ["cpu"]), []
-
-        class Process:
-            def __init__(self, command, **options):
-                self.stop = threading.Thread(target=runs._stop, args=(signal.SIGTERM, None))
-                self.stop.start()
-                self.stop.join(timeout=0.2)
-
-            send_signal = staticmethod(told.append)
-
-            def wait(self):
-                self.stop.join()
-                return sweep.INTERRUPTED
-
-        monkeypatch.setattr(subprocess, "Popen", Process)
-        with pytest.raises(Stopped):
-            runs.finish(self.RUNS)
-        assert told == [signal.SIGTERM]
-
-    def test_a_kill_reaches_the_run(self, tmp_path, monkeypatch):
-        waits = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
-        with sweep.Runs(tmp_path, ["cpu"]) as runs:
-            monkeypatch.setattr(sys, "executable", "/bin/true")
-
-            def wait(process):
-                process = subprocess.Popen(waits, stdout=subprocess.PIPE)
-                process.stdout.readline()
-                runs._processes.add(process)
-                runs._stop(signal.SIGTERM, None)
-                return process.wait(timeout=30)
-
-            monkeypatch.setattr(runs, "_wait", wait)
-            with pytest.raises(Stopped):
-                runs.finish(self.RUNS[:1])
 
 
 @pytest.mark.parametrize("weights", [False, True])
@@ -313,8 +183,8 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert {"AP", "AP50", "dense_AP", "cut_AP", "seconds", "command", "epochs"} <= record.keys()
     for name in ("sweep.csv", "sweep.md", "accuracy.png", "accuracy.svg", "kept_per_layer.png", "kept_per_layer.svg"):
         assert (folder / name).stat().st_size > 0
-    plans = [json.loads((folder / run / common.PLAN).read_text())["options"] for run in ("dense-s0", "admm-0.5-s0")]
-    assert plans[0]["precision"] == plans[1]["precision"] and plans[0]["precision"] in common.PRECISIONS
+    plans = [json.loads((folder / run / PLAN).read_text())["options"] for run in ("dense-s0", "admm-0.5-s0")]
+    assert plans[0]["precision"] == plans[1]["precision"] and plans[0]["precision"] in PRECISIONS
     assert plans[1]["weights"] == str(Path("runs/sweep/tiny/dense-s0/trained.weights"))
     before = (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns
     assert sweep.main(["--resume", str(folder), "--precision", "auto"]) == 0
@@ -327,7 +197,7 @@ def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatc
     (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
     data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=3)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(common, "default_workers", lambda processes=1: 12 // processes)
+    monkeypatch.setattr(sweep, "default_workers", lambda processes=1: 12 // processes)
     seen = []
 
     class Runs(sweep.Runs):
@@ -338,10 +208,10 @@ def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatc
 
     monkeypatch.setattr(sweep, "Runs", Runs)
     words = ["--cfg", "tiny.cfg", "--data", str(data), "--ratios", "0.5,0.6,0.7", "--batch", "2", "--device", "cpu"]
-    assert sweep.main([*words, "--jobs", "3"]) == sweep.INTERRUPTED
-    assert sweep.main(["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--jobs", "2"]) == sweep.INTERRUPTED
+    assert sweep.main([*words, "--jobs", "3"]) == INTERRUPTED
+    assert sweep.main(["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--jobs", "2"]) == INTERRUPTED
     again = ["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--workers", "1", "--save-every", "2"]
-    assert sweep.main(again) == sweep.INTERRUPTED
+    assert sweep.main(again) == INTERRUPTED
     changed = ["--workers", "1", "--save-every", "2.0"]
     assert seen == [(["cpu"] * 3, "4", []), (["cpu"] * 2, "6", []), (["cpu"] * 3, "1", changed)]
 

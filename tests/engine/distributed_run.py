@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from toy import FP32, StopsItself, toy_network
 
-from detect_prune.cli.common import run_together
+from detect_prune.cli.command import run_together
 from detect_prune.datasets.classification import ClassificationData, LabelledPictures
 from detect_prune.datasets.share import Share
 from detect_prune.engine.checkpoint import load_checkpoint

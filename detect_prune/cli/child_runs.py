@@ -1,0 +1,185 @@
+"""The runs of a sweep, each a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import RLock
+from types import FrameType
+from typing import Any
+
+from detect_prune.cli.command import INTERRUPTED
+from detect_prune.cli.plan import PLAN
+from detect_prune.errors import DetectPruneError
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """A run of `prune` or `train` in the sweep's folder."""
+
+    name: str
+    command: str
+    words: list[str]
+
+
+class Runs:
+    """Runs of a sweep as processes of their own; finished ones are not run again.
+
+    A run that was begun goes on from its last checkpoint. With room for one run its output is the sweep's, with room
+    for several it goes to NAME.log. While entered, Ctrl-C and a kill of the sweep are handed on to the runs.
+
+    Args:
+        folder: of the sweep.
+        devices: a run at a time on each; one that is named twice takes two.
+        changed: options that a run which goes on is given anew.
+    """
+
+    def __init__(self, folder: Path, devices: Sequence[str], changed: Sequence[str] = ()):
+        self.folder, self.devices, self.changed = folder, list(devices), list(changed)
+        self._processes: set[subprocess.Popen] = set()
+        self._stopping = False
+        """No further run is begun."""
+        # Else a process that has just begun, and is in no list yet, would never hear of the stop. Reentrant, since a
+        # second signal may interrupt the handler of the first.
+        self._beginning = RLock()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Runs":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        with self._beginning:
+            self._stopping = True
+            for process in self._processes:
+                process.send_signal(number)
+
+    def finish(self, runs: Sequence[ChildRun]) -> list[Path]:
+        """Brings all runs to their end; returns their folders in the same order.
+
+        Raises:
+            Stopped: the sweep was asked to stop.
+            DetectPruneError: a run has failed; those that were not begun yet are not begun.
+        """
+        from detect_prune.engine.run import Stopped
+
+        free: Queue[str] = Queue()
+        for device in self.devices:
+            free.put(device)
+        environment = self._environment(len(runs))
+
+        def one(run: ChildRun) -> Path:
+            device = free.get()
+            try:
+                return self._finish_one(run, device, environment)
+            except BaseException as error:
+                if len(self.devices) > 1 and not self._stopping:
+                    print(f"{error}\nno other run is begun", flush=True)
+                self._stopping = True
+                raise
+            finally:
+                free.put(device)
+
+        with ThreadPoolExecutor(len(self.devices)) as pool:
+            waiting = [pool.submit(one, run) for run in runs]
+        errors = [error for each in waiting if (error := each.exception()) is not None]
+        if errors:
+            # What went wrong says more than that others were not begun because of it.
+            raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
+        return [each.result() for each in waiting]
+
+    def _environment(self, runs: int) -> dict[str, str]:
+        """That of this process, and the threads of each of so many runs: together as many as this one may have.
+
+        Finished runs count as well: with other numbers of threads a resumed run would not end at the same bits.
+        """
+        import torch
+
+        together = min(len(self.devices), runs)
+        if together < 2:
+            return dict(os.environ)
+        threads = str(max(1, torch.get_num_threads() // together))
+        return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+    def _folder_of(self, name: str) -> Path:
+        # A run on the built-in set says so in its name.
+        sample = self.folder / f"{name}-sample"
+        return sample if sample.exists() else self.folder / name
+
+    def _finish_one(self, run: ChildRun, device: str, environment: dict[str, str]) -> Path:
+        from detect_prune.engine.curve import METRICS
+        from detect_prune.engine.run import Stopped
+
+        folder = self._folder_of(run.name)
+        if (folder / METRICS).exists():
+            return folder
+        if self._stopping:
+            raise Stopped(self.folder)
+        if (folder / PLAN).exists():
+            words = ["--resume", str(folder), *self.changed]
+        else:
+            _remove_without_plan(folder)
+            words = [*run.words, "--project", str(self.folder), "--name", run.name]
+        print(f"\n{run.name}, on {device}", flush=True)
+        status = self._call([run.command, *words, "--device", device], run.name, environment)
+        if status == INTERRUPTED or self._stopping:
+            raise Stopped(self.folder)
+        if status:
+            log = f"; see {self._log(run.name)}" if len(self.devices) > 1 else ""
+            raise DetectPruneError(f"the run {run.name} has failed with exit status {status}{log}", file=self.folder)
+        return self._folder_of(run.name)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _call(self, words: Sequence[str], name: str, environment: dict[str, str]) -> int:
+        command = [sys.executable, "-m", "detect_prune", *words]
+        # A group of its own: else Ctrl-C reaches a run twice, and the second one tells it not to save.
+        if len(self.devices) == 1:
+            return self._wait(self._begin(command, env=environment))
+        with open(self._log(name), "ab") as log:
+            return self._wait(self._begin(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+
+    def _begin(self, command: Sequence[str], **options: Any) -> subprocess.Popen:
+        from detect_prune.engine.run import Stopped
+
+        with self._beginning:
+            if self._stopping:
+                raise Stopped(self.folder)
+            process = subprocess.Popen(command, process_group=0, **options)
+            self._processes.add(process)
+            return process
+
+    def _wait(self, process: subprocess.Popen) -> int:
+        try:
+            return process.wait()
+        finally:
+            with self._beginning:
+                self._processes.discard(process)
+
+
+def _remove_without_plan(folder: Path) -> None:
+    """Removes the folder of a run that was killed before it had written its plan; else the run would find its name
+    taken, choose another, and its results would be looked for in vain.
+
+    Raises:
+        DetectPruneError: there is something in it.
+    """
+    try:
+        for unfinished in folder.glob(f".{Path(PLAN).stem}-*"):
+            unfinished.unlink()
+        folder.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DetectPruneError(f"is in the way of a run ({error.strerror})", file=folder) from None

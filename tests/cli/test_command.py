@@ -1,0 +1,74 @@
+"""What becomes of a command: its exit status, and what a user reads instead of a traceback."""
+
+import argparse
+import subprocess
+import sys
+import warnings
+
+from detect_prune.cli import sweep
+from detect_prune.cli.command import _show_warning, run_command, run_together
+from detect_prune.darknet.cfg import CfgWarning
+
+
+def test_a_reader_that_has_gone_ends_the_output_quietly():
+    talks = (
+        "import argparse; from detect_prune.cli.command import run_command\n"
+        "def talk(args, words):\n    for _ in range(100_000): print('a line')\n"
+        "raise SystemExit(run_command(talk, argparse.ArgumentParser(), []))"
+    )
+    with subprocess.Popen([sys.executable, "-c", talks], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+
+
+def test_our_warnings_are_sentences_and_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def main(args, words):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            monkeypatch.setattr(warnings, "showwarning", _show_warning)
+            warnings.warn(CfgWarning("x.cfg:3: an unknown key"), stacklevel=1)
+            warnings.warn("somebody else's", stacklevel=1)
+        raise KeyboardInterrupt
+
+    assert run_command(main, argparse.ArgumentParser(), []) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("warning: x.cfg:3: an unknown key\n") and "UserWarning: somebody else's" in said
+    assert said.endswith("\nstopped\n")
+
+
+def test_under_torchrun_other_commands_say_that_they_work_in_one_process(monkeypatch, capsys):
+    from detect_prune.engine.distributed import World
+
+    for name, value in {"WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(World, "__enter__", lambda self: self)
+    monkeypatch.setattr(World, "__exit__", lambda self, *error: None)
+    assert sweep.main(["--model", "lenet5", "--ratios", "0.5"], prog="detect-prune sweep") == 2
+    said = capsys.readouterr().err
+    assert said == "error: detect-prune sweep works in one process, and torchrun has started 4 of it\n"
+    seen = []
+    made = argparse.ArgumentParser()
+    assert run_together(lambda args, words, world: seen.append(world.size), made, []) == 0 and seen == [4]
+    monkeypatch.delenv("LOCAL_RANK")
+    assert run_together(lambda args, words, world: None, made, []) == 2
+    assert "torchrun starts" in capsys.readouterr().err
+
+
+def test_commands_take_denormal_numbers_for_zero_in_all_threads():
+    """In a process of its own: the setting stays with the threads that torch starts under it."""
+    script = """
+import argparse, torch
+from detect_prune.cli.command import run_command
+
+def main(args, words):
+    torch.set_num_threads(2)
+    tiny = torch.full((10_000_000,), 1e-40)
+    print(int((tiny * 0.5).count_nonzero()))
+
+raise SystemExit(run_command(main, argparse.ArgumentParser(), []))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "0\n"
