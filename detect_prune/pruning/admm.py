@@ -22,7 +22,8 @@ In anyone's own loop:
 
 What the optimizer means for rho. SGD takes the penalty as it is. Adam divides the penalty's gradient by the size of
 the sum, so rho only says how loss and penalty share a step of fixed length; the schedule of rho works from measured
-residuals and serves both. Weight decay pulls the weights that stay away from Z while the penalty pulls them back:
+residuals and serves both. (By default, where the ratio grows, the penalty stands beside Adam's step, see
+RhoSchedule.decoupled.) Weight decay pulls the weights that stay away from Z while the penalty pulls them back:
 parameter_groups leaves it out for prunable weights during ADMM.
 """
 
@@ -118,6 +119,8 @@ class GlobalADMM:
         self._limit: float | None = None
         self._pulls: list[float] | None = None
         """The q of the penalty by layer, where the layer has just one; read once, since a GPU has to be waited for."""
+        self._gone: dict[str, Tensor] = {}
+        """(n, 1, ...) the outputs that are held at zero, for layers that have any. See RhoSchedule.empties_outputs."""
         self._handles: list[Any] = []
         self._optimizer: Optimizer | None = None
         # float32 even for half-precision weights: U sums up differences that bf16 would round away.
@@ -173,8 +176,8 @@ class GlobalADMM:
     # ---- the W-step's share
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Adds the penalty's gradient at every step of this optimizer, after scaling, accumulation, clipping and
-        all-reduce.
+        """Adds the penalty at every step of this optimizer: its gradient, after scaling, accumulation, clipping and
+        all-reduce, or beside the step what it moves W by (RhoSchedule.decoupled).
 
         Raises:
             ValueError: one of the prunable weights is frozen, or the optimizer does not train it, or maximizes.
@@ -188,7 +191,10 @@ class GlobalADMM:
             raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
         self.detach()
         self._optimizer = optimizer
-        self._handles = [optimizer.register_step_pre_hook(self._before_step)]
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(lambda *_: self._hold_gone()),
+        ]
 
     def detach(self) -> None:
         """Lets go of the optimizer: its steps are its own again."""
@@ -225,6 +231,11 @@ class GlobalADMM:
             self._limit = self._largest_worth()
         self._add_penalty()
 
+    @torch.no_grad()
+    def _hold_gone(self) -> None:
+        for name, gone in self._gone.items():
+            self.weights[name].masked_fill_(gone, 0)
+
     def _add_penalty(self) -> None:
         # On a GPU an operation on a list is a kernel or two, and one for each layer would take longer to start than to
         # run.
@@ -244,7 +255,16 @@ class GlobalADMM:
         if not self.schedule.holds_support:
             for part, z in zip(force, self.z.values()):  # there is no such operation on lists
                 part.masked_fill_(z != 0, 0)
-        torch._foreach_add_([weight.grad for weight in weights], force)
+        if self._moves_weights():
+            rates = {id(part): group["lr"] for group in self._optimizer.param_groups for part in group["params"]}
+            torch._foreach_mul_(force, [float(rates[id(weight)]) for weight in weights])
+            torch._foreach_sub_(weights, force)
+        else:
+            torch._foreach_add_([weight.grad for weight in weights], force)
+
+    def _moves_weights(self) -> bool:
+        """Whether the penalty moves W itself, beside the optimizer's step, instead of joining the gradient."""
+        return self.schedule.decoupled and not isinstance(self._optimizer, torch.optim.SGD | None)
 
     def _settle(self) -> None:
         """Fixes the first worth and the first rho from what has been measured."""
@@ -305,10 +325,13 @@ class GlobalADMM:
 
     def _effective_rho(self) -> float:
         """With this, descent on the penalty alone moves W by a given share of its way between two updates. 0 where the
-        steps of the optimizer do not follow the length of the gradient."""
-        if not isinstance(self._optimizer, torch.optim.SGD):
+        steps of the optimizer do not follow the length of the gradient, and the penalty is a part of it."""
+        if self._moves_weights():
+            momentum = 0.0
+        elif isinstance(self._optimizer, torch.optim.SGD):
+            momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
+        else:
             return 0.0
-        momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
         way = self._rate() / (1 - momentum) * self._steps / max(self.done, 1)
         return self.schedule.effective / way if way > 0 else 0.0
 
@@ -336,12 +359,15 @@ class GlobalADMM:
             if not math.isfinite(length):
                 raise Diverged(f"the weights of {name} are not finite: training has diverged")
         masks, bound = self.constraint.project(self.u, self.q, self._progress()).named(self.weights)
-        moves = dict(zip(self.weights, numbers(self._split(name, masks[name]) for name in self.weights)))
+        moves = dict(zip(self.weights, numbers(self._split(name, masks[name], lengths[name]) for name in self.weights)))
         self.done += 1
         counts = numbers(masks[name].count_nonzero() for name in self.weights)
         kept = {name: count / weight.numel() for (name, weight), count in zip(self.weights.items(), counts)}
+        if self.schedule.empties_outputs:
+            self._gone = _empty_outputs(masks)
+            self._hold_gone()
         del masks  # a new q would lie in memory beside them
-        self.report = residuals_of(moves, lengths, self.rho, self.done, kept, bound)
+        self.report = residuals_of(moves, self.rho, self.done, kept, bound)
         if self.done == self._first_pressing():
             self._first_residual = self.report.worst
         if self.schedule.ends_stage(self.done, self.updates):
@@ -356,27 +382,35 @@ class GlobalADMM:
             square += w.to(u.dtype).square().sum()
         return square
 
-    def _split(self, name: str, mask: Tensor) -> Tensor:
+    def _split(self, name: str, mask: Tensor, square: float) -> Tensor:
         """Z = W + U where the mask is true and 0 elsewhere, then U goes by its step length towards W + U - Z.
 
+        Args:
+            square: of the length of W.
+
         Returns:
-            (2,) the squares of the lengths of W - Z and of the way that Z went.
+            (3,) the squares of the lengths of W - Z, of the way that Z went, and of W: in the norm of the penalty where
+            a layer has more than one q.
         """
-        apart, way, gamma = self.u[name].new_zeros(()), self.u[name].new_zeros(()), self.schedule.dual_step
-        for z, u, w, stays in chunks(self.z[name], self.u[name], self.weights[name].detach(), mask):
+        gamma, q = self.schedule.dual_step, self.q[name]
+        apart, way, length = self.u[name].new_zeros(3)
+        like = (self.z[name], self.u[name], self.weights[name].detach(), mask)
+        for z, u, w, stays, *worth in chunks(*like, q) if q.dim() else chunks(*like):
             new = torch.where(stays, u, 0.0)
-            way += z.sub_(new).square_().sum()
-            apart += z.copy_(w).sub_(new).square_().sum()
+            way += _square_in_place(z.sub_(new), *worth)
+            apart += _square_in_place(z.copy_(w).sub_(new), *worth)
+            if worth:
+                length += _square_in_place(z.copy_(w), *worth)
             z.copy_(new)
             # With a gamma of 1 that is zero, exactly, where Z is not zero, for there it equals W + U.
             u.sub_(new, alpha=gamma)
             if gamma != 1:  # else a pass over the weights for nothing
                 u.sub_(w, alpha=1 - gamma)
-                if self.q[name].dim():
+                if worth:
                     # With a weight's own q its U changes by orders of magnitude, and what of it came into the support
                     # would rule the choice of the next ones.
                     u.masked_fill_(stays, 0)
-        return torch.stack((apart, way))
+        return torch.stack((apart, way, length if q.dim() else length.fill_(square)))
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         before, worth_before = self.rho, self.q
@@ -437,6 +471,7 @@ class GlobalADMM:
             "steps": self._steps,
             "peak_rate": self._peak_rate,
             "limit": self._limit,
+            "gone": dict(self._gone),
             "report": self.report.as_dict() if self.report is not None else None,
             "importance": self.importance.state_dict(),
         }
@@ -456,6 +491,7 @@ class GlobalADMM:
             self.z[name].copy_(state["z"][name])
             self.u[name].copy_(state["u"][name])
         self.q = {name: q.to(self.z[name].device, copy=True) for name, q in state["q"].items()}
+        self._gone = {name: gone.to(self.z[name].device, copy=True) for name, gone in state["gone"].items()}
         self._pulls = None
         self.rho, self.done = state["rho"], state["done"]
         self._first_residual = state["first_residual"]
@@ -463,6 +499,19 @@ class GlobalADMM:
         self._steps, self._peak_rate, self._limit = state["steps"], state["peak_rate"], state["limit"]
         self.report = Residuals(**state["report"]) if state["report"] is not None else None
         self.importance.load_state_dict(state["importance"])
+
+
+def _square_in_place(part: Tensor, worth: Tensor | None = None) -> Tensor:
+    """The square of the length of a part of a layer, whose values are lost."""
+    part.square_()
+    return (part if worth is None else part.mul_(worth)).sum()
+
+
+def _empty_outputs(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name -> (n, 1, ...) which outputs keep no weight, for the layers that have such."""
+    empty = {name: ~mask.any(dim=tuple(range(1, mask.dim())), keepdim=True) for name, mask in masks.items()}
+    counts = dict(zip(empty, numbers(each.count_nonzero() for each in empty.values())))
+    return {name: each for name, each in empty.items() if counts[name]}
 
 
 def _largest_rate(optimizer: Optimizer) -> float:

@@ -17,6 +17,9 @@ from detect_prune.pruning.counts import detached
 from detect_prune.pruning.lamp import TINY, lamp_worths
 from detect_prune.pruning.selection import Diverged, chunks, numbers, require_finite
 
+_GONE = 1e-12
+"""A filter's mean square counts for at least this share of its layer's: one of zeros has no scale."""
+
 
 class Unmeasured(ValueError):
     """A layer has had no gradient, from which its worth would be measured."""
@@ -38,7 +41,7 @@ class Importance(Protocol):
     def worths(
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
-        """q > 0 for each layer, 0-dimensional or of the shape of its weight.
+        """q > 0 for each layer: 0-dimensional, (n, 1, ...) for each of its n outputs, or of the shape of its weight.
 
         Args:
             keep: share of all weights, each counted by what it costs, that is going to stay.
@@ -138,17 +141,20 @@ class Fisher:
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
         """See Importance; raises Unmeasured where no gradient of a layer has been seen yet."""
+        means = self._means(weights)
+        return {name: value.add_(self.damping * value.mean()).clamp_(min=TINY) for name, value in means.items()}
+
+    def _means(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         unseen = [name for name in weights if name not in self._mean]
         if unseen:
             raise Unmeasured(
                 f"the importance of {', '.join(unseen)} is measured from gradients, and there were none: attach an "
                 "optimizer and take steps; a layer that the network does not use is to be excluded"
             )
-        q = {}
-        for name, weight in weights.items():
-            value = self._mean[name].to(weight.device) / (1 - self.decay ** self._steps[name])
-            q[name] = value.add_(self.damping * value.mean()).clamp_(min=TINY)
-        return q
+        return {
+            name: self._mean[name].to(weight.device) / (1 - self.decay ** self._steps[name])
+            for name, weight in weights.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": dict(self._mean), "steps": dict(self._steps)}
@@ -159,23 +165,31 @@ class Fisher:
 
 
 class Taylor(Fisher):
-    """q = sqrt(E[g^2] / mean(w^2)) of the layer.
+    """q = sqrt(E[g^2] / mean(w^2)) of each output: of a filter, or of a row of a linear layer.
 
-    A weight of its layer's usual length is worth |g w|, the first-order Taylor term of what its removal does to the
-    loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a layer magnitude ranks. It is the geometric
-    mean of `normalised` and `fisher-layer`, which err on opposite sides: one treats all layers alike, the other takes
-    a layer with small gradients for worthless.
+    A weight of its filter's usual length is worth |g w|, the first-order Taylor term of what its removal does to the
+    loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a filter magnitude ranks. It is the geometric
+    mean of `normalised` and `fisher-layer`, taken for each filter: batch norm makes each as free of scale as its layer.
     """
 
     def __init__(self):
-        super().__init__(per_layer=True)
+        super().__init__(damping=0.01)
+
+    def observe(self, gradients: Mapping[str, Tensor]) -> None:
+        """See Importance."""
+        self._learn({name: _row_mean_square(value) for name, value in detached(gradients).items()})
 
     def worths(
         self, weights: Mapping[str, Tensor], keep: float, costs: Mapping[str, float] | None = None
     ) -> dict[str, Tensor]:
-        """See Fisher."""
-        squares = super().worths(weights, keep, costs)
-        return {name: (square / _mean_square(weights[name]).clamp(min=TINY)).sqrt() for name, square in squares.items()}
+        """See Fisher. What is damped is (g w)^2, since g alone is not free of scale."""
+        q = {}
+        for name, square in self._means(weights).items():
+            own = _row_mean_square(weights[name])
+            own = torch.maximum(own, _GONE * own.mean() + TINY)
+            product = square * own
+            q[name] = product.add_(self.damping * product.mean()).sqrt_().div_(own).clamp_(min=TINY)
+        return q
 
 
 _KINDS = {
@@ -247,6 +261,13 @@ def _square(value: Tensor) -> Tensor:
     """The sum of squares, at least in float32, without a temporary of the value's size."""
     kind = torch.promote_types(value.dtype, torch.float32)
     return reduce(torch.add, (part.to(kind).square().sum() for (part,) in chunks(value)))
+
+
+def _row_mean_square(value: Tensor) -> Tensor:
+    """(n, 1, ...) the mean square of each row of the first dimension."""
+    width = value.numel() // len(value)
+    dims = tuple(range(1, value.dim()))
+    return torch.linalg.vector_norm(value, dim=dims, keepdim=True, dtype=torch.float32).square_().div_(width)
 
 
 def _mean_square(value: Tensor) -> Tensor:

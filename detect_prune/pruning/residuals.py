@@ -13,7 +13,11 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Residuals:
-    """How far W and Z are apart after an update, relative to the length of W: per layer and for the whole network."""
+    """How far W and Z are apart after an update, relative to the length of W: per layer and for the whole network.
+
+    Lengths are those of the penalty's norm, sum q v^2, where a layer has more than one q: an output with small weights
+    counts for what it is worth, and not for nothing beside one with large weights.
+    """
 
     primal: dict[str, float]
     """||W - Z|| / ||W||."""
@@ -68,22 +72,20 @@ class Residuals:
 
 def residuals_of(
     moves: Mapping[str, Sequence[float]],
-    lengths: Mapping[str, float],
     rho: float,
     update: int,
     kept: dict[str, float],
     bound: tuple[str, ...],
 ) -> Residuals:
-    """From squares of lengths: of W - Z and of the way of Z in `moves`, and of W."""
+    """From squares of lengths: of W - Z, of the way of Z, and of W."""
 
     def relative(part: float, whole: float) -> float:
         return math.sqrt(part / whole) if whole > 0 else 0.0
 
-    apart, way = (sum(move[i] for move in moves.values()) for i in range(2))
-    length = sum(lengths.values())
+    apart, way, length = (sum(move[i] for move in moves.values()) for i in range(3))
     return Residuals(
-        primal={name: relative(move[0], lengths[name]) for name, move in moves.items()},
-        dual={name: relative(move[1], lengths[name]) for name, move in moves.items()},
+        primal={name: relative(move[0], move[2]) for name, move in moves.items()},
+        dual={name: relative(move[1], move[2]) for name, move in moves.items()},
         overall=(relative(apart, length), relative(way, length)),
         rho=rho,
         update=update,

@@ -23,8 +23,8 @@ def cubic(time: float) -> float:
 class RhoSchedule:
     """The one knob of ADMM that would otherwise have to be tuned for every network.
 
-    Starts rho relative to the loss gradient, or where the ratio grows relative to how far SGD goes between two updates,
-    and lets it grow just fast enough for W to meet Z by the end.
+    Starts rho relative to the loss gradient, or where the ratio grows relative to how far the penalty goes between two
+    updates, and lets it grow just fast enough for W to meet Z by the end.
 
     The updates are divided into stages. Within a stage rho and the worth q stay as they are, so that the dual variable
     means one thing. Between two stages the relative primal residual ||W - Z|| / ||W|| of the worst layer is compared
@@ -38,7 +38,8 @@ class RhoSchedule:
     """
 
     start: float | None = None
-    """First rho; None: `relative_start`, measured, or `effective` where the ratio grows and the optimizer is SGD."""
+    """First rho; None: `relative_start`, measured, or `effective` where the ratio grows, with SGD or a `decoupled`
+    penalty."""
     relative_start: float = 0.1
     """The penalty's gradient, were the whole removal asked for and U zero, is at first so long, relative to the loss
     gradient's (root mean square over the first steps)."""
@@ -50,7 +51,7 @@ class RhoSchedule:
     """Lower limit, from the second stage on, and where the ratio grows the first rho itself: learning rate * rho *
     steps between two updates / (1 - momentum), the share of its way that the penalty alone would move W, while it is
     small. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the
-    length of the gradient; Adam's steps do not depend on it.)"""
+    length of the gradient, and for a penalty that is `decoupled`, which knows no momentum.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
     penalty alone diverges above 2."""
@@ -65,6 +66,17 @@ class RhoSchedule:
     update. Where not, their Z counts as renewed at every step: to W + U, the best that it can be while the support
     stays, so that the penalty's gradient is zero there. What is pulled back to where it was at the last update learns
     more slowly."""
+
+    decoupled: bool = False
+    """Whether, with an optimizer whose steps do not follow the length of the gradient (Adam and its like), the penalty
+    moves W itself, by learning rate * rho * q (W - Z + U) in each step, as AdamW's weight decay does (Loshchilov and
+    Hutter 2019, arXiv 1711.05101), instead of joining the gradient. There it could move a weight by no more than the
+    learning rate, however large the weight is."""
+
+    empties_outputs: bool = False
+    """Whether an output (a filter, or a row of a linear layer) that has no weight left in Z's support is zero in W at
+    once, and as long as that is so. Before batch norm a filter does the same however small it is, so that the penalty
+    alone would never teach the network to do without it, and the cut would take it away at one blow."""
 
     lag: float = 0.25
     """While the ratio grows W lags behind Z, whatever rho is; with a larger primal residual than this rho grows."""
@@ -87,7 +99,7 @@ class RhoSchedule:
         """The default where the ratio grows: rho grows to bring W to Z only when the removal is nearly complete, so it
         begins large enough for W to follow, and has fewer stages to grow in afterwards. What leaves the support settles
         at zero without a swing, and what stays is free."""
-        return cls(relative_start=1.0, effective=1.0, most=4.0, dual_step=0.25, holds_support=False)
+        return cls(effective=1.0, most=4.0, dual_step=0.25, holds_support=False, decoupled=True, empties_outputs=True)
 
     def ends_stage(self, done: int, updates: int) -> bool:
         """Is the update number `done` (from 1) of `updates` the last of its stage, and another one follows?"""

@@ -59,18 +59,36 @@ def flat(tensor: Tensor) -> Tensor:
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same stretches of several tensors of one shape, as views of at most _CHUNK values in the order of memory.
+    """The same stretches of several tensors, as views of at most _CHUNK values in the order of memory.
 
     What is done to one stretch after the other stays in the processor's cache and needs no temporary of their size.
-    Tensors whose memory is ordered otherwise than the first one's are copied: write to none but those like the first.
+    Tensors whose memory is ordered otherwise than the first one's are copied, and so is a stretch of one that has a
+    value a row, (n, 1, ...), for a first one of (n, ...): write to none but those like the first.
     """
     first = tensors[0]
-    alike = (tensor if tensor.stride() == first.stride() else _as(tensor, first) for tensor in tensors)
-    return zip(*(flat(tensor).split(_CHUNK) for tensor in alike))
+    return zip(*(_stretches(tensor, first) for tensor in tensors))
+
+
+def _stretches(tensor: Tensor, other: Tensor) -> Iterator[Tensor]:
+    """Of a tensor that has the shape of the other one, or a value for each of its rows."""
+    if tensor.shape == other.shape or not _in_rows(other):
+        alike = tensor if tensor.stride() == other.stride() else _as(tensor, other)
+        yield from flat(alike).split(_CHUNK)
+        return
+    rows, width = tensor.flatten(), other.numel() // len(other)
+    for start in range(0, other.numel(), _CHUNK):
+        end = min(start + _CHUNK, other.numel())
+        first, last = start // width, (end - 1) // width
+        yield rows[first : last + 1].repeat_interleave(width)[start - first * width : end - first * width]
+
+
+def _in_rows(tensor: Tensor) -> bool:
+    """Whether memory holds one row of the first dimension after the other."""
+    return len(tensor) == 1 or tensor.stride(0) * len(tensor) == tensor.numel()
 
 
 def _as(tensor: Tensor, other: Tensor) -> Tensor:
-    """A copy in the order of memory of another tensor of its shape."""
+    """A copy in the shape and the order of memory of another tensor."""
     return torch.empty_like(other, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
@@ -81,27 +99,35 @@ class Items:
     values: Tensor
     """v, any shape, dense in memory."""
     worth: Tensor
-    """q >= 0: 0-dimensional for the whole layer, or of the shape of `values`."""
+    """q >= 0: 0-dimensional for the whole layer, (n, 1, ...) for each row of `values`, or of the shape of `values`."""
     cost: float = 1.0
     """c > 0 of each item."""
 
     def __post_init__(self) -> None:
-        if self.worth.dim() and self.worth.stride() != self.values.stride():
+        whole = self.worth.shape == self.values.shape or (self.worth.dim() and not _in_rows(self.values))
+        if whole and self.worth.stride() != self.values.stride():
             object.__setattr__(self, "worth", _as(self.worth, self.values))
 
     def scores(self) -> Iterator[Tensor]:
         """|v| sqrt(q / c), (<= _CHUNK,) at a time, in the order of the memory of `values`."""
-        chunks = flat(self.values).split(_CHUNK)
         if self.worth.dim() == 0:
             scale = math.sqrt(float(self.worth) / self.cost)
-            yield from (magnitude(chunk).mul_(scale) for chunk in chunks)
+            yield from (magnitude(chunk).mul_(scale) for (chunk,) in chunks(self.values))
+        elif self.worth.shape != self.values.shape:  # there are few of them, and each is wanted many times
+            scales = (self.worth / self.cost).sqrt_()
+            yield from (magnitude(chunk).mul_(scale) for chunk, scale in chunks(self.values, scales))
         else:
-            worths = flat(self.worth).split(_CHUNK)
-            yield from (magnitude(chunk).mul_((worth / self.cost).sqrt_()) for chunk, worth in zip(chunks, worths))
+            worths = chunks(self.values, self.worth)
+            yield from (magnitude(chunk).mul_((worth / self.cost).sqrt_()) for chunk, worth in worths)
 
     def thinned(self, step: int) -> "Items":
         """Every `step`-th item."""
-        worth = self.worth if self.worth.dim() == 0 else flat(self.worth)[::step].contiguous()
+        worth = self.worth
+        if worth.dim() and worth.shape != self.values.shape:
+            places = torch.arange(0, len(self), step, device=worth.device)
+            worth = worth.flatten()[places // (len(self) // len(worth))]
+        elif worth.dim():
+            worth = flat(worth)[::step].contiguous()
         return Items(flat(self.values)[::step].contiguous(), worth, self.cost)
 
     def __len__(self) -> int:

@@ -282,3 +282,45 @@ def test_a_ratio_that_grows_resumes_to_the_bit():
 def test_the_defaults_are_those_that_the_documents_tell():
     admm = GlobalADMM(nn.Linear(20, 10), 0.9)
     assert isinstance(admm.importance, Lamp) and admm.constraint.floor == 0.05 and not admm.gradual
+
+
+@pytest.fixture
+def denormals_flushed():
+    """As in every command: what the penalty halves step by step would soon slow down everything."""
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+
+
+def test_an_output_without_a_weight_is_zero_at_once_so_that_the_cut_takes_nothing_away(denormals_flushed):
+    """Before batch norm a filter does the same however small it is: without that its removal would come at one blow."""
+
+    def go(**changed):
+        model = network()
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.0)
+        for batch in batches(0, 100):
+            step(model, optimizer, batch)
+        with torch.no_grad():
+            model[0].weight[:3].mul_(0.01)  # raw magnitude takes them first
+        schedule = replace(RhoSchedule.growing(), **changed)
+        admm = GlobalADMM(model, 0.8, updates=40, importance="raw", gradual=True, rho=schedule)
+        admm.attach(optimizer)
+        for i, batch in enumerate(batches(1, 320), 1):
+            step(model, optimizer, batch)
+            for name, weight in admm.weights.items():
+                empty = weight.detach().flatten(1).abs().sum(1) == 0
+                assert not (empty & (admm.z[name] != 0).flatten(1).any(1)).any()
+                if changed.get("empties_outputs", True) and admm.done:
+                    assert torch.equal(empty, (admm.z[name] == 0).flatten(1).all(1))
+            if i % 8 == 0:
+                admm.update()
+        pictures = next(batches(2, 1))[0]
+        model.train()
+        before = model(pictures).detach()
+        masks = admm.cut()
+        lost = any(not bool(masks[name].flatten(1).any(1).all()) for name in masks)
+        return float((model(pictures).detach() - before).norm() / before.norm()), lost
+
+    change, lost = go()
+    assert lost and change < 0.02
+    assert go(empties_outputs=False)[0] > 0.2

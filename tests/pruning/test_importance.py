@@ -212,8 +212,8 @@ def test_fisher_is_the_running_mean_of_squares():
         Fisher().worths({"w": torch.ones(2)}, 0.5)
 
 
-def test_taylor_is_what_fisher_and_normalised_make_together():
-    """A weight of its layer's usual length is worth |g w|: q w^2 = rms(g) rms(w)."""
+def test_taylor_is_the_first_order_term_of_each_output():
+    """A weight of its filter's usual length is worth |g w|: q w^2 = rms(g) rms(w), and a little of its layer's."""
     generator = torch.Generator().manual_seed(0)
     weights = {"a": torch.randn(5, 7, generator=generator), "b": 3 * torch.randn(2, 3, 3, 3, generator=generator)}
     taylor = Taylor()
@@ -221,15 +221,42 @@ def test_taylor_is_what_fisher_and_normalised_make_together():
         gradient = torch.randn(weight.shape, generator=generator) * (0.1 if name == "a" else 10)
         for _ in range(3):
             taylor.observe({name: gradient})
-        length = weight.square().mean().sqrt()
-        expected = gradient.square().mean().sqrt() * length
-        worth = float(taylor.worths({name: weight}, 0.5)[name] * length.square())
-        assert worth == pytest.approx(float(expected) * 1.1**0.5, rel=1e-5)  # fisher's damping, the same for all
-    fisher, normalised = Fisher(per_layer=True), Normalised()
-    fisher.load_state_dict(taylor.state_dict())
-    for name, q in taylor.worths(weights, 0.5).items():
-        product = fisher.worths(weights, 0.5)[name] * normalised.worths(weights, 0.5)[name]
-        torch.testing.assert_close(q, product.sqrt())
+        own, slopes = (value.square().flatten(1).mean(1) for value in (weight, gradient))
+        expected = (slopes * own + taylor.damping * (slopes * own).mean()).sqrt()
+        q = taylor.worths({name: weight}, 0.5)[name]
+        assert q.shape == (len(weight), *[1] * (weight.dim() - 1))
+        torch.testing.assert_close(q.flatten() * own, expected)
+
+
+def test_taylor_makes_nothing_infinite_of_filters_of_zeros():
+    taylor = Taylor()
+    weight, gradient = torch.ones(4, 6), torch.ones(4, 6)
+    weight[0], gradient[1], weight[2], gradient[2] = 0.0, 0.0, 0.0, 0.0
+    taylor.observe({"w": gradient})
+    worths = taylor.worths(
+        {
+            "w": weight,
+        },
+        0.5,
+    )["w"]
+    assert bool(worths.isfinite().all()) and bool((worths > 0).all())
+    # Neither is worth more than its layer's others.
+    assert float((worths * weight.square())[:3].max()) < float((worths * weight.square())[3].max())
+
+
+@pytest.mark.parametrize("factor", [1e-3, 10.0])
+def test_with_taylor_even_one_filter_may_be_scaled(factor):
+    """Before batch norm each filter is as free of scale as its layer."""
+    torch.manual_seed(0)
+    model = Small()
+    model.bn1.eps = 1e-12
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.conv1.weight[3].mul_(factor)
+    one, two = (admm_mask(copy.deepcopy(each), "taylor") for each in (model, other))
+    assert int((one != two).sum()) <= 2  # a gradient is a sum in floating point
+    one, two = (admm_mask(copy.deepcopy(each), "lamp") for each in (model, other))
+    assert int((one != two).sum()) > 10
 
 
 def test_unknown_names_are_refused():

@@ -41,6 +41,24 @@ def test_keeps_just_the_largest(route, seed):
             assert scores[mask].min() >= scores[~mask].max() * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("lay", ["contiguous", "channels last", "transposed", "one row"])
+def test_a_worth_for_each_row_is_that_of_all_its_weights(route, lay):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(1 if lay == "one row" else 12, 5, 3, 3, generator=generator)
+    if lay == "channels last":
+        values = values.contiguous(memory_format=torch.channels_last)
+    if lay == "transposed":
+        values = values.transpose(0, 1).contiguous().transpose(0, 1)
+    rows = torch.rand(len(values), 1, 1, 1, generator=generator) + 0.1
+    other = Items(torch.randn(300, generator=generator), torch.tensor(0.5))
+    whole = rows.expand_as(values).contiguous()
+    for k in (1, 45, 200, values.numel()):
+        masks = [select([Items(values, worth), other], k).masks for worth in (rows, whole)]
+        assert all(torch.equal(one, two) for one, two in zip(*masks)) and sum(int(m.sum()) for m in masks[0]) == k
+    for one, two in zip(selection.chunks(values, rows), selection.chunks(values, whole), strict=True):
+        assert torch.equal(one[1], two[1])
+
+
 @pytest.mark.parametrize("levels", [1, 2, 3, 17])
 def test_exact_with_mass_ties(route, levels):
     generator = torch.Generator().manual_seed(levels)
