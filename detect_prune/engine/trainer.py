@@ -85,6 +85,7 @@ class Trainer:
         self.world = task.world
         self.pruner = pruner
         self.masks = pruner.masks if isinstance(pruner, GradualMagnitude) else masks
+        self._held = [each for each in (pruner, self.masks) if isinstance(each, GlobalADMM | Masks)]
         self.total = phase.epochs * task.steps_per_epoch
         self.step = 0
         self.optimizer = build_optimizer(model, phase, pruner)
@@ -158,8 +159,8 @@ class Trainer:
             if not math.isfinite(loss):
                 raise self._not_finite(f"the loss became {loss}", rate, epoch, self.step + 1)
             if self.phase.clip:
-                if self.masks is not None:  # what has been removed must not lengthen the norm
-                    self.masks.drop_gradients()
+                for held in self._held:  # what has been removed must not lengthen the norm
+                    held.drop_gradients()
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
             self.optimizer.step()
         except torch.cuda.OutOfMemoryError:

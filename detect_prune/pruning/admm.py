@@ -40,7 +40,7 @@ from detect_prune.pruning.budgets import DEFAULT_FLOOR, one_constraint
 from detect_prune.pruning.constraints import Constraint, describe, require_made_for
 from detect_prune.pruning.counts import detached, prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, Raw, make_importance, scaled_worths
-from detect_prune.pruning.masks import Masks, has_closure, untrained
+from detect_prune.pruning.masks import Masks, clear_state, has_closure, untrained
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, Selection, chunks, numbers, require_finite
@@ -193,7 +193,7 @@ class GlobalADMM:
         self._optimizer = optimizer
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(lambda *_: self._hold_gone()),
+            optimizer.register_step_post_hook(self._after_step),
         ]
 
     def detach(self) -> None:
@@ -215,6 +215,7 @@ class GlobalADMM:
         if float(getattr(optimizer, "found_inf", 0.0)):
             return
         require_trainable(self.weights)
+        self.drop_gradients()
         self._steps += 1
         self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
@@ -231,8 +232,15 @@ class GlobalADMM:
             self._limit = self._largest_worth()
         self._add_penalty()
 
+    def drop_gradients(self) -> None:
+        """Zeroes the gradients of outputs that are held at zero; before batch norm they are a hundred times as long as
+        the others. `attach` sees to it in every step; whoever clips calls it before, as with Masks.drop_gradients."""
+        for name, gone in self._gone.items():
+            if self.weights[name].grad is not None:
+                self.weights[name].grad.masked_fill_(gone, 0)
+
     @torch.no_grad()
-    def _hold_gone(self) -> None:
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for name, gone in self._gone.items():
             self.weights[name].masked_fill_(gone, 0)
 
@@ -240,9 +248,6 @@ class GlobalADMM:
         # On a GPU an operation on a list is a kernel or two, and one for each layer would take longer to start than to
         # run.
         weights, worths = list(self.weights.values()), [self.q[name] for name in self.weights]
-        for weight in weights:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
         force = torch._foreach_sub(weights, list(self.z.values()))
         torch._foreach_add_(force, list(self.u.values()))
         if self._pulls is None:
@@ -260,11 +265,16 @@ class GlobalADMM:
             torch._foreach_mul_(force, [float(rates[id(weight)]) for weight in weights])
             torch._foreach_sub_(weights, force)
         else:
+            for weight in weights:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
             torch._foreach_add_([weight.grad for weight in weights], force)
 
     def _moves_weights(self) -> bool:
         """Whether the penalty moves W itself, beside the optimizer's step, instead of joining the gradient."""
-        return self.schedule.decoupled and not isinstance(self._optimizer, torch.optim.SGD | None)
+        if self._optimizer is None or isinstance(self._optimizer, torch.optim.SGD):
+            return False
+        return self.schedule.decoupled
 
     def _settle(self) -> None:
         """Fixes the first worth and the first rho from what has been measured."""
@@ -359,13 +369,13 @@ class GlobalADMM:
             if not math.isfinite(length):
                 raise Diverged(f"the weights of {name} are not finite: training has diverged")
         masks, bound = self.constraint.project(self.u, self.q, self._progress()).named(self.weights)
+        if self.schedule.empties_outputs:
+            self._empty_outputs(masks)
+            lengths |= dict(zip(self._gone, numbers(self._square(name) for name in self._gone)))
         moves = dict(zip(self.weights, numbers(self._split(name, masks[name], lengths[name]) for name in self.weights)))
         self.done += 1
         counts = numbers(masks[name].count_nonzero() for name in self.weights)
         kept = {name: count / weight.numel() for (name, weight), count in zip(self.weights.items(), counts)}
-        if self.schedule.empties_outputs:
-            self._gone = _empty_outputs(masks)
-            self._hold_gone()
         del masks  # a new q would lie in memory beside them
         self.report = residuals_of(moves, self.rho, self.done, kept, bound)
         if self.done == self._first_pressing():
@@ -381,6 +391,21 @@ class GlobalADMM:
             u.add_(w)
             square += w.to(u.dtype).square().sum()
         return square
+
+    def _empty_outputs(self, masks: Mapping[str, Tensor]) -> None:
+        """Zeroes W, U and the optimizer's state of outputs that keep no weight. (Here u holds W + U.)"""
+        empty = {name: ~mask.any(dim=tuple(range(1, mask.dim())), keepdim=True) for name, mask in masks.items()}
+        counts = numbers(each.count_nonzero() for each in empty.values())
+        self._gone = {name: each for (name, each), count in zip(empty.items(), counts) if count}
+        for name, gone in self._gone.items():
+            self.weights[name].masked_fill_(gone, 0)
+            self.u[name].masked_fill_(gone, 0)
+            if self._optimizer is not None:
+                clear_state(self._optimizer, self.weights[name], gone)
+
+    def _square(self, name: str) -> Tensor:
+        """The square of the length of W."""
+        return torch.linalg.vector_norm(self.weights[name].detach(), dtype=self.u[name].dtype).square()
 
     def _split(self, name: str, mask: Tensor, square: float) -> Tensor:
         """Z = W + U where the mask is true and 0 elsewhere, then U goes by its step length towards W + U - Z.
@@ -407,8 +432,8 @@ class GlobalADMM:
             if gamma != 1:  # else a pass over the weights for nothing
                 u.sub_(w, alpha=1 - gamma)
                 if worth:
-                    # With a weight's own q its U changes by orders of magnitude, and what of it came into the support
-                    # would rule the choice of the next ones.
+                    # With an output's or a weight's own q its U changes by orders of magnitude, and what of it came
+                    # into the support would rule the choice of the next ones.
                     u.masked_fill_(stays, 0)
         return torch.stack((apart, way, length if q.dim() else length.fill_(square)))
 
@@ -505,13 +530,6 @@ def _square_in_place(part: Tensor, worth: Tensor | None = None) -> Tensor:
     """The square of the length of a part of a layer, whose values are lost."""
     part.square_()
     return (part if worth is None else part.mul_(worth)).sum()
-
-
-def _empty_outputs(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> (n, 1, ...) which outputs keep no weight, for the layers that have such."""
-    empty = {name: ~mask.any(dim=tuple(range(1, mask.dim())), keepdim=True) for name, mask in masks.items()}
-    counts = dict(zip(empty, numbers(each.count_nonzero() for each in empty.values())))
-    return {name: each for name, each in empty.items() if counts[name]}
 
 
 def _largest_rate(optimizer: Optimizer) -> float:

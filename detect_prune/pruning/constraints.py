@@ -41,7 +41,7 @@ class Constraint(Protocol):
 
         Args:
             values: name -> v, any shape; the same names in the same order at every call.
-            worth: name -> q, 0-dimensional or of the shape of v.
+            worth: name -> q, 0-dimensional, (n, 1, ...) for each row of v, or of the shape of v.
             progress: the part of the removal that is asked for already, 0..1; with less than 1 the set is larger.
 
         Returns:

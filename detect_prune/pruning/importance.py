@@ -17,9 +17,6 @@ from detect_prune.pruning.counts import detached
 from detect_prune.pruning.lamp import TINY, lamp_worths
 from detect_prune.pruning.selection import Diverged, chunks, numbers, require_finite
 
-_GONE = 1e-12
-"""A filter's mean square counts for at least this share of its layer's: one of zeros has no scale."""
-
 
 class Unmeasured(ValueError):
     """A layer has had no gradient, from which its worth would be measured."""
@@ -170,6 +167,7 @@ class Taylor(Fisher):
     A weight of its filter's usual length is worth |g w|, the first-order Taylor term of what its removal does to the
     loss (Molchanov et al. 2017, arXiv 1611.06440, section 2.2); inside a filter magnitude ranks. It is the geometric
     mean of `normalised` and `fisher-layer`, taken for each filter: batch norm makes each as free of scale as its layer.
+    (Outputs are the first dimension of the weight; of a transposed convolution those are its inputs.)
     """
 
     def __init__(self):
@@ -186,7 +184,7 @@ class Taylor(Fisher):
         q = {}
         for name, square in self._means(weights).items():
             own = _row_mean_square(weights[name])
-            own = torch.maximum(own, _GONE * own.mean() + TINY)
+            own = torch.where(own > TINY, own, own.mean() + TINY)  # zeros have no scale
             product = square * own
             q[name] = product.add_(self.damping * product.mean()).sqrt_().div_(own).clamp_(min=TINY)
         return q
@@ -267,7 +265,8 @@ def _row_mean_square(value: Tensor) -> Tensor:
     """(n, 1, ...) the mean square of each row of the first dimension."""
     width = value.numel() // len(value)
     dims = tuple(range(1, value.dim()))
-    return torch.linalg.vector_norm(value, dim=dims, keepdim=True, dtype=torch.float32).square_().div_(width)
+    kind = torch.promote_types(value.dtype, torch.float32)
+    return torch.linalg.vector_norm(value, dim=dims, keepdim=True, dtype=kind).square_().div_(width)
 
 
 def _mean_square(value: Tensor) -> Tensor:

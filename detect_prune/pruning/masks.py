@@ -115,9 +115,7 @@ class Masks:
 
     def _clear_state(self, optimizer: Optimizer) -> None:
         for name, weight in self._weights.items():
-            for value in optimizer.state.get(weight, {}).values():
-                if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(self._removed[name], 0)
+            clear_state(optimizer, weight, self._removed[name])
 
     def replace(self, masks: Mapping[str, Tensor]) -> None:
         """Another support from now on: what it removes is zero at once, in the network and in attached optimizers.
@@ -200,6 +198,13 @@ def untrained(weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> list
     """Names of the weights that are no parameters of this optimizer."""
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return [name for name, weight in weights.items() if id(weight) not in trained]
+
+
+def clear_state(optimizer: Optimizer, weight: nn.Parameter, removed: Tensor) -> None:
+    """Zeroes momentum and Adam's moments where a weight has been removed; `removed` broadcasts to its shape."""
+    for value in optimizer.state.get(weight, {}).values():
+        if isinstance(value, Tensor) and value.shape == weight.shape:
+            value.masked_fill_(removed, 0)
 
 
 def has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -74,9 +74,9 @@ class RhoSchedule:
     learning rate, however large the weight is."""
 
     empties_outputs: bool = False
-    """Whether an output (a filter, or a row of a linear layer) that has no weight left in Z's support is zero in W at
-    once, and as long as that is so. Before batch norm a filter does the same however small it is, so that the penalty
-    alone would never teach the network to do without it, and the cut would take it away at one blow."""
+    """Whether an output (a filter, or a row of a linear layer) that has no weight left in Z's support is zero in W and
+    U at once, and from then on. Before batch norm a filter does the same however small it is, so that the penalty alone
+    would never teach the network to do without it, and the cut would take it away at one blow."""
 
     lag: float = 0.25
     """While the ratio grows W lags behind Z, whatever rho is; with a larger primal residual than this rho grows."""

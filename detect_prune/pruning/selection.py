@@ -113,9 +113,6 @@ class Items:
         if self.worth.dim() == 0:
             scale = math.sqrt(float(self.worth) / self.cost)
             yield from (magnitude(chunk).mul_(scale) for (chunk,) in chunks(self.values))
-        elif self.worth.shape != self.values.shape:  # there are few of them, and each is wanted many times
-            scales = (self.worth / self.cost).sqrt_()
-            yield from (magnitude(chunk).mul_(scale) for chunk, scale in chunks(self.values, scales))
         else:
             worths = chunks(self.values, self.worth)
             yield from (magnitude(chunk).mul_((worth / self.cost).sqrt_()) for chunk, worth in worths)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -324,3 +325,38 @@ def test_an_output_without_a_weight_is_zero_at_once_so_that_the_cut_takes_nothin
     change, lost = go()
     assert lost and change < 0.02
     assert go(empties_outputs=False)[0] > 0.2
+
+
+MAKES = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, nesterov=True),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, 3e-3, weight_decay=0.0),
+}
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@pytest.mark.parametrize("importance", ["raw", "lamp", "taylor", "fisher"])
+def test_an_output_that_is_gone_stays_gone_and_has_no_gradient(importance, make, denormals_flushed):
+    """Taylor's q of zeros would be of any size; before batch norm the gradient of zeros is."""
+    model = network()
+    optimizer = make(model.parameters())
+    admm = GlobalADMM(model, 0.97, updates=40, importance=importance, gradual=True, floor=0.0)
+    admm.attach(optimizer)
+    gone = []
+    for i, (pictures, labels) in enumerate(batches(1, 200), 1):
+        optimizer.zero_grad()
+        F.cross_entropy(model(pictures), labels).backward()
+        admm.drop_gradients()
+        optimizer.step()
+        for name, row in gone[-1] if gone else ():
+            weight = admm.weights[name]
+            assert not any(part[row].any() for part in (weight, weight.grad, admm.u[name], admm.z[name]))
+            moments = [m for m in optimizer.state[weight].values() if m is not None and m.shape == weight.shape]
+            assert moments and not any(part[row].any() for part in moments)
+        if i % 5 == 0:
+            assert admm.update().worst < 1
+            squares = [float((q * admm.weights[name].detach().square()).sum()) for name, q in admm.q.items()]
+            plain = sum(float(weight.detach().square().sum()) for weight in admm.weights.values())
+            if admm.done % 2 == 0 and admm.done < 30:  # the end of a stage
+                assert sum(squares) == pytest.approx(plain, rel=1e-3)
+            gone.append({(name, row) for name, z in admm.z.items() for row in range(len(z)) if not z[row].any()})
+    assert all(before <= after for before, after in itertools.pairwise(gone)) and len(gone[-1]) > 5

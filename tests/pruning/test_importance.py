@@ -240,8 +240,15 @@ def test_taylor_makes_nothing_infinite_of_filters_of_zeros():
         0.5,
     )["w"]
     assert bool(worths.isfinite().all()) and bool((worths > 0).all())
-    # Neither is worth more than its layer's others.
-    assert float((worths * weight.square())[:3].max()) < float((worths * weight.square())[3].max())
+    assert float(worths.max() / worths[3]) < 10
+    assert float(worths[1] / worths[3]) < 0.2
+
+
+def test_taylor_takes_weights_of_any_precision():
+    for kind in (torch.float64, torch.bfloat16):
+        taylor = Taylor()
+        taylor.observe({"w": torch.ones(3, 2, dtype=kind)})
+        assert bool((taylor.worths({"w": torch.full((3, 2), 2.0, dtype=kind)}, 0.5)["w"] - 0.5 < 0.01).all())
 
 
 @pytest.mark.parametrize("factor", [1e-3, 10.0])
