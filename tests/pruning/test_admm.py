@@ -255,11 +255,15 @@ def test_where_the_ratio_grows_u_does_not_outgrow_w_on_the_support(importance):
                 assert admm.u[name][z != 0].norm() < 0.5 * admm.weights[name].norm()
 
 
-def test_a_ratio_that_grows_resumes_to_the_bit():
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("importance", ["lamp", "taylor"])
+def test_a_ratio_that_grows_resumes_to_the_bit(importance, kind):
     def build():
         model = network()
-        optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-        admm = GlobalADMM(model, 0.8, updates=8, gradual=True)
+        with torch.no_grad():
+            model[4].weight[:4].mul_(1e-4)  # outputs that are gone when it stops
+        optimizer = kind(model.parameters(), 0.005, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+        admm = GlobalADMM(model, 0.8, updates=8, gradual=True, importance=importance)
         admm.attach(optimizer)
         return model, optimizer, admm
 
@@ -273,9 +277,13 @@ def test_a_ratio_that_grows_resumes_to_the_bit():
     whole, part, fresh = build(), build(), build()
     run(*whole, 0, 96)
     run(*part, 0, 50)
+    assert any(not row.any() for row in part[2].z["4.weight"])
     for thing, state in zip(fresh, [copy.deepcopy(thing.state_dict()) for thing in part]):
         thing.load_state_dict(state)
-    run(*fresh, 50, 96)
+    run(*part, 50, 59)  # no update in between
+    run(*fresh, 50, 59)
+    assert all(torch.equal(a, b) for a, b in zip(part[0].parameters(), fresh[0].parameters()))
+    run(*fresh, 59, 96)
     assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), fresh[0].parameters()))
     assert fresh[2].rho == whole[2].rho
 

@@ -247,22 +247,27 @@ def test_half_precision_weights_keep_an_exact_u():
     assert admm.cut().n_kept == 16
 
 
-def test_residuals_are_lengths_relative_to_the_weights():
+@pytest.mark.parametrize("importance", ["lamp", "taylor", "fisher"])
+def test_residuals_are_lengths_relative_to_the_weights(importance):
+    """In the norm of the penalty where a layer has more than one q."""
     model = network()
-    admm = GlobalADMM(model, 0.8, rho=1.0, updates=3)
+    admm = GlobalADMM(model, 0.8, rho=1.0, updates=3, importance=importance)
     admm.attach(torch.optim.SGD(model.parameters(), 0.05))
-    for batch in batches(0, 2):
+    for batch in batches(0, 12):
+        step(model, admm._optimizer, batch)
+    for batch in batches(1, 2):
         step(model, admm._optimizer, batch)
         before = {name: z.clone() for name, z in admm.z.items()}
+        scales = {name: q.sqrt() if q.dim() else 1.0 for name, q in admm.q.items()}
         residuals = admm.update()
         weights = {name: weight.detach() for name, weight in admm.weights.items()}
-        for name, w in weights.items():
-            assert residuals.primal[name] == pytest.approx(float((w - admm.z[name]).norm() / w.norm()), rel=1e-4)
-            assert residuals.dual[name] == pytest.approx(
-                float((before[name] - admm.z[name]).norm() / w.norm()), rel=1e-4
-            )
-        apart = sum(float((w - admm.z[name]).square().sum()) for name, w in weights.items())
-        length = sum(float(w.square().sum()) for w in weights.values())
+        lengths = {name: float((scales[name] * w).norm()) for name, w in weights.items()}
+        gaps = {name: float((scales[name] * (w - admm.z[name])).norm()) for name, w in weights.items()}
+        for name in weights:
+            assert residuals.primal[name] == pytest.approx(gaps[name] / lengths[name], rel=1e-4)
+            way = float((scales[name] * (before[name] - admm.z[name])).norm())
+            assert residuals.dual[name] == pytest.approx(way / lengths[name], rel=1e-4)
+        apart, length = (sum(part**2 for part in each.values()) for each in (gaps, lengths))
         assert residuals.overall[0] == pytest.approx((apart / length) ** 0.5, rel=1e-4)
         assert residuals.per_layer()["primal residual"] == residuals.primal
         assert residuals.per_layer()["dual residual"] == residuals.dual
