@@ -92,8 +92,8 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--importance",
         choices=IMPORTANCES,
-        help="how weights are compared across layers (default: the method's; for admm lamp, but taylor for "
-        "ResNets and for detectors)",
+        help="how weights of different layers or filters are compared (default: the method's; for admm lamp, but "
+        "taylor for ResNets and for detectors)",
     )
     made.add_argument(
         "--budget",
