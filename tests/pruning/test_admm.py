@@ -263,7 +263,9 @@ def test_a_ratio_that_grows_resumes_to_the_bit(importance, kind):
         with torch.no_grad():
             model[4].weight[:4].mul_(1e-4)  # outputs that are gone when it stops
             model[4].bias[:4].fill_(0.5)  # and have a gradient
-        optimizer = kind(model.parameters(), 0.005, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+        # Adam's steps of one length would soon make large weights of tiny ones.
+        sgd = kind is torch.optim.SGD
+        optimizer = kind(model.parameters(), 0.005 if sgd else 1e-4, **({"momentum": 0.9} if sgd else {}))
         admm = GlobalADMM(model, 0.8, updates=8, gradual=True, importance=importance)
         admm.attach(optimizer)
         return model, optimizer, admm
