@@ -20,7 +20,7 @@ from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit
 from detect_prune.errors import DetectPruneError
-from detect_prune.pruning import Diverged, GlobalADMM, GradualMagnitude, Masks, Pruner, Update, is_due, parameter_groups
+from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, is_due, parameter_groups
 
 
 @dataclass
@@ -84,8 +84,7 @@ class Trainer:
         self._taught = {} if teacher is None else {"teacher": teacher}
         self.world = task.world
         self.pruner = pruner
-        self.masks = pruner.masks if isinstance(pruner, GradualMagnitude) else masks
-        self._held = [each for each in (pruner, self.masks) if isinstance(each, GlobalADMM | Masks)]
+        self._held = [each for each in (pruner, masks) if each is not None]
         self.total = phase.epochs * task.steps_per_epoch
         self.step = 0
         self.optimizer = build_optimizer(model, phase, pruner)

@@ -62,6 +62,10 @@ class Pruner(Protocol):
         """Joins every step of this optimizer."""
         ...
 
+    def drop_gradients(self) -> None:
+        """Zeroes the gradients of what is gone already; to be called before gradients are clipped."""
+        ...
+
     def update(self) -> Update: ...
 
     def cut(self, optimizer: Optimizer | None = None) -> Masks:
@@ -147,6 +151,10 @@ class GradualMagnitude:
         """Holds what has been removed so far through every step of this optimizer, and lets go of any other."""
         self.masks.detach()
         self.masks.attach(optimizer)
+
+    def drop_gradients(self) -> None:
+        """See Masks.drop_gradients."""
+        self.masks.drop_gradients()
 
     @torch.no_grad()
     def update(self) -> Tightened:

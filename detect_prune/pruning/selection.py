@@ -71,25 +71,25 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def _stretches(tensor: Tensor, other: Tensor) -> Iterator[Tensor]:
     """Of a tensor that has the shape of the other one, or a value for each of its rows."""
-    if tensor.shape == other.shape or not _in_rows(other):
-        alike = tensor if tensor.stride() == other.stride() else _as(tensor, other)
+    alike = _laid_out_as(tensor, other)
+    if alike.shape == other.shape:
         yield from flat(alike).split(_CHUNK)
         return
-    rows, width = tensor.flatten(), other.numel() // len(other)
+    rows, width = alike.flatten(), other.numel() // len(other)
     for start in range(0, other.numel(), _CHUNK):
         end = min(start + _CHUNK, other.numel())
         first, last = start // width, (end - 1) // width
         yield rows[first : last + 1].repeat_interleave(width)[start - first * width : end - first * width]
 
 
-def _in_rows(tensor: Tensor) -> bool:
-    """Whether memory holds one row of the first dimension after the other."""
-    return len(tensor) == 1 or tensor.stride(0) * len(tensor) == tensor.numel()
-
-
-def _as(tensor: Tensor, other: Tensor) -> Tensor:
-    """A copy in the shape and the order of memory of another tensor."""
-    return torch.empty_like(other, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+def _laid_out_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """The tensor itself where it is in the other one's order of memory, or has a value for each of the rows that lie
+    there one after the other; else a copy in the other one's shape and order."""
+    if tensor.shape == other.shape:
+        fits = tensor.stride() == other.stride()
+    else:
+        fits = len(other) == 1 or other.stride(0) * len(other) == other.numel()
+    return tensor if fits else torch.empty_like(other, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,8 @@ class Items:
     """c > 0 of each item."""
 
     def __post_init__(self) -> None:
-        whole = self.worth.shape == self.values.shape or (self.worth.dim() and not _in_rows(self.values))
-        if whole and self.worth.stride() != self.values.stride():
-            object.__setattr__(self, "worth", _as(self.worth, self.values))
+        if self.worth.dim():
+            object.__setattr__(self, "worth", _laid_out_as(self.worth, self.values))
 
     def scores(self) -> Iterator[Tensor]:
         """|v| sqrt(q / c), (<= _CHUNK,) at a time, in the order of the memory of `values`."""

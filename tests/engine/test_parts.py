@@ -23,7 +23,7 @@ from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Phase
 from detect_prune.engine.trainer import Trainer, learning_rate
 from detect_prune.errors import DetectPruneError
-from detect_prune.pruning import GlobalBudget, GradualMagnitude, magnitude_masks
+from detect_prune.pruning import GlobalADMM, GlobalBudget, GradualMagnitude, magnitude_masks
 
 
 def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
@@ -171,6 +171,21 @@ def test_removed_weights_do_not_shorten_the_clipped_steps_of_the_others(pruned_w
     assert not model.weight[removed].any()
     # Ten gradients of 1 have a norm below 10: nothing is clipped.
     torch.testing.assert_close(model.weight[~removed], before[~removed] - rate)
+
+
+def test_outputs_that_admm_has_emptied_do_not_shorten_the_clipped_steps_of_the_others():
+    model = nn.Linear(10, 10, bias=False)
+    with torch.no_grad():
+        model.weight[:7] = 0
+    before = model.weight.detach().clone()
+    admm = GlobalADMM(model, 0.7, gradual=True)
+    admm._gone = {"weight": before[:, :1] == 0}
+    phase = Phase(1, 1.0, momentum=0.0, warmup=0.0, clip=10.0)
+    trainer = Trainer(Steep(before == 0), model, phase, PRECISIONS["fp32"], pruner=admm)
+    rate = next(trainer.steps()).lr
+    assert not model.weight[:7].any()
+    # Thirty gradients of 1 have a norm below 10: nothing is clipped.
+    torch.testing.assert_close(model.weight[7:], before[7:] - rate)
 
 
 class Watched(ToyTask):
