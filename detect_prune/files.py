@@ -10,6 +10,7 @@ import shutil
 import stat
 import struct
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -154,7 +155,9 @@ def read_tensors(path: str | Path, what: str) -> Any:
     # Imported here: it takes seconds, and the command line reads and writes files before it needs it.
     import torch
 
-    with open_binary(path, what) as file:
+    with open_binary(path, what) as file, warnings.catch_warnings():
+        # Of an unusual pickle protocol torch warns before it reads or refuses, with a line of its own source.
+        warnings.simplefilter("ignore", UserWarning)
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except _NO_TENSORS:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import stat
 
 import pytest
@@ -12,6 +13,7 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import (
     atomic_path,
     make_folder,
+    read_tensors,
     read_text,
     require_disk_space,
     require_writable,
@@ -132,6 +134,14 @@ def test_what_can_not_be_read(tmp_path, make, message):
     make(tmp_path / "a")
     with pytest.raises(DetectPruneError, match=rf"a(:\d+)?: .*{message}"):
         read_text(tmp_path / "a", "recipe")
+
+
+def test_a_pickle_is_refused_in_one_sentence(tmp_path, recwarn):
+    file = tmp_path / "stranger.pt"
+    file.write_bytes(pickle.dumps({"call": print}, protocol=4))
+    with pytest.raises(DetectPruneError, match=r"stranger\.pt: not a checkpoint: it is cut off"):
+        read_tensors(file, "checkpoint")
+    assert not recwarn.list
 
 
 def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path):
