@@ -156,8 +156,8 @@ def read_tensors(path: str | Path, what: str) -> Any:
     import torch
 
     with open_binary(path, what) as file, warnings.catch_warnings():
-        # Of an unusual pickle protocol torch warns before it reads or refuses, with a line of its own source.
-        warnings.simplefilter("ignore", UserWarning)
+        # torch says so before it reads or refuses, with a line of its own source.
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except _NO_TENSORS:

@@ -230,7 +230,7 @@ def test_the_checkpoint_of_something_else_is_refused(tmp_path):
         run(tmp_path, resume=True)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("error:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_whatever_is_damaged_in_a_checkpoint_is_one_sentence(tmp_path, zipped):
     """A value may be another one then, which no reader could tell. Old files, as the published weights of the ResNets
