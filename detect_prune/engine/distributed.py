@@ -12,6 +12,7 @@ is given up for that: here it comes after it, in one piece.
 """
 
 import contextlib
+import importlib
 import os
 import sys
 import warnings
@@ -75,6 +76,9 @@ class World:
             return self
         if not dist.is_available():
             raise DetectPruneError("this torch was built without torch.distributed; start one process")
+        # The functions of this module have, as their default, the group that there is when it is first imported, which
+        # torch's optimizers do. They would keep it past its end, with threads that abort the process as Python ends.
+        importlib.import_module("torch.distributed.nn")
         backend = "gloo"
         if torch.cuda.is_available() and dist.is_nccl_available():
             backend = "cpu:gloo,cuda:nccl"  # plain values take the first way and wake no GPU
