@@ -64,12 +64,13 @@ class World:
         """
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls()
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        values = {name: os.environ.get(name, "missing") for name in names}
-        if not all(value.isdecimal() for value in values.values()):
+        numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        values = {name: os.environ.get(name, "missing") for name in (*numbers, "MASTER_ADDR", "MASTER_PORT")}
+        wrong = not all(values[name].isdecimal() for name in (*numbers, "MASTER_PORT"))
+        if wrong or values["MASTER_ADDR"] == "missing":
             shown = ", ".join(f"{name} is {value}" for name, value in values.items())
             raise DetectPruneError(f"these variables are for processes that torchrun starts, and it sets all: {shown}")
-        return cls(*(int(value) for value in values.values()))
+        return cls(*(int(values[name]) for name in numbers))
 
     def __enter__(self) -> "World":
         if self.size == 1:
@@ -101,10 +102,10 @@ class World:
             warnings.simplefilter("ignore")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._while_entered.close()
         # After an error the others may be gone, and NCCL would wait for them.
-        if self.size > 1 and kind is None:
+        if self.size > 1 and (kind is None or getattr(error, "together", False)):
             dist.destroy_process_group()
 
     @property

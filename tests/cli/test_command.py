@@ -42,7 +42,8 @@ def test_our_warnings_are_sentences_and_ctrl_c_is_no_traceback(monkeypatch, caps
 def test_under_torchrun_other_commands_say_that_they_work_in_one_process(monkeypatch, capsys):
     from detect_prune.engine.distributed import World
 
-    for name, value in {"WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}.items():
+    given = {"WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4, "MASTER_ADDR": "h", "MASTER_PORT": 7}
+    for name, value in given.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(World, "__enter__", lambda self: self)
     monkeypatch.setattr(World, "__exit__", lambda self, *error: None)
@@ -52,9 +53,11 @@ def test_under_torchrun_other_commands_say_that_they_work_in_one_process(monkeyp
     seen = []
     made = argparse.ArgumentParser()
     assert run_together(lambda args, words, world: seen.append(world.size), made, []) == 0 and seen == [4]
-    monkeypatch.delenv("LOCAL_RANK")
-    assert run_together(lambda args, words, world: None, made, []) == 2
-    assert "torchrun starts" in capsys.readouterr().err
+    for name, value in {"LOCAL_RANK": None, "MASTER_ADDR": None, "MASTER_PORT": "http"}.items():
+        with monkeypatch.context() as changed:
+            changed.delenv(name) if value is None else changed.setenv(name, value)
+            assert run_together(lambda args, words, world: None, made, []) == 2
+        assert "torchrun starts" in (said := capsys.readouterr().err) and f"{name} is {value or 'missing'}" in said
 
 
 def test_commands_take_denormal_numbers_for_zero_in_all_threads():

@@ -156,6 +156,14 @@ def drifted(folder, world):
         return str(error)
 
 
+def asked_to_stop(folder, world):
+    """All processes leave their work at the same place."""
+    optimizer = torch.optim.SGD(toy_network().parameters(), 0.1)  # torch takes its modules for several processes along
+    optimizer.step()
+    world.gather(0)
+    raise Stopped(folder)
+
+
 def broken(folder, world):
     """One process alone can't go on."""
     world.gather(0)
@@ -164,7 +172,7 @@ def broken(folder, world):
     world.gather(0)
 
 
-JOBS = {job.__name__: job for job in (lenet, detector, norms, frozen, stopped, drifted, broken)}
+JOBS = {job.__name__: job for job in (lenet, detector, norms, frozen, stopped, drifted, asked_to_stop, broken)}
 
 
 def main(folder: Path, jobs: list[str], world: World = ALONE) -> None:

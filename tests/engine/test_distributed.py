@@ -49,6 +49,12 @@ def side_by_side(folder, *jobs):
     return [(process.returncode, *texts) for process, texts in zip(started, said)]
 
 
+def require_no_threads(folder):
+    """Where gloo's are left, Python's end now and then aborts the process."""
+    threads = [path.read_text() for path in folder.glob("threads-*")]
+    assert len(threads) == 2 and not any("gloo" in names for names in threads), threads
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """job -> what process 0 of two, process 1 of two, and one process found."""
@@ -59,9 +65,7 @@ def results(tmp_path_factory):
     both = side_by_side(folder, *COMPARED)
     assert [status for status, _, _ in both] == [0, 0], both
     assert "2 processes share each batch" in both[0][1] and both[1][1] == ""
-    # Where gloo's are left, Python's end now and then aborts the process.
-    threads = [path.read_text() for path in folder.glob("threads-*")]
-    assert len(threads) == 2 and not any("gloo" in names for names in threads), threads
+    require_no_threads(folder)
     runpy.run_path(str(SCRIPT))["main"](folder, ["lenet", "detector", "norms", "frozen"])
     return {
         job: [torch.load(path, weights_only=True) for path in sorted(folder.glob(f"{job}-2-*.pt"))]
@@ -178,6 +182,13 @@ def test_a_batch_norm_of_another_kind_keeps_its_ways_on_gpus(monkeypatch):
         model.train()
         assert type(model[1]) is Frozen and not model[1].training and type(model[2]) is nn.SyncBatchNorm
     assert "only torch's own" in World(0, 2).remarks(model)[0]
+
+
+def test_processes_that_stop_together_leave_as_at_the_end_of_their_work(tmp_path):
+    both = side_by_side(tmp_path, "asked_to_stop")
+    assert [status for status, _, _ in both] == [130, 130], both
+    assert sum("everything so far is in" in said for _, _, said in both) == 1
+    require_no_threads(tmp_path)
 
 
 @pytest.fixture
