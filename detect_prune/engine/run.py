@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Stopped(Exception):
 
     def __init__(self, folder: Path, saved: bool = True):
         self.folder = folder
+        self.together = saved
+        """Whether all processes stop at the same step, so that none is left waiting for another."""
         super().__init__(f"stopped; {'everything so far' if saved else 'the last checkpoint'} is in {folder}")
 
 
@@ -354,7 +356,7 @@ class Run:
         with contextlib.suppress(TypeError):  # that of a newer version, with fields that this one does not know
             begun["recipe"] = Recipe.from_dict(begun["recipe"]).as_dict()
         if begun != self.identity:
-            different = sorted(key for key in self.identity if self.identity[key] != begun.get(key))
+            different = _differences(self.identity, begun)
             raise DetectPruneError(
                 f"this run was started with other settings ({', '.join(different)}); "
                 "resume it with the same, or start a new one",
@@ -408,3 +410,15 @@ class Run:
         # one is whole.
         size = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
         require_disk_space(self.folder, 2 * 6 * size + 2 * size + 50_000_000)
+
+
+def _differences(settings: Mapping[str, Any], begun: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that are not what they were, those inside others with theirs before them."""
+    names = []
+    for name, value in sorted(settings.items()):
+        before = begun.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            names += [f"{name}: {inner}" for inner in _differences(value, before)]
+        elif value != before:
+            names.append(name)
+    return names

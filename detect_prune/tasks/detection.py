@@ -1,5 +1,6 @@
 """Detection as the engine sees it: a Darknet network, pictures with boxes, and AP."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,8 @@ class DetectionTask:
             "input": f"{self.size[0]}x{self.size[1]}",
             "letterbox": self.letterbox,
             "batch": self.batch,
+            # A run that is resumed would go on with another network, or fail, where the file was edited meanwhile.
+            "cfg digest": f"{zlib.crc32(self.model.cfg.text().encode()):08x}",
         }
 
     def problems(self) -> list[str]:

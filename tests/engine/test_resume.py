@@ -216,6 +216,13 @@ def test_another_ratio_can_t_resume_a_run(whole):
         run(whole.folder, resume=True, ratio=0.7)
 
 
+def test_the_settings_that_differ_are_named(whole, monkeypatch):
+    monkeypatch.setattr(ToyTask, "settings", lambda self: {"cfg digest": "8c736521"})
+    recipe = ToyTask.recipe.with_options(admm={"lr": 0.3})
+    with pytest.raises(DetectPruneError, match=r"other settings \(data: cfg digest, recipe: admm: lr\)"):
+        run(whole.folder, resume=True, recipe=recipe)
+
+
 def test_a_folder_with_a_run_is_not_overwritten(whole):
     with pytest.raises(DetectPruneError, match="already holds a run"):
         run(whole.folder)

@@ -55,6 +55,15 @@ def test_with_the_same_classes_nothing_is_adapted(files, tmp_path):
         assert torch.equal(value, task.model.state_dict()[name])
 
 
+def test_settings_tell_another_network_of_the_same_shapes_apart(files):
+    cfg, _, data = files
+    digests = []
+    for text in (TINY_CFG, f"# a remark\n{TINY_CFG}", TINY_CFG.replace("activation=leaky", "activation=mish", 1)):
+        cfg.write_text(text)
+        digests.append(detection_task(cfg, data=data, batch=4).settings()["cfg digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_loss_parts_add_up_and_reach_every_weight(files):
     cfg, weights, data = files
     task = detection_task(cfg, weights, data=data, batch=4)
