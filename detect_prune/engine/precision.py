@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from detect_prune.engine.randomness import random_numbers_kept
-from detect_prune.engine.task import Task, does_not_fit
+from detect_prune.engine.task import Task, does_not_fit, ran_out_of_memory
 from detect_prune.pruning import modes_kept
 
 
@@ -79,7 +79,9 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[str, dict[str, float]
                 PRECISIONS[candidate].prepare(model)
                 try:
                     time_taken = _timed_step(task, PRECISIONS[candidate], batch)
-                except torch.cuda.OutOfMemoryError:
+                except (RuntimeError, MemoryError) as error:
+                    if not ran_out_of_memory(error):
+                        raise
                     fitting.remove(candidate)
                     seconds.pop(candidate, None)
                     continue

@@ -18,7 +18,7 @@ from detect_prune.engine.capture import CapturedStep
 from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit
+from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit, ran_out_of_memory
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, is_due, parameter_groups
 
@@ -162,10 +162,12 @@ class Trainer:
                     held.drop_gradients()
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
             self.optimizer.step()
-        except torch.cuda.OutOfMemoryError:
-            raise does_not_fit(self.task) from None
         except Diverged as error:
             raise self._not_finite(str(error), rate, epoch, self.step + 1) from None
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise does_not_fit(self.task) from None
         if self.average is not None:
             self.average.update(self.model)
         return loss, parts

@@ -253,29 +253,45 @@ def test_the_timed_step_leaves_the_modes_alone():
 class Greedy(ToyTask):
     """Runs out of memory in every step that `refuse` says, which is given the number of the step."""
 
-    def __init__(self, refuse):
+    def __init__(self, refuse, error):
         super().__init__()
-        self.refuse = refuse
+        self.refuse, self.error = refuse, error
 
     def loss(self, model, batch):
         loss = super().loss(model, batch)
         if self.refuse(self.asked):
-            raise torch.cuda.OutOfMemoryError("out of memory")
+            raise self.error
         return loss
 
     def settings(self):
         return {"batch": 32}
 
 
-def test_a_precision_that_does_not_fit_into_memory_is_not_chosen():
-    chosen, seconds = choose_precision(Greedy(lambda step: step == 1))
+def out_of_memory():
+    """What torch raises on a processor."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("no memory"), MemoryError(), out_of_memory()])
+def test_a_precision_that_does_not_fit_into_memory_is_not_chosen(error):
+    chosen, seconds = choose_precision(Greedy(lambda step: step == 1, error))
     assert len(seconds) == 2 and chosen != "fp32"
-    task = Greedy(lambda step: True)
+    task = Greedy(lambda step: True, error)
     task.model.eval()
     with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):
         choose_precision(task)
     assert not task.model.training
     with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):
+        list(Trainer(task, task.model, Phase(1, 0.1), PRECISIONS["fp32"]).steps())
+
+
+def test_another_error_of_a_step_is_not_taken_for_a_lack_of_memory():
+    task = Greedy(lambda step: True, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        choose_precision(task)
+    with pytest.raises(RuntimeError, match="mat1"):
         list(Trainer(task, task.model, Phase(1, 0.1), PRECISIONS["fp32"]).steps())
 
 
