@@ -33,7 +33,8 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
     if not records:
         raise DetectPruneError("no run in these folders has finished")
     for fact in ("network", "data", "budget"):
-        found = list(dict.fromkeys(record[fact] for record in records))
+        # What removes nothing has no budget.
+        found = list(dict.fromkeys(record[fact] for record in records if record[fact] is not None))
         if len(found) > 1:
             raise DetectPruneError(f"one table has one {fact}, and these runs have {' and '.join(found)}")
     return [flattened(record) | {"command": portable_command(record["command"])} for record in beside_longer(records)]

@@ -50,7 +50,8 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "data": settings["data"]["data"],
             "method": settings["method"],
             "ratio": None if method.prunes == "never" else _removed_share(settings["ratio"], stages[-1]),
-            **{name: settings[name] for name in ("importance", "budget", "pattern", "gradual", "floor")},
+            "budget": None if method.prunes == "never" else settings["budget"],
+            **{name: settings[name] for name in ("importance", "pattern", "gradual", "floor")},
             "bits": " ".join(f"{pattern}={bits:g}" for pattern, bits in (settings.get("bits") or {}).items()),
             **{name: " ".join(settings[name]) for name in ("include", "exclude")},
             "n_kept": stages[-1]["kept"],
@@ -296,8 +297,9 @@ def _title(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _removed(records: Sequence[dict[str, Any]]) -> str:
-    """What a ratio is a share of."""
-    return {"ratio": "weights", "macs": "MACs", "bytes": "bytes"}[records[0]["budget"]]
+    """What a ratio is a share of; what removes nothing has no budget."""
+    budget = next((record["budget"] for record in records if record["budget"] is not None), "ratio")
+    return {"ratio": "weights", "macs": "MACs", "bytes": "bytes"}[budget]
 
 
 def _one_curve(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

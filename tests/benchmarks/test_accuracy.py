@@ -64,6 +64,15 @@ def test_several_folders_share_what_was_trained_for_longer(unfinished, tmp_path)
     assert [record["dense_longer_accuracy"] for record in records] == [0.91] * 4 and not accuracy.doubts(records)
 
 
+def test_a_table_has_one_budget_and_what_removes_nothing_has_none(tmp_path):
+    longer, macs, weights = (finished_run(tmp_path / name, name) for name in ("dense-longer", "admm", "gradual"))
+    file = macs / "metrics.json"
+    file.write_text(file.read_text().replace('"budget": "ratio"', '"budget": "macs"'))
+    assert [record["budget"] for record in accuracy.collect([longer, macs])] == [None, "macs"]
+    with pytest.raises(DetectPruneError, match="one budget, and these runs have macs and ratio"):
+        accuracy.collect([longer, macs, weights])
+
+
 def test_what_is_no_fair_comparison_is_said(tmp_path):
     runs = [finished_run(tmp_path / f"{dense}", rows=(dense, 0.5, 0.6, 0.8)) for dense in (0.9, 0.92)]
     first, second = accuracy.doubts(accuracy.collect(runs))

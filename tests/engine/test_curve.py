@@ -50,7 +50,9 @@ def test_a_share_of_bytes_is_called_so(tmp_path):
     file.write_text(json.dumps(metrics))
     record = record_of(file.parent)
     assert record["bits"] == "conv*=4.5 fc*=8"
-    write_curve([record], tmp_path)
+    longer = record_of(finished_run(tmp_path / "longer", "dense-longer"))
+    assert longer["budget"] is None
+    write_curve([longer, record], tmp_path)
     assert "bytes removed" in (tmp_path / "accuracy.svg").read_text()
 
 
