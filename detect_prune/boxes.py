@@ -16,12 +16,6 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
-def clip_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
-    """(..., 4) xyxy, clipped to a picture of `width` x `height` pixels."""
-    limit = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limit)
-
-
 def box_areas(boxes: Tensor) -> Tensor:
     """(..., 4) xyxy -> (...) area in square pixels; a box turned inside out has none."""
     left, top, right, bottom = boxes.unbind(-1)

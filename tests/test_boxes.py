@@ -19,11 +19,6 @@ def test_conversions_round_trip():
     assert B.xyxy_to_cxcywh(torch.tensor([[2.0, 4.0, 6.0, 10.0]])).tolist() == [[4, 7, 4, 6]]
 
 
-def test_clip_keeps_inside_boxes_and_moves_the_others_to_the_border():
-    boxes = torch.tensor([[1.0, 2.0, 3.0, 4.0], [-5.0, -5.0, 20.0, 30.0], [50.0, 50.0, 60.0, 60.0]])
-    assert B.clip_boxes(boxes, 10, 20).tolist() == [[1, 2, 3, 4], [0, 0, 10, 20], [10, 20, 10, 20]]
-
-
 def test_area_of_a_box_turned_inside_out_is_zero():
     assert B.box_areas(torch.tensor([[0.0, 0.0, 2.0, 3.0], [2.0, 3.0, 0.0, 0.0], [1.0, 1.0, 1.0, 5.0]])).tolist() == [
         6,

@@ -88,10 +88,6 @@ class DetectionSet:
         """Bytes of all pictures once decoded to uint8 RGB."""
         return int(self._sizes.astype(np.int64).prod(1).sum()) * 3
 
-    def class_counts(self) -> np.ndarray:
-        """(C,) boxes per class, crowd regions and difficult objects included."""
-        return np.bincount(self._labels, minlength=len(self.names))
-
     def subset(self, indices: Sequence[int] | np.ndarray) -> "DetectionSet":
         """The pictures `indices` as a set of their own, in that order."""
         builder = DetectionSetBuilder(self.names)

@@ -165,18 +165,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the job: `steps` units, each expected to cost `weight` times as much as a unit of weight 1."""
+    """A stretch of the job."""
 
     name: str
     steps: int
-    weight: float = 1.0
 
 
 class Timeline:
     """Estimates the time left of a whole job from the speed of what is already done.
 
-    A phase that has been measured in this process goes on at its own speed. One that has not is taken to cost its
-    `weight` times what a unit of weight 1 has cost so far, so the weights matter only until the phase is under way.
+    A phase that has been measured in this process goes on at its own speed. A step of one that has not is taken to cost
+    as much as the mean one so far.
 
     Args:
         phases: all phases in the order in which they run.
@@ -226,14 +225,14 @@ class Timeline:
         """The estimate in seconds; None while nothing has been measured."""
         if self.finished:
             return 0.0
-        effort = sum(phase.weight * self._measured[name] for name, phase in self._phases.items())
-        if effort <= 0:
+        steps = sum(self._measured.values())
+        if not steps:
             return None
-        per_effort = sum(self._seconds.values()) / effort
+        mean = sum(self._seconds.values()) / steps
         left = 0.0
         for name, phase in self._phases.items():
             measured = self._measured[name]
-            per_step = self._seconds[name] / measured if measured else phase.weight * per_effort
+            per_step = self._seconds[name] / measured if measured else mean
             left += per_step * max(phase.steps - self._done[name], 0)
         return left
 

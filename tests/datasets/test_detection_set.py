@@ -61,7 +61,6 @@ def test_subset_keeps_everything():
         assert mine.path == theirs.path and mine.image_id == theirs.image_id
         for field in ("boxes", "labels", "areas", "crowd", "difficult"):
             assert np.array_equal(getattr(mine, field), getattr(theirs, field))
-    assert dataset.class_counts().tolist() == [6, 4]
     assert dataset.decoded_bytes == 5 * 300
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from detect_prune.boxes import clip_boxes
 from detect_prune.darknet import Darknet, load_cfg, read_weights
 from detect_prune.datasets import fit, load_data, read_picture
 from detect_prune.detection import coco_metrics, decode, detect
@@ -49,8 +48,8 @@ def found_in(net, data, run, **settings) -> list[Detections]:
     for found, placement in zip(
         (one for part in raws for one in detect(part, net.heads, SIZE, **settings)), placements
     ):
-        boxes = clip_boxes(torch.from_numpy(placement.back(found.boxes.numpy())), placement.width, placement.height)
-        result.append(Detections(boxes, found.scores, found.labels, data.names))
+        boxes = placement.back(found.boxes.numpy()).clip(0, [placement.width, placement.height] * 2)
+        result.append(Detections(torch.from_numpy(boxes), found.scores, found.labels, data.names))
     return result
 
 

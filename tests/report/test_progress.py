@@ -101,22 +101,22 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_timeline_uses_weights_until_a_phase_is_measured():
+def test_timeline_takes_the_mean_step_until_a_phase_is_measured():
     clock = Clock()
-    timeline = Timeline([Phase("dense", 10), Phase("admm", 20, weight=2.0), Phase("score", 4, weight=0.5)], clock)
+    timeline = Timeline([Phase("dense", 10), Phase("admm", 20), Phase("retrain", 4)], clock)
     assert timeline.text() == "time left not known yet"
     timeline.begin("dense")
     for _ in range(5):
         clock.now += 3
         timeline.advance()
-    assert timeline.seconds_left() == pytest.approx(5 * 3 + 20 * 6 + 4 * 1.5)
+    assert timeline.seconds_left() == pytest.approx((5 + 20 + 4) * 3)
     clock.now += 15
     timeline.advance(5)
     timeline.begin("admm")
     clock.now += 10
     timeline.advance()
-    # ADMM goes at its own speed now; the scoring still at the mean cost of a unit of weight: 40 s over 10 + 2 units.
-    assert timeline.seconds_left() == pytest.approx(19 * 10 + 4 * 0.5 * 40 / 12)
+    # ADMM goes at its own speed now; retraining still at the mean one: 40 s over 11 steps.
+    assert timeline.seconds_left() == pytest.approx(19 * 10 + 4 * 40 / 11)
     assert timeline.text() == "about 3 min left"
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny import TINY_CFG, write_coco
 
-from detect_prune.boxes import clip_boxes
 from detect_prune.darknet import parse_cfg
 from detect_prune.datasets import load_data
 from detect_prune.datasets.detection_set import DetectionSetBuilder
@@ -69,7 +68,7 @@ def test_only_detector_map_leaves_boxes_outside(model, pictures):
     for protocol in PROTOCOLS.values():
         easy = dataclasses.replace(protocol, score_threshold=0.002)
         inside = [
-            torch.equal(found.boxes, clip_boxes(found.boxes, *size))
+            bool((found.boxes >= 0).all() and (found.boxes <= torch.tensor(size * 2)).all())
             for found, size in zip(find(model, pictures, easy), sizes)
         ]
         assert all(inside) == protocol.clip
