@@ -65,7 +65,7 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
         raise DetectPruneError("--out is empty; the name of a folder was expected")
     files = find_sources(args.sources)
     out = Path(args.out) if args.out is not None else fresh_folder(OUT.parent, OUT.name, sample=False)
-    if out.resolve() in {path.resolve().parent for path in files}:
+    if out.resolve() in {folder for path in files for folder in (path.parent.resolve(), path.resolve().parent)}:
         raise DetectPruneError("the results would lie among their originals; give another --out", file=out)
     network = inference_copy(detector_for_use(args))
     was_there = out.exists()

@@ -15,6 +15,8 @@ from detect_prune.structures import Detections
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GAP = 6
 _LARGEST_SIDE = 480
+JPEG_SIDE = 65_500
+"""The most pixels of a side that libjpeg writes."""
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -143,11 +145,15 @@ def encode_picture(picture: np.ndarray, suffix: str = ".png") -> bytes:
     """The bytes of an image file; `picture` is (H, W, 3) uint8 RGB, `suffix` names the format (`.png`, `.jpg`).
 
     Raises:
-        DetectPruneError: this OpenCV does not write that format.
+        DetectPruneError: this OpenCV does not write that format, or not so large a picture.
     """
     if not cv2.haveImageWriter(f"picture{suffix}"):
         raise DetectPruneError(f"can't write a picture of type {suffix!r}; .png and .jpg work")
-    return cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+    written, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not written:
+        size = f"{picture.shape[1]} x {picture.shape[0]}"
+        raise DetectPruneError(f"a picture of {size} pixels can't be written as {suffix}")
+    return data.tobytes()
 
 
 def save_picture(path: str | Path, picture: np.ndarray) -> None:

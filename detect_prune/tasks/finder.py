@@ -16,7 +16,7 @@ from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture
 from detect_prune.datasets.video import VIDEO_SUFFIXES, CorruptVideo, Video
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path, list_folder, write_json, write_text
-from detect_prune.report.figures import draw_boxes, save_picture
+from detect_prune.report.figures import JPEG_SIDE, draw_boxes, save_picture
 from detect_prune.report.labels import label_lines, records
 from detect_prune.report.progress import Progress
 from detect_prune.report.video import write_video
@@ -46,9 +46,15 @@ class Finder:
         """All pictures, then all videos; what comes of them lies in `out`.
 
         Raises:
-            DetectPruneError: something can't be written there. What can't be read is skipped.
+            DetectPruneError: something can't be written there, or a link there leads to one of the originals. What
+                can't be read is skipped.
         """
         targets = [(path, out / name) for path, name in zip(files, output_names(files))]
+        originals = {os.path.realpath(path) for path in files}
+        for _, stem in targets:
+            for made in (_with_ending(stem, ending) for ending in (".jpg", ".mp4", ".txt", ".json")):
+                if os.path.realpath(made) in originals:
+                    raise DetectPruneError("this is a link to one of the originals; give another --out", file=made)
         videos = [target for target in targets if target[0].suffix.lower() in VIDEO_SUFFIXES]
         pictures = [target for target in targets if target not in videos]
         if pictures:
@@ -64,6 +70,9 @@ class Finder:
             picture = read_picture(path, upright=True)
         except CorruptPicture as error:
             self.skipped.append(str(error))
+            return
+        if max(picture.shape) > JPEG_SIDE:
+            self.skipped.append(f"{path}: more than {JPEG_SIDE:,} pixels a side, which no JPEG can have")
             return
         found = self._found(picture)
         save_picture(_with_ending(stem, ".jpg"), draw_boxes(picture, found))
@@ -162,7 +171,7 @@ def find_sources(sources: Sequence[str]) -> list[Path]:
             inside = [Path(name) for name in glob.glob(source, recursive=True)]
         else:
             raise DetectPruneError("no such file or folder; a picture, a video or a folder was expected", file=source)
-        found = sorted(file for file in inside if file.is_file() and file.suffix.lower() in known)
+        found = sorted(file for file in inside if os.path.isfile(file) and file.suffix.lower() in known)
         if not found:
             raise DetectPruneError(
                 f"no pictures or videos here; files ending in {', '.join(known)} were expected", file=source

@@ -53,8 +53,11 @@ def test_where_nothing_can_be_written_is_said_first(here, capsys):
     (here / "file").touch()
     assert main(["detect", "--cfg", "tiny.cfg", "photos", "--out", "file"]) == 2
     assert "file: this folder can't be made" in capsys.readouterr().err
-    assert main(["detect", "--cfg", "tiny.cfg", "photos/b.ppm", "--out", "photos"]) == 2
-    assert "among their originals" in capsys.readouterr().err
+    (here / "links").mkdir()
+    (here / "links" / "a.jpg").symlink_to("../photos/a.jpg")
+    for source, out in (("photos/b.ppm", "photos"), ("links", "links"), ("links/a.jpg", "photos")):
+        assert main(["detect", "--cfg", "tiny.cfg", source, "--out", out]) == 2
+        assert "among their originals" in capsys.readouterr().err
     assert main(["val", "--cfg", "tiny.cfg", "--data", "sample", "--json", "file/x"]) == 2
     assert "file: this folder can't be made" in capsys.readouterr().err
 
@@ -83,6 +86,7 @@ def test_a_broken_video_is_one_sentence(here, capsys):
         (["nowhere"], "nowhere: no such file or folder"),
         (["broken.mp4"], "broken.mp4: this is no video"),
         (["photos", "--out", ""], "--out is empty"),
+        (["photos", "--names", ""], ".: this is a folder"),
     ],
 )
 def test_what_fails_leaves_no_folder(here, capsys, words, said):

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.report.figures import class_colour, contact_sheet, draw_boxes, save_picture
+from detect_prune.report.figures import (
+    JPEG_SIDE,
+    class_colour,
+    contact_sheet,
+    draw_boxes,
+    encode_picture,
+    save_picture,
+)
 from detect_prune.structures import Detections
 
 
@@ -115,3 +122,9 @@ def test_save_picture_keeps_channels_in_order(tmp_path):
     assert (cv2.imread(str(tmp_path / "new" / "red.png"))[..., ::-1] == picture).all()
     with pytest.raises(DetectPruneError, match="xyz"):
         save_picture(tmp_path / "red.xyz", picture)
+
+
+def test_a_picture_that_its_format_has_no_room_for_is_refused():
+    assert encode_picture(np.zeros((1, JPEG_SIDE, 3), np.uint8), ".jpg")
+    with pytest.raises(DetectPruneError, match=r"65501 x 1 pixels can't be written as \.jpg"):
+        encode_picture(np.zeros((1, JPEG_SIDE + 1, 3), np.uint8), ".jpg")

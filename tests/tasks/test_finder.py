@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from detect_prune.errors import DetectPruneError
+from detect_prune.report.figures import JPEG_SIDE
 from detect_prune.structures import Detections
 from detect_prune.tasks.finder import Finder, find_sources, output_names
 
@@ -117,6 +118,26 @@ def test_pictures_and_videos_are_drawn_and_listed(folder, tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert "detect: 100 % (2/2), objects 2" in printed and "a.avi: 100 % (6/6), objects 8" in printed
+
+
+def test_a_link_among_the_results_does_not_lead_to_an_original(folder, tmp_path):
+    before = (folder / "b.jpg").read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.jpg").symlink_to(folder / "b.jpg")
+    with pytest.raises(DetectPruneError, match=r"out/b\.jpg: this is a link to one of the originals"):
+        Finder(bright_half).go_through([folder / "b.jpg"], tmp_path / "out")
+    assert (folder / "b.jpg").read_bytes() == before
+
+
+def test_a_picture_that_can_t_be_drawn_does_not_end_the_others(tmp_path):
+    long = "x" * 245
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, JPEG_SIDE + 1, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / f"{long}.png"), half(True))
+    finder = Finder(bright_half)
+    finder.go_through([tmp_path / "a.png", tmp_path / f"{long}.png"], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{long}.jpg"]
+    (said,) = finder.skipped
+    assert "a.png: more than 65,500 pixels a side" in said
 
 
 def test_what_is_listed_of_a_picture(folder, tmp_path):
