@@ -116,6 +116,11 @@ def test_a_link_stays_and_its_file_is_written(tmp_path, there):
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_name_that_is_not_utf_8_can_be_written_about(tmp_path):
+    write_text(tmp_path / "a.txt", "caf\udce9.png")
+    assert (tmp_path / "a.txt").read_text() == "caf\\udce9.png"
+
+
 def test_require_writable_leaves_nothing_behind(tmp_path):
     require_writable(tmp_path / "new" / "a.json")
     assert list((tmp_path / "new").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import io
 import os
 import sys
 import warnings
@@ -49,6 +50,8 @@ def run_together(
     args = parser.parse_args(argv)
     keep_freed_memory()
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be other than the terminal can show
     complain = partial(print, file=sys.stderr, flush=True)
     try:
         # Imported here: it takes seconds, and --help should not.

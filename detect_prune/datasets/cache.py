@@ -10,13 +10,22 @@ from detect_prune.errors import DetectPruneError
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache` if given, else $DETECT_PRUNE_CACHE, else detect_prune in $XDG_CACHE_HOME or ~/.cache."""
+    """`cache` if given, else $DETECT_PRUNE_CACHE, else detect_prune in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        DetectPruneError: none of these is set, and the user has no home.
+    """
     if cache is not None:
         return Path(cache)
     own = os.environ.get("DETECT_PRUNE_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detect_prune"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detect_prune"
+    except RuntimeError:  # a user without an entry, as in some containers
+        raise DetectPruneError(
+            "there is no home folder for the cache; set DETECT_PRUNE_CACHE to a folder that can be written"
+        ) from None
 
 
 def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:

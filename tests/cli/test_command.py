@@ -1,6 +1,7 @@
 """What becomes of a command: its exit status, and what a user reads instead of a traceback."""
 
 import argparse
+import io
 import subprocess
 import sys
 import warnings
@@ -37,6 +38,13 @@ def test_our_warnings_are_sentences_and_ctrl_c_is_no_traceback(monkeypatch, caps
     said = capsys.readouterr().err
     assert said.startswith("warning: x.cfg:3: an unknown key\n") and "UserWarning: somebody else's" in said
     assert said.endswith("\nstopped\n")
+
+
+def test_a_name_that_is_not_utf_8_can_be_printed(monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert run_command(lambda args, words: print("caf\udce9.png"), argparse.ArgumentParser(), []) == 0
+    assert screen.buffer.getvalue() == b"caf\\udce9.png\n"
 
 
 def test_under_torchrun_other_commands_say_that_they_work_in_one_process(monkeypatch, capsys):

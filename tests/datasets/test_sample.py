@@ -122,6 +122,15 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "xdg" / "detect_prune"
     monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own" and cache_folder(tmp_path) == tmp_path
+    monkeypatch.delenv("DETECT_PRUNE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(sample.Path, "home", homeless)
+    with pytest.raises(DetectPruneError, match="no home folder for the cache; set DETECT_PRUNE_CACHE"):
+        cache_folder()
     (tmp_path / "file").touch()
     with pytest.raises(DetectPruneError, match="DETECT_PRUNE_CACHE"):
         cached_folder(tmp_path / "file" / "set", lambda folder: None)
