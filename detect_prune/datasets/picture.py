@@ -10,6 +10,7 @@ from detect_prune.datasets.picture_header import (
     is_cut_off,
     picture_format,
     size_in_header,
+    size_in_memory,
     without_turn,
 )
 from detect_prune.errors import DetectPruneError
@@ -78,9 +79,10 @@ def _checked_size(data: bytes, path: str | Path) -> tuple[int, int]:
     size = size_in_header(data)
     if size is None:
         raise CorruptPicture(f"the header of this {kind} is damaged or cut off: it has no size", file=path)
-    if max(size) >= SIDE_LIMIT or size[0] * size[1] > PIXEL_LIMIT:
+    width, height = size_in_memory(data)
+    if max(width, height) >= SIDE_LIMIT or width * height > PIXEL_LIMIT:
         limit = f"{PIXEL_LIMIT / 1e6:.0f} million pixels at most are read"
-        raise CorruptPicture(f"the header of this {kind} says {size[0]} x {size[1]}; {limit}", file=path)
+        raise CorruptPicture(f"the header of this {kind} says {width} x {height}; {limit}", file=path)
     return size
 
 

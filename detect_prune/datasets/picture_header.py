@@ -14,7 +14,8 @@ _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 # Start-of-frame markers: C0..CF without the Huffman table (C4), the reserved C8 and the arithmetic conditioning (CC).
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNM = re.compile(rb"P[1-6](?:\s+|\s*#[^\n]*\n)+(\d{1,9})(?:\s+|\s*#[^\n]*\n)+(\d{1,9})\s")
+# One blank at a time: no two parts may match the same ones, or a long row of them would be tried in all ways.
+_PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 256, 257, 274, 322, 323
 _TIFF_NUMBERS = {3: "H", 4: "I"}
 
@@ -51,6 +52,15 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
     except struct.error:  # a field lies behind the end
         return None
     return size if size and size[0] > 0 and size[1] > 0 else None
+
+
+def size_in_memory(data: bytes) -> tuple[int, int] | None:
+    """`size_in_header`, or that of a TIFF's tile, which may be larger than the picture and is allocated whole."""
+    size = size_in_header(data)
+    if size is None or picture_format(data) != "TIFF":
+        return size
+    values = _tiff_values(data)
+    return max(size[0], values.get(_TIFF_TILE_WIDTH, 0)), max(size[1], values.get(_TIFF_TILE_HEIGHT, 0))
 
 
 def is_cut_off(data: bytes) -> bool:
@@ -140,14 +150,13 @@ def _tiff_fields(data: bytes) -> Iterator[tuple[int, int, str]]:
             yield tag, entry + 8, order + _TIFF_NUMBERS[kind]
 
 
+def _tiff_values(data: bytes) -> dict[int, int]:
+    return {tag: struct.unpack_from(form, data, offset)[0] for tag, offset, form in _tiff_fields(data)}
+
+
 def _tiff(data: bytes) -> tuple[int, int] | None:
-    values = {tag: struct.unpack_from(form, data, offset)[0] for tag, offset, form in _tiff_fields(data)}
-    # A tile may be larger than the picture, and is allocated whole.
-    width, height = (
-        max(values[side], values.get(tile, 0)) if side in values else 0
-        for side, tile in ((_TIFF_WIDTH, _TIFF_TILE_WIDTH), (_TIFF_HEIGHT, _TIFF_TILE_HEIGHT))
-    )
-    return width, height
+    values = _tiff_values(data)
+    return values.get(_TIFF_WIDTH, 0), values.get(_TIFF_HEIGHT, 0)
 
 
 def without_turn(data: bytes) -> bytes:

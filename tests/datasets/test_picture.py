@@ -8,6 +8,7 @@ from pictures import FORMATS, encode
 from PIL import Image
 
 from detect_prune.datasets.picture import CorruptPicture, decode_picture, picture_size, read_picture
+from detect_prune.datasets.picture_header import size_in_header
 
 
 def ramp(width=60, height=40):
@@ -159,6 +160,31 @@ def test_the_emptiest_pictures_are_not_taken_for_cut_ones():
     ):
         data = encode(Image.new(mode, (3000, 2000)), form, **options)
         assert decode_picture(data, "a").shape == (2000, 3000, 3), (mode, form)
+
+
+@pytest.mark.parametrize("blanks", [b" " * 100_000, b"#\n" * 50_000])
+def test_a_header_of_many_blanks_is_read_in_no_time(blanks):
+    assert size_in_header(b"P6" + blanks) is None
+    assert size_in_header(b"P6" + blanks + b"60" + blanks + b" 40 ") == (60, 40)
+
+
+def test_a_tile_larger_than_its_picture_is_no_size_but_takes_memory(tmp_path):
+    """One tile of 128 x 64, of which 100 x 60 are the picture."""
+    tile = np.zeros((64, 128), np.uint8)
+    tile[:60, :100] = ramp(100, 60)[..., 0]
+
+    def write(tile_width):
+        tags = {256: 100, 257: 60, 258: 8, 259: 1, 262: 1, 277: 1, 322: tile_width, 323: 64, 324: 8, 325: tile.size}
+        fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        header = b"II*\0" + struct.pack("<I", 8 + tile.size) + tile.tobytes()
+        (tmp_path / "a.tif").write_bytes(header + struct.pack("<H", len(tags)) + fields + bytes(4))
+
+    write(128)
+    assert picture_size(tmp_path / "a.tif") == (100, 60)
+    assert (read_picture(tmp_path / "a.tif")[..., 0] == tile[:60, :100]).all()
+    write(1 << 20)
+    with pytest.raises(CorruptPicture, match="says 1048576 x 64"):
+        picture_size(tmp_path / "a.tif")
 
 
 def test_a_header_that_does_not_fit_the_content(tmp_path):
