@@ -1,5 +1,6 @@
 """CIFAR-10's python archive (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -17,6 +18,11 @@ _URL = f"https://www.cs.toronto.edu/~kriz/{_ARCHIVE}"
 _MD5 = "c58f30108f718f92721af3b95e74349a"
 
 
+def find_cifar10(root: Path) -> Path | None:
+    """The archive in `root` or root/cifar10."""
+    return next((path for path in (root / _ARCHIVE, root / "cifar10" / _ARCHIVE) if os.path.isfile(path)), None)
+
+
 def read_cifar10(root: Path) -> list[tuple[Tensor, Tensor]]:
     """Train and test: images (N, 3, 32, 32) uint8 RGB and labels (N,) int64.
 
@@ -26,7 +32,7 @@ def read_cifar10(root: Path) -> list[tuple[Tensor, Tensor]]:
     Raises:
         DetectPruneError: the archive is missing and can't be downloaded, or is another file.
     """
-    archive = next((path for path in (root / _ARCHIVE, root / "cifar10" / _ARCHIVE) if path.is_file()), None)
+    archive = find_cifar10(root)
     if archive is None:
         archive = root / "cifar10" / _ARCHIVE
         download((_URL,), archive, _MD5)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor
 from detect_prune.datasets.cache import cache_folder, cached_folder
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture, decode_picture, read_picture
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import open_binary, write_json
+from detect_prune.files import list_folder, open_binary, write_json
 
 _SPLITS = ("train", "test")
 _ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
@@ -31,7 +32,7 @@ Split = tuple[Tensor, Tensor]
 
 def is_class_folder_set(path: Path) -> bool:
     """Whether `path` is a folder with train and test folders, a tar, or a folder with one tar in it."""
-    return all((path / split).is_dir() for split in _SPLITS) or _archive(path) is not None
+    return all(os.path.isdir(path / split) for split in _SPLITS) or _archive(path) is not None
 
 
 def read_class_folders(
@@ -62,19 +63,18 @@ def read_class_folders(
         tuple(torch.from_numpy(np.load(folder / f"{split}-{kind}.npy")) for kind in ("images", "labels"))
         for split in _SPLITS
     ]
-    name = path.name if path.is_dir() else path.name.split(".")[0]
+    name = path.name if os.path.isdir(path) else path.name.split(".")[0]
     return name or path.resolve().name, tuple(about["classes"]), *splits, about["warnings"]
 
 
 def _archive(path: Path) -> Path | None:
-    if path.is_file():
+    if os.path.isfile(path):
         return path if path.name.endswith(_ARCHIVES) else None
-    if not path.is_dir() or any((path / split).is_dir() for split in _SPLITS):
+    if not os.path.isdir(path) or any(os.path.isdir(path / split) for split in _SPLITS):
         return None
-    found = [
-        file for file in path.iterdir() if file.name.endswith(_ARCHIVES) and not file.name.startswith("cifar-10-python")
-    ]
-    return found[0] if len(found) == 1 else None
+    names = list_folder(path, "class folders")
+    found = [name for name in names if name.endswith(_ARCHIVES) and not name.startswith("cifar-10-python")]
+    return path / found[0] if len(found) == 1 else None
 
 
 def _key_of_archive(path: Path) -> str:
@@ -83,17 +83,17 @@ def _key_of_archive(path: Path) -> str:
 
 
 def _key_of_folder(path: Path) -> str:
-    digest = hashlib.sha256(str(path.resolve()).encode())
+    digest = hashlib.sha256(os.fsencode(path.resolve()))
     for file in _files(path):
         status = file.stat()
-        digest.update(f"\n{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(os.fsencode(f"\n{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}"))
     return digest.hexdigest()[:24]
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(
-        file for split in _SPLITS for file in (path / split).glob("*/*") if file.suffix.lower() in PICTURE_SUFFIXES
-    )
+    folders = [path / split / label for split in _SPLITS for label in list_folder(path / split, "class folders")]
+    files = [folder / name for folder in folders if os.path.isdir(folder) for name in list_folder(folder, "pictures")]
+    return sorted(file for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _decode(source: Path, is_archive: bool, target: Path) -> None:

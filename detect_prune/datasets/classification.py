@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detect_prune.datasets.cifar import CIFAR10_CLASSES, read_cifar10
+from detect_prune.datasets.cifar import CIFAR10_CLASSES, find_cifar10, read_cifar10
 from detect_prune.datasets.class_folders import is_class_folder_set, read_class_folders
 from detect_prune.datasets.mnist import read_mnist
 from detect_prune.datasets.share import WHOLE, Share
@@ -52,7 +52,7 @@ def load_classification(
     Args:
         name_or_path: `mnist`, `cifar10`, or a folder (or a tar of it) with train/CLASS/*.jpg and test/CLASS/*.jpg.
         root: where the files of `mnist` and `cifar10` are looked for, and downloaded to if they are not there;
-            ./datasets if not given. For `cifar10` it may also be a folder of class folders.
+            ./datasets if not given. For `cifar10` it may also be a folder of class folders, or with a tar of them.
         cache: cache folder for decoded class folders, instead of the usual one.
 
     Raises:
@@ -64,7 +64,9 @@ def load_classification(
     if str(name_or_path) == "mnist":
         train, test = (LabelledPictures(*split) for split in read_mnist(folder))
         return ClassificationData("mnist", tuple("0123456789"), train, test)
-    if str(name_or_path) == "cifar10" and not is_class_folder_set(folder):
+    # In ./datasets a tar may be anything.
+    published = root is None or find_cifar10(folder) is not None or not is_class_folder_set(folder)
+    if str(name_or_path) == "cifar10" and published:
         train, test = (LabelledPictures(*split) for split in read_cifar10(folder))
         return ClassificationData("cifar10", CIFAR10_CLASSES, train, test)
     path = folder if str(name_or_path) == "cifar10" else Path(name_or_path)

@@ -1,10 +1,13 @@
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import socket
 import struct
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +194,45 @@ def test_the_cache_follows_the_content(tmp_path):
     assert len(load_classification(folder, cache=tmp_path / "cache").train) == 9
     (folder / "train" / "cat" / "9.png").write_bytes((folder / "train" / "cat" / "0.png").read_bytes())
     assert len(load_classification(folder, cache=tmp_path / "cache").train) == 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names here are Unicode")
+def test_names_of_pictures_may_be_any_bytes(tmp_path):
+    write_class_folders(tmp_path / "set")
+    first = tmp_path / "set" / "train" / "cat" / "0.png"
+    first.rename(first.with_name(os.fsdecode(b"caf\xe9.png")))
+    assert len(load_classification(tmp_path / "set", cache=tmp_path / "cache").train) == 9
+
+
+def test_a_class_folder_that_can_t_be_read_is_named(tmp_path, monkeypatch):
+    write_class_folders(tmp_path / "set")
+    listdir = os.listdir
+
+    def closed(folder):
+        if Path(folder).name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", closed)
+    with pytest.raises(DetectPruneError, match="dog: this folder of pictures can't be read: Permission denied"):
+        load_classification(tmp_path / "set", cache=tmp_path / "cache")
+
+
+def test_a_tar_beside_the_published_archive_is_not_taken_for_the_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets" / "cifar10").mkdir(parents=True)
+    file = tmp_path / "datasets" / "cifar10" / "cifar-10-python.tar.gz"
+    write_cifar(file)
+    monkeypatch.setattr(cifar, "_MD5", hashlib.md5(file.read_bytes()).hexdigest())
+    write_class_folders(tmp_path / "set")
+    pack(tmp_path / "set", tmp_path / "datasets" / "x.tar")
+    for root in (None, "datasets"):
+        assert load_classification("cifar10", root, cache=tmp_path / "cache").name == "cifar10"
+    file.unlink()
+    asked = []
+    monkeypatch.setattr(cifar, "download", lambda urls, path, md5: asked.append(path) or write_cifar(path))
+    monkeypatch.setattr(cifar, "md5_of", lambda path: cifar._MD5)
+    assert load_classification("cifar10").name == "cifar10" and len(asked) == 1
 
 
 def test_cifar10_may_be_a_folder_of_class_folders_under_its_own_name(tmp_path):
