@@ -1,6 +1,7 @@
 """From options to a task: every choice that was made for the user is said aloud."""
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def look_up(args: argparse.Namespace) -> None:
             raise DetectPruneError("there is no COCO here; --data says which data set it is", file=args.data_root)
     if args.weights is None and args.pretrained is None and args.cfg is not None and args.data != SAMPLE:
         usual = Path("weights") / f"{Path(args.cfg).stem}.weights"
-        args.weights = str(usual) if usual.is_file() else None
+        args.weights = str(usual) if os.path.isfile(usual) else None
 
 
 def _task(args: argparse.Namespace, world: World) -> Task:
@@ -178,7 +179,7 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
         raise DetectPruneError("--cfg is missing: the network's Darknet cfg")
     find_resource("cfg", args.cfg)  # before its weights are: a mistyped cfg is what is wrong then
     weights = find_weights(args.weights) if args.weights is not None else _weights_of(args.cfg)
-    names = read_names(Path(args.names)) if getattr(args, "names", None) else ()
+    names = read_names(Path(args.names)) if getattr(args, "names", None) is not None else ()
     model = load(args.cfg, weights, names=names, imgsz=args.imgsz)
     return model.to(choose_device(args.device))
 
@@ -188,7 +189,7 @@ def _weights_of(cfg: str) -> Path:
     beside = Path(cfg).with_suffix(".weights")
     usual = Path("weights") / beside.name
     for path in (beside, usual):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     hint = download_hint(usual.name)
     raise DetectPruneError(

@@ -1,8 +1,11 @@
 """The words of a Darknet cfg: section names, the keys of each section, and what kind of value a key takes.
 
 A key that is not listed here is kept and written back, and the parser warns of it: nothing in this package acts on it.
-Listed and yet without effect are only `stopbackward` and `onlyforward`, Darknet's hints about where a training that
-starts from a converted backbone may cut its backward pass short; an official network that this project ships has one.
+Listed and yet without effect are `stopbackward` and `onlyforward`, Darknet's hints about where a training that starts
+from a converted backbone may cut its backward pass short, and what the recipe says instead (tasks/recipes.py): of [net]
+`batch`, `subdivisions`, `max_batches`, `burn_in`, `learning_rate`, `policy`, `steps`, `scales`, `power`, `momentum`,
+`decay` and `ema_alpha`. So are `angle` of [net], of which Darknet makes no use for detectors, and `random` and `resize`
+of [yolo], since training has one input size.
 """
 
 from enum import Enum

@@ -69,7 +69,7 @@ def augment_sample(
         CorruptPicture: from `load`, for the picture itself or a mosaic partner.
     """
     rng = np.random.default_rng([*key, index])
-    if rng.random() < augmentation.mosaic:
+    if rng.random() < augmentation.mosaic and min(size) > 1:
         sample = _mosaic(load, index, count, size, rng)
         transform = albumentations_transform(augmentation, move=False)
     else:
@@ -89,8 +89,10 @@ def _mosaic(
     width, height = size
     indices = [index, *rng.integers(count, size=3).tolist()]
     rng.shuffle(indices)  # the picture itself may be any of the four
-    middle_x = round(width * rng.uniform(_MOSAIC_MARGIN, 1 - _MOSAIC_MARGIN))
-    middle_y = round(height * rng.uniform(_MOSAIC_MARGIN, 1 - _MOSAIC_MARGIN))
+    # A tile has a pixel at least.
+    middle_x, middle_y = (
+        min(max(round(side * rng.uniform(_MOSAIC_MARGIN, 1 - _MOSAIC_MARGIN)), 1), side - 1) for side in size
+    )
     tiles = [(x, y) for y in ((0, middle_y), (middle_y, height)) for x in ((0, middle_x), (middle_x, width))]
     canvas = np.empty((height, width, 3), np.uint8)
     all_boxes, all_labels = [], []

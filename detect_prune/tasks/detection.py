@@ -49,8 +49,8 @@ def augmentation_of(cfg: Cfg) -> Augmentation:
         DetectPruneError: a value is out of range; with its line.
     """
     net = cfg.net
-    jitters = (layer.float("jitter", 0.2, low=0.0, high=0.99) for layer in cfg.layers if layer.name == "yolo")
-    jitter = next(jitters, 0.2)
+    jitters = [layer.float("jitter", 0.2, low=0.0, high=0.99) for layer in cfg.layers if layer.name == "yolo"]
+    jitter = next(iter(jitters), 0.2)
     saturation, exposure = (net.float(key, 1.0, low=0.01, high=100.0) for key in ("saturation", "exposure"))
     return Augmentation(
         hue=net.float("hue", 0.0, low=0.0, high=0.5),

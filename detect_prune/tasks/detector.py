@@ -72,7 +72,9 @@ class Detector(Darknet):
         device = next(self.parameters()).device
         with modes_kept(self):
             self.eval()
-            raws = self(torch.from_numpy(fitted).to(device).permute(2, 0, 1)[None].float() / 255)
+            # torch takes no view that runs backwards, such as a BGR picture's [..., ::-1].
+            inputs = torch.from_numpy(np.ascontiguousarray(fitted))
+            raws = self(inputs.to(device).permute(2, 0, 1)[None].float() / 255)
         found = detect(raws, self.heads, self.input_size, score_threshold=score_threshold, iou_threshold=iou_threshold)[
             0
         ]

@@ -100,6 +100,13 @@ def test_mosaic_shows_partners_and_the_picture_itself():
     assert counts[4] > 1.3 * max(counts[:4] + counts[5:])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 64)])
+def test_a_mosaic_of_a_few_pixels(size):
+    for epoch in range(20):
+        picture, boxes, _ = augmented(0, Augmentation(mosaic=1.0), size, key=(0, epoch))
+        assert picture.shape == (*size[::-1], 3) and len(boxes) == 0
+
+
 def test_pictures_without_boxes():
     def empty(index):
         return load(index)[0], np.zeros((0, 4), np.float32), np.zeros(0, np.int64)

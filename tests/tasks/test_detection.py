@@ -164,6 +164,15 @@ def test_an_augmentation_that_is_out_of_range_is_refused_with_its_line(text):
         augmentation_of(parse_cfg("\n".join(lines), "a.cfg"))
 
 
+def test_the_jitter_of_each_head_is_judged():
+    head = TINY_CFG[TINY_CFG.index("[yolo]") :]
+    text = f"{TINY_CFG}\n{head}".replace("jitter=.2", "jitter=.2\n", 1)
+    assert augmentation_of(parse_cfg(text)).scale == 0.2
+    last = text.rindex("jitter=")
+    with pytest.raises(DetectPruneError, match="jitter="):
+        augmentation_of(parse_cfg(f"{text[:last]}jitter=2{text[text.index(chr(10), last) :]}"))
+
+
 def test_a_factor_below_one_means_its_inverse():
     assert augmentation_of(parse_cfg(TINY_CFG.replace("saturation=1.5", "saturation=.8"))).saturation == 1.25
 

@@ -1,5 +1,6 @@
 """The copy of a network that scores: the same numbers, and the network itself is left alone."""
 
+import numpy as np
 import pytest
 import torch
 from tiny import TINY_CFG, write_coco
@@ -115,6 +116,14 @@ def test_whoever_looks_for_boxes_does_it_without_tf32(model, tf32, tmp_path, mon
     monkeypatch.setattr(Detector, "forward", watched)
     run(model, load_data(write_coco(tmp_path / "squares", classes=2), splits=("val",)).val)
     assert set(seen) == {(False, False)} and tf32_allowed() == (True, True)
+
+
+def test_a_picture_may_be_a_view_of_another_size_or_the_network_s(model):
+    width, height = model.input_size
+    for size in ((height, width), (40, 50)):
+        picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        seen = [model.predict(one, score_threshold=0.001) for one in (picture[..., ::-1], picture[..., ::-1].copy())]
+        assert len(seen[0]) > 0 and torch.equal(seen[0].boxes, seen[1].boxes)
 
 
 def test_float32_on_a_gpu_is_as_on_the_processor(model, gpu):
