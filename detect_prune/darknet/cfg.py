@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from detect_prune.darknet.keys import ALIASES, KEYS, NOT_SUPPORTED, STRUCTURE, Kind
+from detect_prune.darknet.keys import ALIASES, KEYS, NOT_SUPPORTED, STRUCTURE, WITHOUT_EFFECT, Kind
 from detect_prune.darknet.section import Option, Section, convert, shown, wrong
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_text
@@ -53,6 +54,15 @@ class Cfg:
             f"[{section.name}]\n" + "".join(f"{option.name}={option.value}\n" for option in section.options)
             for section in (self.net, *self.layers)
         )
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits that change with the network, or with what training follows. The file's name,
+        comments and keys without effect have no part in them."""
+        lines = []
+        for section in (self.net, *self.layers):
+            lines.append(f"[{section.name}]")
+            lines += [f"{one.name}={one.value}" for one in section.options if one.name not in WITHOUT_EFFECT]
+        return f"{zlib.crc32(chr(10).join(lines).encode()):08x}"
 
 
 def load_cfg(path: str | Path) -> Cfg:

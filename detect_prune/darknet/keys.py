@@ -1,11 +1,7 @@
 """The words of a Darknet cfg: section names, the keys of each section, and what kind of value a key takes.
 
 A key that is not listed here is kept and written back, and the parser warns of it: nothing in this package acts on it.
-Listed and yet without effect are `stopbackward` and `onlyforward`, Darknet's hints about where a training that starts
-from a converted backbone may cut its backward pass short, and what the recipe says instead (tasks/recipes.py): of [net]
-`batch`, `subdivisions`, `max_batches`, `burn_in`, `learning_rate`, `policy`, `steps`, `scales`, `power`, `momentum`,
-`decay` and `ema_alpha`. So are `angle` of [net], of which Darknet makes no use for detectors, and `random` and `resize`
-of [yolo], since training has one input size.
+Some are listed and yet without effect, see WITHOUT_EFFECT.
 """
 
 from enum import Enum
@@ -64,6 +60,18 @@ KEYS: dict[str, dict[str, Kind]] = {
         PAIRS="anchors",
     ),
 }
+
+# Of [net] what the recipe says instead (tasks/recipes.py), and `angle`, which Darknet uses for classifiers only; of
+# [yolo] what changes the input size while Darknet trains; of any section its hints about where a training that starts
+# from a converted backbone may cut its backward pass short.
+WITHOUT_EFFECT = frozenset(
+    (
+        *("batch", "subdivisions", "max_batches", "burn_in", "learning_rate", "policy", "steps", "scales", "power"),
+        *("momentum", "decay", "ema_alpha", "angle"),
+        *("random", "resize"),
+        *_HINTS,
+    )
+)
 
 # A key of these that stands twice in a layer with different values shows that a section header has been lost. Of other
 # keys the first counts, as in Darknet; official files do that in [net] (a batch for testing, one for training).

@@ -355,6 +355,8 @@ class Run:
         begun = dict(state["identity"])
         with contextlib.suppress(TypeError):  # that of a newer version, with fields that this one does not know
             begun["recipe"] = Recipe.from_dict(begun["recipe"]).as_dict()
+        if "data" in begun:  # that of an older version, which did not know all that is told now
+            begun["data"] = {**self.identity.get("data", {}), **begun["data"]}
         if begun != self.identity:
             different = _differences(self.identity, begun)
             raise DetectPruneError(
@@ -415,10 +417,10 @@ class Run:
 def _differences(settings: Mapping[str, Any], begun: Mapping[str, Any]) -> list[str]:
     """The names of the settings that are not what they were, those inside others with theirs before them."""
     names = []
-    for name, value in sorted(settings.items()):
-        before = begun.get(name)
+    for name in sorted({*settings, *begun}):
+        value, before = settings.get(name), begun.get(name)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             names += [f"{name}: {inner}" for inner in _differences(value, before)]
-        elif value != before:
+        elif value != before or name not in settings or name not in begun:
             names.append(name)
     return names

@@ -1,6 +1,5 @@
 """Detection as the engine sees it: a Darknet network, pictures with boxes, and AP."""
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -215,7 +214,7 @@ class DetectionTask:
             "letterbox": self.letterbox,
             "batch": self.batch,
             # A run that is resumed would go on with another network, or fail, where the file was edited meanwhile.
-            "cfg digest": f"{zlib.crc32(self.model.cfg.text().encode()):08x}",
+            "cfg digest": self.model.cfg.digest(),
         }
 
     def problems(self) -> list[str]:
