@@ -1,6 +1,7 @@
 """`detect-prune detect`: finds objects in pictures and videos and draws them."""
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,9 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
         raise DetectPruneError("--out is empty; the name of a folder was expected")
     files = find_sources(args.sources)
     out = Path(args.out) if args.out is not None else fresh_folder(OUT.parent, OUT.name, sample=False)
-    if out.resolve() in {folder for path in files for folder in (path.parent.resolve(), path.resolve().parent)}:
+    # Asked of the disk: one folder may have two names, where A is a, for example.
+    folders = {folder for path in files for folder in (path.parent, path.resolve().parent)}
+    if os.path.isdir(out) and any(os.path.samefile(out, folder) for folder in folders):
         raise DetectPruneError("the results would lie among their originals; give another --out", file=out)
     network = inference_copy(detector_for_use(args))
     was_there = out.exists()
@@ -82,7 +85,7 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
         if not was_there:
             out.rmdir()
         others = len(finder.skipped) - 1
-        raise DetectPruneError(finder.skipped[0] + (f" (and {others} more that can't be read)" if others else ""))
+        raise DetectPruneError(finder.skipped[0] + (f" (and {others} more)" if others else ""))
     for reason in finder.skipped:
         print(f"skipped: {reason}")
     print(

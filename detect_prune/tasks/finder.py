@@ -40,7 +40,7 @@ class Finder:
     """Pictures, and frames of videos."""
     objects: int = field(default=0, init=False)
     skipped: list[str] = field(default_factory=list, init=False)
-    """A sentence for each file that could not be read, or not to its end."""
+    """A sentence for each file that could not be read, or not to its end, or is too large to be drawn."""
 
     def go_through(self, files: Sequence[Path], out: Path) -> None:
         """All pictures, then all videos; what comes of them lies in `out`.
@@ -137,20 +137,29 @@ def _with_ending(stem: Path, ending: str) -> Path:
 
 
 def output_names(files: Sequence[Path]) -> list[str]:
-    """A name for what is made of each file, no two things alike, also where the disk does not tell A from a."""
+    """A name for what is made of each file, no two things alike, also where the disk does not tell A from a. A long one
+    is cut, so that a number and an ending have room."""
     names: list[str] = []
     taken: set[str] = set()
     for path in files:
         # The frames' text lies in a folder without an ending, which the files of another source may have for a name.
         endings = ("", ".mp4", ".json") if path.suffix.lower() in VIDEO_SUFFIXES else (".jpg", ".txt", ".json")
-        numbered = (f"{path.name}-{number}" for number in itertools.count(2))
-        for name in itertools.chain((path.stem, path.name), numbered):
+        plain, whole = (_cut(name) for name in (path.stem, path.name))
+        numbered = (f"{whole}-{number}" for number in itertools.count(2))
+        for name in itertools.chain((plain, whole), numbered):
             made = {(name + ending).casefold() for ending in endings}
             if not made & taken:
                 break
         taken |= made
         names.append(name)
     return names
+
+
+def _cut(name: str) -> str:
+    """At most 240 of the 255 bytes that a file's name may have."""
+    while len(os.fsencode(name)) > 240:
+        name = name[:-1]
+    return name
 
 
 def find_sources(sources: Sequence[str]) -> list[Path]:

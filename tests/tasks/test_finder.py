@@ -1,6 +1,7 @@
 """What is looked at, what is written for it, and what is said of what can't be read."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -78,6 +79,12 @@ def test_no_two_files_share_a_name():
     assert output_names(files) == ["a", "A.png", "a.jpg", "a.jpg-2", "b", "b.mp4"]
 
 
+def test_long_names_leave_room_for_what_is_added():
+    long = ["x" * 251 + ".png", "x" * 251 + ".jpg", "x" * 250 + ".png", "é" * 125 + ".png"]
+    names = output_names([Path("a") / name for name in long])
+    assert len(set(names)) == 4 and all(len(os.fsencode(f"{name}.json")) <= 255 for name in names)
+
+
 @pytest.mark.parametrize("ending", ["jpg", "txt", "json"])
 def test_the_folder_of_a_videos_frames_has_no_files_name(folder, tmp_path, ending):
     (folder / "a.avi").rename(folder / f"b.{ending}.avi")
@@ -130,7 +137,7 @@ def test_a_link_among_the_results_does_not_lead_to_an_original(folder, tmp_path)
 
 
 def test_a_picture_that_can_t_be_drawn_does_not_end_the_others(tmp_path):
-    long = "x" * 245
+    long = "x" * 240
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, JPEG_SIDE + 1, 3), np.uint8))
     cv2.imwrite(str(tmp_path / f"{long}.png"), half(True))
     finder = Finder(bright_half)
