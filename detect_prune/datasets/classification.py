@@ -1,5 +1,6 @@
 """Small pictures with one label each: MNIST, CIFAR-10, folders of class folders. Whole sets, as tensors in memory."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,25 +53,27 @@ def load_classification(
     Args:
         name_or_path: `mnist`, `cifar10`, or a folder (or a tar of it) with train/CLASS/*.jpg and test/CLASS/*.jpg.
         root: where the files of `mnist` and `cifar10` are looked for, and downloaded to if they are not there;
-            ./datasets if not given. For `cifar10` it may also be a folder of class folders, or with a tar of them.
+            ./datasets if not given. One that is given may, for `cifar10`, also be a folder of class folders, or hold a
+            tar of them, if the published archive is not there.
         cache: cache folder for decoded class folders, instead of the usual one.
 
     Raises:
         DetectPruneError: files are missing and can't be downloaded, cut off, of another size or kind, or empty.
     """
     folder = DEFAULT_ROOT if root is None else Path(root)
-    if root is not None and not folder.exists():
+    if root is not None and not os.path.exists(folder):
         raise DetectPruneError("the data folder does not exist", file=folder)
     if str(name_or_path) == "mnist":
         train, test = (LabelledPictures(*split) for split in read_mnist(folder))
         return ClassificationData("mnist", tuple("0123456789"), train, test)
-    # In ./datasets a tar may be anything.
-    published = root is None or find_cifar10(folder) is not None or not is_class_folder_set(folder)
-    if str(name_or_path) == "cifar10" and published:
-        train, test = (LabelledPictures(*split) for split in read_cifar10(folder))
-        return ClassificationData("cifar10", CIFAR10_CLASSES, train, test)
-    path = folder if str(name_or_path) == "cifar10" else Path(name_or_path)
-    if not path.exists():
+    path = Path(name_or_path)
+    if str(name_or_path) == "cifar10":
+        # In ./datasets a tar may be anything.
+        if root is None or find_cifar10(folder) is not None or not is_class_folder_set(folder):
+            train, test = (LabelledPictures(*split) for split in read_cifar10(folder))
+            return ClassificationData("cifar10", CIFAR10_CLASSES, train, test)
+        path = folder
+    if not os.path.exists(path):  # unlike Path.exists, not upset by a name that is too long
         raise DetectPruneError(
             "no such data set: mnist, cifar10, or a folder with train/CLASS and test/CLASS was expected", file=path
         )

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -100,7 +101,7 @@ def _read_items(content: IO[bytes], path: Path, item: tuple[int, ...]) -> np.nda
 
 def _find(root: Path) -> Path:
     for folder in (root, root / "mnist", root / "MNIST" / "raw"):
-        if any((folder / f"{name}{end}").is_file() for name in _MD5 for end in ("", ".gz")):
+        if any(os.path.isfile(folder / f"{name}{end}") for name in _MD5 for end in ("", ".gz")):
             return folder
     folder = root / "mnist"
     for name, md5 in _MD5.items():
@@ -110,6 +111,6 @@ def _find(root: Path) -> Path:
 
 def _existing(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     raise DetectPruneError("this file of MNIST's four is missing (also without .gz)", file=folder / f"{name}.gz")

@@ -14,8 +14,8 @@ _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 # Start-of-frame markers: C0..CF without the Huffman table (C4), the reserved C8 and the arithmetic conditioning (CC).
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# One blank at a time: no two parts may match the same ones, or a long row of them would be tried in all ways.
-_PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
+# Possessive, and no two parts match the same blanks: a long row of them is neither tried in other ways nor remembered.
+_PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*+\n)++(\d{1,9})(?:\s|#[^\n]*+\n)++(\d{1,9})\s")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 256, 257, 274, 322, 323
 _TIFF_NUMBERS = {3: "H", 4: "I"}
 

@@ -312,14 +312,19 @@ ALONE = World()
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether what failed did so for want of memory. On a processor torch has no error of its own for that."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 @contextlib.contextmanager
 def _in_company() -> Iterator[None]:
     """What gloo and NCCL raise where another process is gone, as a sentence."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if ran_out_of_memory(error):
+            raise
         raise DetectPruneError(
             f"the processes of this job can't reach each other; one may have ended ({str(error).splitlines()[0][:120]})"
         ) from error

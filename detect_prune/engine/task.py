@@ -275,11 +275,6 @@ class NotFinite(DetectPruneError):
     """The loss, a weight or a gradient is NaN or infinite: training can't go on from here."""
 
 
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether a step failed for want of memory. On a processor torch has no error of its own for that."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
 def does_not_fit(task: Task) -> DetectPruneError:
     """The error for a step that runs out of the device's memory."""
     size = task.settings().get("batch", "of this size")

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from detect_prune.engine.batchnorm import training_norms
 from detect_prune.engine.capture import CapturedStep
+from detect_prune.engine.distributed import ran_out_of_memory
 from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit, ran_out_of_memory
+from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, is_due, parameter_groups
 

@@ -1,10 +1,11 @@
 """Run by test_distributed.py, alone or as one of several processes: small jobs whose results are compared.
 
-Usage: distributed_run.py FOLDER JOB...; FOLDER has what the jobs read, and each leaves FOLDER/JOB-SIZE-RANK.pt. On
-Linux each process leaves FOLDER/threads-PID, with the names of the threads that are there when all is done.
+Usage: distributed_run.py FOLDER JOB...; FOLDER has what the jobs read, and each leaves FOLDER/JOB-SIZE-RANK.pt, and
+FOLDER/threads-PID with the names of the threads that are there when all is done (where that can be seen, on Linux).
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from dataclasses import replace
@@ -185,6 +186,9 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("jobs", nargs="+")
     status = run_together(lambda args, words, world: main(args.folder, args.jobs, world), parser, None)
-    names = [(thread / "comm").read_text() for thread in Path("/proc/self/task").glob("*")]
+    names = []
+    for thread in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            names.append((thread / "comm").read_text())
     (parser.parse_args().folder / f"threads-{os.getpid()}").write_text("".join(names))
     sys.exit(status)
