@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from detect_prune.engine.batchnorm import running_norms
+from detect_prune.engine.machine import ran_out_of_memory
 from detect_prune.errors import DetectPruneError
 
 T = TypeVar("T")
@@ -310,11 +311,6 @@ ALONE = World()
 """One process."""
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether what failed did so for want of memory. On a processor torch has no error of its own for that."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a run was computed on: a time or a speed says little without it."""
+"""What a run is computed on: a time or a speed says little without it; and whether its memory is enough."""
 
 import os
 import platform
@@ -44,3 +44,8 @@ def _memory() -> int | None:
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether what failed did so for want of memory. On a processor torch has no error of its own for that."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

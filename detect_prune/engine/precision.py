@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect_prune.engine.distributed import ran_out_of_memory
+from detect_prune.engine.machine import ran_out_of_memory
 from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.task import Task, does_not_fit
 from detect_prune.pruning import modes_kept

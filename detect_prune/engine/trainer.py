@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from detect_prune.engine.batchnorm import training_norms
 from detect_prune.engine.capture import CapturedStep
-from detect_prune.engine.distributed import ran_out_of_memory
 from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
+from detect_prune.engine.machine import ran_out_of_memory
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, does_not_fit
 from detect_prune.errors import DetectPruneError
