@@ -66,7 +66,8 @@ def run_together(
                 main(args, argv, world)
                 sys.stdout.flush()
         except Stopped as stopped:
-            complain(f"\n{stopped}\ngo on with: {parser.prog} --resume {stopped.folder}")
+            sentence = f"\n{stopped}\ngo on with: {parser.prog} --resume {stopped.folder}"
+            world.complain(sentence, together=stopped.together)
             return INTERRUPTED
     except DetectPruneError as error:
         complain(f"error: {error}")

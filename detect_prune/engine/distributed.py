@@ -287,16 +287,23 @@ class World:
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
-    def complain(self, sentence: str) -> None:
+    def complain(self, sentence: str, together: bool = False) -> None:
         """Prints why this process ends to standard error, unless another one was first: they end for the same reason,
-        or because of it."""
+        or because of it.
+
+        Args:
+            together: all processes end here and say this.
+        """
         if self._store is None:
             print(sentence, file=sys.stderr, flush=True)
             return
-        with contextlib.suppress(RuntimeError):  # the store is gone too
+        try:
             if self._store.add(_COMPLAINTS, 1) > 1:
                 # torchrun ends all when one has ended: whoever is first must have said it by then.
                 self._store.wait([_SAID], LAST_WORDS)
+                return
+        except RuntimeError:  # the store is gone too, and with it process 0, where it is kept unless torchrun keeps it
+            if together:  # it has been said, then
                 return
         print(sentence, file=sys.stderr, flush=True)
         with contextlib.suppress(RuntimeError):
