@@ -58,11 +58,11 @@ class Cfg:
     def digest(self) -> str:
         """Eight hexadecimal digits that change with the network, or with what training follows. The file's name,
         comments and keys without effect have no part in them."""
-        lines = []
-        for section in (self.net, *self.layers):
-            lines.append(f"[{section.name}]")
-            lines += [f"{one.name}={one.value}" for one in section.options if one.name not in WITHOUT_EFFECT]
-        return f"{zlib.crc32(chr(10).join(lines).encode()):08x}"
+        net, *layers = (
+            replace(section, options=tuple(one for one in section.options if one.name not in WITHOUT_EFFECT))
+            for section in (self.net, *self.layers)
+        )
+        return f"{zlib.crc32(Cfg(net, tuple(layers)).text().encode()):08x}"
 
 
 def load_cfg(path: str | Path) -> Cfg:

@@ -79,7 +79,7 @@ def _checked_size(data: bytes, path: str | Path) -> tuple[int, int]:
     size = size_in_header(data)
     if size is None:
         raise CorruptPicture(f"the header of this {kind} is damaged or cut off: it has no size", file=path)
-    width, height = size_in_memory(data)
+    width, height = size_in_memory(data, size)
     if max(width, height) >= SIDE_LIMIT or width * height > PIXEL_LIMIT:
         limit = f"{PIXEL_LIMIT / 1e6:.0f} million pixels at most are read"
         raise CorruptPicture(f"the header of this {kind} says {width} x {height}; {limit}", file=path)

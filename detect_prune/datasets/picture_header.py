@@ -54,10 +54,9 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
     return size if size and size[0] > 0 and size[1] > 0 else None
 
 
-def size_in_memory(data: bytes) -> tuple[int, int] | None:
-    """`size_in_header`, or that of a TIFF's tile, which may be larger than the picture and is allocated whole."""
-    size = size_in_header(data)
-    if size is None or picture_format(data) != "TIFF":
+def size_in_memory(data: bytes, size: tuple[int, int]) -> tuple[int, int]:
+    """`size`, the header's, or that of a TIFF's tile, which may be larger than the picture and is allocated whole."""
+    if picture_format(data) != "TIFF":
         return size
     values = _tiff_values(data)
     return max(size[0], values.get(_TIFF_TILE_WIDTH, 0)), max(size[1], values.get(_TIFF_TILE_HEIGHT, 0))

@@ -53,7 +53,7 @@ class Finder:
         originals = {os.path.realpath(path) for path in files}
         for _, stem in targets:
             for made in (_with_ending(stem, ending) for ending in (".jpg", ".mp4", ".txt", ".json")):
-                if os.path.realpath(made) in originals:
+                if os.path.lexists(made) and os.path.realpath(made) in originals:
                     raise DetectPruneError("this is a link to one of the originals; give another --out", file=made)
         videos = [target for target in targets if target[0].suffix.lower() in VIDEO_SUFFIXES]
         pictures = [target for target in targets if target not in videos]
