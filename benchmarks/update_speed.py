@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from detect_prune.cli.prune import IMPORTANCES
 from detect_prune.darknet import Darknet, load_cfg
 from detect_prune.detection import YoloLoss
+from detect_prune.engine.task import Phase
+from detect_prune.engine.trainer import build_optimizer
 from detect_prune.pruning import GlobalADMM, RhoSchedule, keep_count
 from detect_prune.report.tables import Table
 from detect_prune.resources import find_resource
@@ -89,14 +91,16 @@ def update_figures(model: nn.Module, repeats: int, importance: str, gradual: boo
     }
 
 
-def step_figures(model: Darknet, batch: int, repeats: int, importance: str, gradual: bool) -> dict[str, float]:
+def step_figures(
+    model: Darknet, batch: int, repeats: int, importance: str, gradual: bool, optimizer_name: str
+) -> dict[str, float]:
     """A training step with the penalty beside one without it, and the time inside the hook that adds it."""
     width, height = model.input_size
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(batch, 3, height, width, generator=generator)
     targets = random_targets(batch, width, height, generator)
     criterion = YoloLoss(model.heads)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-5, momentum=0.9)
+    optimizer = build_optimizer(model, Phase(1, 1e-5, optimizer_name))
     admm = GlobalADMM(model, RATIO, rho=schedule(gradual), importance=importance, gradual=gradual)
 
     def step() -> None:
@@ -147,6 +151,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of which the medians are taken")
     parser.add_argument("--importance", choices=IMPORTANCES, default="lamp", help="of the weights (default lamp)")
     parser.add_argument("--gradual", action="store_true", help="time the removal that grows")
+    parser.add_argument(
+        "--optimizer", choices=("sgd", "adamw"), default="sgd", help="of the training step (default sgd)"
+    )
     parser.add_argument("--name", default="update_speed", help="results/NAME.json and .md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -155,7 +162,7 @@ def main() -> None:
     records = []
     for name, measure in (
         ("yolov4", lambda model: update_figures(model, *how)),
-        ("yolov4-tiny", lambda model: {"input": 416, "batch": 8, **step_figures(model, 8, *how)}),
+        ("yolov4-tiny", lambda model: {"input": 416, "batch": 8, **step_figures(model, 8, *how, args.optimizer)}),
     ):
         cfg = load_cfg(find_resource("cfg", f"{name}.cfg")).with_input_size(416, 416)
         records.append({"network": name, **measure(Darknet(cfg)), **common})
