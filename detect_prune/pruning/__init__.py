@@ -2,19 +2,14 @@
 
 from detect_prune.pruning.admm import GlobalADMM
 from detect_prune.pruning.budgets import (
-    BUDGETS,
     DEFAULT_FLOOR,
-    bytes_budget,
     bytes_per_weight,
-    macs_budget,
     macs_per_weight,
     make_constraint,
-    ratio_budget,
 )
 from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio
 from detect_prune.pruning.counts import (
     Macs,
-    as_ratio,
     count_macs,
     keep_count,
     modes_kept,
@@ -36,11 +31,10 @@ from detect_prune.pruning.methods import (
 )
 from detect_prune.pruning.patterns import BlockBudget, NOfM
 from detect_prune.pruning.residuals import Residuals, too_early
-from detect_prune.pruning.schedule import RhoSchedule, cubic, is_due
+from detect_prune.pruning.schedule import RhoSchedule, is_due
 from detect_prune.pruning.selection import Diverged
 
 __all__ = [
-    "BUDGETS",
     "DEFAULT_FLOOR",
     "METHODS",
     "BlockBudget",
@@ -66,15 +60,11 @@ __all__ = [
     "Tightened",
     "Unmeasured",
     "Update",
-    "as_ratio",
-    "bytes_budget",
     "bytes_per_weight",
     "count_macs",
-    "cubic",
     "find_method",
     "is_due",
     "keep_count",
-    "macs_budget",
     "macs_per_weight",
     "magnitude_masks",
     "make_constraint",
@@ -82,7 +72,6 @@ __all__ = [
     "modes_kept",
     "parameter_groups",
     "prunable_weights",
-    "ratio_budget",
     "require_trainable",
     "too_early",
 ]

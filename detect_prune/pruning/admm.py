@@ -40,7 +40,7 @@ from detect_prune.pruning.budgets import DEFAULT_FLOOR, one_constraint
 from detect_prune.pruning.constraints import Constraint, describe, require_made_for
 from detect_prune.pruning.counts import detached, prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, Raw, make_importance, scaled_worths
-from detect_prune.pruning.masks import Masks, clear_state, has_closure, untrained
+from detect_prune.pruning.masks import Masks, clear_state, untrained
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, Selection, chunks, numbers, require_finite
@@ -63,7 +63,10 @@ class GlobalADMM:
     """W, Z and U of a network, and their updates.
 
     Args:
-        model: any network, on the device and in the memory format where it will be trained.
+        model: any network, on the device and in the memory format where it will be trained; what is pruned of it is
+            the weights of convolution and linear layers (see prunable_weights), and neither those of recurrent layers,
+            embeddings and attention's in_proj. Of one that is wrapped (torch.compile, DistributedDataParallel) hand
+            over the inside, or all names begin with the wrapper's.
         ratio: removal ratio over all prunable weights; or give `constraint` instead.
         updates: how many Z and U updates there will be: the schedule of rho ends with the last. At least 30 for a
             good cut.
@@ -97,8 +100,8 @@ class GlobalADMM:
         exclude: Sequence[str] = (),
         constraint: Constraint | None = None,
     ):
-        if updates < 1:
-            raise ValueError(f"ADMM needs at least one update, not {updates}")
+        if not isinstance(updates, int) or updates < 1:
+            raise ValueError(f"ADMM needs a whole number of updates, at least one, not {updates!r}")
         self.weights = prunable_weights(model, include, exclude)
         self.constraint = one_constraint(self.weights, ratio, constraint, floor, DEFAULT_FLOOR)
         self.updates = updates
@@ -179,13 +182,18 @@ class GlobalADMM:
         """Adds the penalty at every step of this optimizer: its gradient, after scaling, accumulation, clipping and
         all-reduce, or beside the step what it moves W by (RhoSchedule.decoupled).
 
+        Optimizers lose their hooks when they are copied: attach a copy to its own.
+
         Raises:
             ValueError: one of the prunable weights is frozen, or the optimizer does not train it, or maximizes.
         """
         require_trainable(self.weights)
         strangers = untrained(self.weights, optimizer)
         if strangers:
-            raise ValueError(f"the optimizer does not train {', '.join(strangers)}; exclude such layers from pruning")
+            raise ValueError(
+                f"the optimizer does not train {', '.join(strangers)}; exclude such layers from pruning (one optimizer "
+                "has to train all that ADMM prunes)"
+            )
         climbing = {id(part) for group in optimizer.param_groups if group.get("maximize") for part in group["params"]}
         if any(id(weight) in climbing for weight in self.weights.values()):
             raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
@@ -204,7 +212,7 @@ class GlobalADMM:
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if has_closure(args, kwargs):
+        if any(callable(arg) for arg in (*args[1:], *kwargs.values())):
             raise ValueError("an optimizer that is given a closure computes its gradients too late for the penalty")
         if getattr(optimizer, "grad_scale", None) is not None:
             raise ValueError(
@@ -481,7 +489,10 @@ class GlobalADMM:
         return [describe(self.constraint), describe(self.importance), ratio, describe(self.schedule)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but W: tensors and plain values. Loaded with the W of the same moment, all goes on to the bit."""
+        """Everything but W: tensors and plain values. Loaded with the W of the same moment, all goes on to the bit.
+
+        As torch's own it holds the tensors themselves: save it, or copy it, before ADMM goes on.
+        """
         return {
             "made_for": self._made_for(),
             "z": dict(self.z),

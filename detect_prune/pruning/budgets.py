@@ -66,7 +66,7 @@ def macs_budget(
         weights, ratio, floor: see `ratio_budget`.
 
     Raises:
-        ValueError: the network does not use one of the layers for this input.
+        ValueError: the network does not call one of the layers for this input.
     """
     costs = macs_per_weight(model, weights, example_input)
     dense = sum(weight.numel() * costs[name] for name, weight in weights.items())
@@ -79,7 +79,7 @@ def macs_per_weight(model: nn.Module, weights: Mapping[str, Tensor], example_inp
     A weight that several layers share works in all of them.
 
     Raises:
-        ValueError: the network does not use one of the layers for this input.
+        ValueError: the network does not call one of the layers for this input.
     """
     counts = count_macs(model, example_input)
     used = dict.fromkeys(weights, 0)
@@ -90,7 +90,8 @@ def macs_per_weight(model: nn.Module, weights: Mapping[str, Tensor], example_inp
     idle = [name for name, times in used.items() if times == 0]
     if idle:
         raise ValueError(
-            f"the network does no multiplications with {', '.join(idle)}; exclude such layers from pruning"
+            f"no call of the layer of {', '.join(idle)} was seen, so that its multiplications are not known (attention "
+            "and torch.nn.functional use weights without calling a layer); exclude such layers from pruning"
         )
     return used
 

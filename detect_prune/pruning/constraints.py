@@ -88,10 +88,12 @@ class GlobalBudget:
             weight): keeps layers alive that the ranking would empty. 0 leaves just the one weight.
 
     Raises:
-        ValueError: a cost is not positive, or the floor is no share.
+        ValueError: the budget is not finite, a cost is not positive, or the floor is no share.
     """
 
     def __init__(self, budget: float, costs: Mapping[str, float] | None = None, floor: float = 0.0):
+        if not math.isfinite(budget):
+            raise ValueError(f"the budget is a finite number, not {budget}")
         if not 0 <= floor <= 1:
             raise ValueError(f"the floor is a share of the even cut, between 0 and 1, not {floor}")
         for name, cost in (costs or {}).items():

@@ -11,7 +11,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+
+from detect_prune.pruning.selection import is_dense
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -27,14 +30,14 @@ def prunable_weights(
 
     Args:
         model: any network. A parameter that several layers share counts once, under the first one's name; the pattern
-            of any of them means it.
+            of any of them means it. One without a number is left out.
         include: glob patterns as `matches` takes them; where given, only layers that match one are taken.
         exclude: glob patterns of layers to leave alone.
 
     Raises:
         ValueError: nothing is left to prune, a pattern matches no layer or is no list of patterns, or a layer that is
-            not excluded computes its weight from other parameters, as weight normalisation does: a zero could not be
-            held there.
+            not excluded computes its weight from other parameters, as weight normalisation does (a zero could not be
+            held there), or has one that is lazy, not of floating-point numbers, or not dense in memory.
     """
     for patterns in (include, exclude):
         if isinstance(patterns, str):
@@ -43,11 +46,13 @@ def prunable_weights(
     # with each look.
     found: dict[str, Tensor | None] = {}
     names: dict[str, list[str]] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in model.named_modules(remove_duplicate=False):
         if not isinstance(module, _ConvNd | nn.Linear):
             continue
         name = f"{prefix}.weight" if prefix else "weight"
         weight = None if parametrize.is_parametrized(module, "weight") else module.weight
+        if weight is not None and not is_lazy(weight) and weight.numel() == 0:
+            continue
         same = next((known for known, other in found.items() if weight is not None and other is weight), name)
         found.setdefault(same, weight)
         names.setdefault(same, []).append(name)
@@ -73,9 +78,24 @@ def prunable_weights(
     if computed:
         raise ValueError(
             f"{', '.join(computed)} is computed from other parameters (weight normalisation, say) and can't be pruned; "
-            "make it a plain parameter (torch.nn.utils.parametrize.remove_parametrizations), or exclude such layers"
+            "make it a plain parameter (torch.nn.utils has parametrize.remove_parametrizations, remove_weight_norm and "
+            "prune.remove), or exclude such layers"
         )
+    for name, weight in chosen.items():
+        if lack := _unfit(weight):
+            raise ValueError(f"{name} can't be pruned: {lack}, or exclude such layers")
     return chosen
+
+
+def _unfit(weight: Tensor) -> str:
+    """What is wrong with a weight, and what could be done; nothing if it can be ranked, and held at zero."""
+    if is_lazy(weight):
+        return "it has no shape yet; call the network once before"
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        return f"its numbers are {weight.dtype}; make them floating-point numbers of 16 bits or more"
+    if not is_dense(weight):
+        return "it is a view with gaps or overlaps in memory; make it contiguous"
+    return ""
 
 
 def detached(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,12 +180,13 @@ def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
     names = {module: f"{prefix}.weight" if prefix else "weight" for prefix, module in model.named_modules()}
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # Over a batch of the layer's own, which need not be the network's: that has the regions of each picture, say.
         if isinstance(module, _ConvTransposeNd):
-            positions = inputs[0][0, 0].numel()
+            positions = inputs[0].numel() // module.in_channels
         elif isinstance(module, _ConvNd):
-            positions = output[0, 0].numel()
+            positions = output.numel() // module.out_channels
         else:
-            positions = output.numel() // module.out_features // example_input.shape[0]
+            positions = output.numel() // module.out_features
         name, weight = names[module], module.weight
         before = totals.get(name, Macs(0, 0))
         kept = int(weight.count_nonzero())
@@ -180,4 +201,9 @@ def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
     finally:
         for handle in handles:
             handle.remove()
-    return {name: totals[name] for name in names.values() if name in totals}
+    pictures = example_input.shape[0]
+    return {
+        name: Macs(totals[name].dense // pictures, totals[name].nonzero // pictures)
+        for name in names.values()
+        if name in totals
+    }

@@ -204,9 +204,11 @@ def make_importance(kind: "str | Importance") -> Importance:
     """The importance of that name (raw, normalised, lamp, fisher, fisher-layer, taylor), or the object itself.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it is no such object.
     """
     if not isinstance(kind, str):
+        if isinstance(kind, type) or not hasattr(kind, "worths"):
+            raise ValueError(f"the name of an importance, or an object of such a class, was expected, not {kind!r}")
         return kind
     if kind not in _KINDS:
         raise ValueError(f"no importance is called {kind!r}; there are {', '.join(_KINDS)}")
@@ -224,7 +226,8 @@ def scaled_worths(
     """q for all layers, scaled by one number so that sum q w^2 = sum w^2.
 
     With this scale rho means the same for every importance: a penalty of rho/2 times the plain squared length of all
-    weights would remove them all.
+    weights would remove them all. A layer of zeros (heads begin so) says nothing about the size of its weights: it has
+    a q of 1, as with plain magnitude.
 
     Args:
         keep, costs: see Importance.worths.
@@ -252,7 +255,7 @@ def scaled_worths(
         raise Diverged("all prunable weights are zero: none is worth more than another")
     if not (plain < math.inf and 0 < weighted < math.inf):
         raise Diverged("the worth of the weights is not a finite number: weights or gradients have become too large")
-    return {name: value.mul_(plain / weighted) for name, value in q.items()}
+    return {name: value.mul_(plain / weighted) if squares[name] else value.fill_(1) for name, value in q.items()}
 
 
 def _square(value: Tensor) -> Tensor:

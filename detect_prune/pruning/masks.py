@@ -1,6 +1,7 @@
 """The frozen support: which weights are left, held through any optimizer, counted and saved."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -91,7 +92,10 @@ class Masks:
 
         Their gradients are dropped before the step and their state in the optimizer (momentum, Adam's moments) is
         zeroed now. Whoever clips does so earlier: call `drop_gradients` before, or removed weights lengthen the norm
-        and shorten the steps of those that stay. Attaching twice changes nothing.
+        and shorten the steps of those that stay. An optimizer that is given a closure has them dropped whenever it
+        calls it. LBFGS remembers all parameters together, which can't be zeroed here: hand over a new one.
+
+        Attaching twice changes nothing. Optimizers lose their hooks when they are copied: attach a copy to its own.
 
         Raises:
             ValueError: some of these weights are trained, and none by this optimizer: they would not be held.
@@ -101,17 +105,36 @@ class Masks:
             raise ValueError("the optimizer trains none of the weights that these masks belong to")
         self.apply()
         self._clear_state(optimizer)
-        if optimizer not in self._handles:
-            self._handles[optimizer] = [
-                optimizer.register_step_pre_hook(lambda *_: self.drop_gradients()),
-                optimizer.register_step_post_hook(self._after_step),
-            ]
+        _remove(self._handles.pop(optimizer, []))
+        self._handles[optimizer] = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self.drop_gradients()
+        # A closure computes the gradients anew, several times perhaps, and the optimizer moves by them before it ends.
+        own, *rest = args
+        wrapped = {name: self._dropping(value) for name, value in kwargs.items()}
+        return (own, *map(self._dropping, rest)), wrapped
+
+    def _dropping(self, argument: Any) -> Any:
+        """The closure, if it is one, followed by drop_gradients."""
+        if not callable(argument):
+            return argument
+
+        @functools.wraps(argument)
+        def closure() -> Any:
+            loss = argument()
+            self.drop_gradients()
+            return loss
+
+        return closure
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.apply()
-        if has_closure(args, kwargs):
-            # A closure computes the gradients after they have been dropped.
-            self._clear_state(optimizer)
 
     def _clear_state(self, optimizer: Optimizer) -> None:
         for name, weight in self._weights.items():
@@ -131,8 +154,7 @@ class Masks:
     def detach(self) -> None:
         """Lets go of all optimizers."""
         for handles in self._handles.values():
-            for handle in handles:
-                handle.remove()
+            _remove(handles)
         self._handles.clear()
 
     @torch.no_grad()
@@ -179,13 +201,19 @@ class Masks:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the support that was saved; optimizers stay attached.
+        """Takes the support that was saved; optimizers stay attached. The weights, which are loaded on their own, stay
+        as they are until `apply` or the next step.
 
         Raises:
             ValueError: it belongs to another network.
         """
         self._set({name: _unpack(bits, state["shapes"][name]) for name, bits in state["bits"].items()})
         self.bound = tuple(state["bound"])
+
+
+def _remove(handles: Iterable[Any]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 def _require_names(masks: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
@@ -205,11 +233,6 @@ def clear_state(optimizer: Optimizer, weight: nn.Parameter, removed: Tensor) -> 
     for value in optimizer.state.get(weight, {}).values():
         if isinstance(value, Tensor) and value.shape == weight.shape:
             value.masked_fill_(removed, 0)
-
-
-def has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an optimizer's step, with these arguments of its hook, computes gradients itself."""
-    return any(callable(arg) for arg in (*args[1:], *kwargs.values()))
 
 
 def _pack(mask: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class RhoSchedule:
 
     @classmethod
     def constant(cls, rho: float) -> "RhoSchedule":
-        """The same rho, and the same worth, from the first step to the last, taken as it is."""
+        """The same rho, and the same worth, from the first step to the last, taken as it is: where learning rate * rho
+        * q is above 2, gradient descent on the penalty diverges, and what q is only `raw` tells beforehand (1)."""
         return cls(start=float(rho), stages=1, most=1.0, stable=math.inf)
 
     @classmethod

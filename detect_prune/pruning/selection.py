@@ -50,10 +50,15 @@ def require_finite(weights: Mapping[str, Tensor]) -> None:
             raise Diverged(f"the weights of {name} are not finite: training has diverged")
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether its values lie side by side in memory, in whichever order."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return tensor.numel() == span
+
+
 def flat(tensor: Tensor) -> Tensor:
     """A dense tensor as (n,), a view in the order of its memory: channels_last weights are not copied."""
-    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    if tensor.numel() != span:
+    if not is_dense(tensor):
         raise ValueError("only dense tensors can be selected from")
     return tensor.as_strided((tensor.numel(),), (1,))
 

@@ -1,4 +1,4 @@
-"""What README shows in Python is run here, word for word."""
+"""What README and docs/admm.md show in Python is run here, word for word."""
 
 import importlib
 import re
@@ -15,8 +15,13 @@ from detect_prune.tasks import build
 from detect_prune.tasks.detector import load
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = [
+    block
+    for page in ("README.md", "docs/admm.md")
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+]
 
 
 def shortened(recipe):
@@ -37,13 +42,13 @@ def here(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "dog.jpg"), np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
 
 
-def test_the_readme_shows_three_ways():
-    assert len(BLOCKS) == 3
+def test_four_ways_are_shown():
+    assert len(BLOCKS) == 4
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_what_the_readme_shows_works(number, here, capsys):
-    exec(compile(BLOCKS[number], f"README block {number}", "exec"), {})
+@pytest.mark.parametrize("number", range(4))
+def test_what_is_shown_works(number, here, capsys):
+    exec(compile(BLOCKS[number], f"block {number}", "exec"), {})
     assert capsys.readouterr().out
 
 

@@ -16,6 +16,7 @@ from detect_prune.pruning import (
     GradualMagnitude,
     LayerwiseRatio,
     NOfM,
+    Raw,
     RhoSchedule,
     magnitude_masks,
     parameter_groups,
@@ -31,6 +32,8 @@ def test_what_is_refused():
     for arguments, sentence in (
         ({"ratio": 1.2}, "strictly"),
         ({"ratio": 0.5, "updates": 0}, "at least one"),
+        ({"ratio": 0.5, "updates": 1.5}, "whole number"),
+        ({"ratio": 0.5, "importance": Raw}, "object of such a class"),
         ({"ratio": 0.5, "rho": -1.0}, "positive"),
         ({"ratio": 0.5, "floor": 2}, "floor"),
         ({"constraint": LayerwiseRatio(0.5), "floor": 0.1}, "has its own"),

@@ -15,8 +15,8 @@ from detect_prune.pruning import (
     keep_count,
     magnitude_masks,
     prunable_weights,
-    ratio_budget,
 )
+from detect_prune.pruning.budgets import ratio_budget
 
 
 def problem(seed):
@@ -102,6 +102,9 @@ def test_costs_are_paid():
     for wrong in (0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match="costs more than nothing"):
             GlobalBudget(50, {"a": wrong})
+    for wrong in (math.inf, math.nan):
+        with pytest.raises(ValueError, match="finite"):
+            GlobalBudget(wrong)
 
 
 def test_layerwise_ratios():

@@ -5,9 +5,10 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from detect_prune.classification import LeNet5
-from detect_prune.pruning import count_macs, keep_count, prunable_weights
+from detect_prune.pruning import count_macs, keep_count, magnitude_masks, prunable_weights
 
 
 @pytest.mark.parametrize("ratio", ["0.29", "0.57", "0.58", "0.8", "0.988", "0.992", "0.9967", "1e-3"])
@@ -61,6 +62,38 @@ def test_a_shared_weight_counts_once():
         prunable_weights(model, exclude=["1"])
 
 
+def test_a_layer_is_known_by_each_of_its_names():
+    model = nn.ModuleDict({"one": nn.Linear(3, 3), "other": nn.Linear(3, 3)})
+    model["again"] = model["one"]
+    assert list(prunable_weights(model)) == ["one.weight", "other.weight"]
+    assert list(prunable_weights(model, exclude=["again"])) == ["other.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_weights_is_left_out():
+    model = nn.Sequential(nn.Linear(3, 0), nn.Linear(0, 3), nn.Linear(3, 4))
+    assert magnitude_masks(model, 0.5).n_kept == 6
+
+
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        (nn.LazyLinear(3), "no shape yet"),
+        (nn.Linear(3, 3, dtype=torch.complex64), "complex64"),
+        (nn.Linear(3, 3).to(torch.float8_e4m3fn), "float8"),
+        (nn.Linear(4, 3), "gaps or overlaps"),
+        (prune.identity(nn.Linear(3, 3), "weight"), "prune.remove"),
+    ],
+)
+def test_what_can_not_be_ranked_is_named_and_may_be_excluded(layer, sentence):
+    if sentence.startswith("gaps"):
+        layer.weight = nn.Parameter(torch.ones(3, 8)[:, ::2])
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    with pytest.raises(ValueError, match=rf"^1\.weight .*{sentence}.*exclude such layers"):
+        prunable_weights(model)
+    assert list(prunable_weights(model, exclude=["1"])) == ["0.weight"]
+
+
 def test_a_weight_that_is_computed_is_refused_unless_it_is_excluded():
     model = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
     with pytest.raises(ValueError, match=r"1\.weight is computed.*exclude"):
@@ -88,6 +121,27 @@ def test_macs_by_hand():
         "fc2.weight": 5000,
     }
     assert macs["fc1.weight"].nonzero == 100 * 500
+
+
+def test_macs_of_layers_with_another_batch_than_the_network():
+    class Film(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.up = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 2, 2, stride=2)
+            self.head, self.query = nn.Linear(2, 2), nn.Conv1d(2, 2, 1)
+
+        def forward(self, x):
+            frames = self.up(self.conv(x.flatten(0, 1)))
+            one_by_one = torch.cat([self.head(frame.mean((1, 2))[None]) for frame in frames])
+            return one_by_one.mean(0) + self.query(torch.ones(1, 2, 6)).sum()
+
+    macs = count_macs(Film(), torch.randn(2, 5, 3, 6, 6))
+    assert {name: m.dense for name, m in macs.items()} == {
+        "conv.weight": 5 * 16 * 4 * 3 * 9,
+        "up.weight": 5 * 16 * 4 * 2 * 4,
+        "head.weight": 5 * 4,
+        "query.weight": 6 * 4 // 2,  # once for both pictures
+    }
 
 
 def test_macs_of_groups_strides_transposed_and_repeated_layers():

@@ -51,6 +51,36 @@ def scaled_pair():
     return model.train(), other.train()
 
 
+@pytest.mark.parametrize("kind", ["raw", "normalised", "lamp", "taylor"])
+def test_a_layer_of_zeros_is_worth_what_plain_magnitude_says(kind):
+    torch.manual_seed(0)
+    weights = {"body": torch.randn(6, 5), "head": torch.zeros(3, 6)}
+    importance = make_importance(kind)
+    if importance.observes:
+        importance.observe({name: torch.randn_like(weight) for name, weight in weights.items()})
+    q = scaled_worths(importance, weights, 0.5)
+    assert (q["head"] == 1).all()
+
+
+def test_a_head_of_zeros_learns_while_it_is_pruned():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 3))
+    nn.init.zeros_(model[2].weight)
+    x = torch.randn(128, 12)
+    labels = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    admm = GlobalADMM(model, 0.8, updates=10, rho=1e-2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    admm.attach(optimizer)
+    for number in range(1, 101):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+        if number % 10 == 0:
+            admm.update()
+    admm.cut()
+    assert F.cross_entropy(model(x), labels) < 0.5
+
+
 def admm_mask(model, importance):
     torch.manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), 1e-30)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -210,6 +211,65 @@ def test_held_through_an_optimizer_for_each_layer():
     assert masks.n_kept == sum(int((model[place].weight != 0).sum()) for place in (0, 2))
 
 
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_lbfgs_descends_on_what_is_left(line_search):
+    model = network()
+    x, labels = torch.randn(16, 2, 6, 6), torch.randint(7, (16,))
+    masks = magnitude_masks(model, 0.8)
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.3, max_iter=8, line_search_fn=line_search)
+    masks.attach(optimizer)
+    weights, losses = dict(model.named_parameters()), []
+
+    def closure():
+        # Also between the two ends of a step, where the optimizer looks around.
+        assert all(torch.count_nonzero(weights[name][~masks[name]]) == 0 for name in masks)
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(model(x), labels))
+        losses[-1].backward()
+        return losses[-1]
+
+    for _ in range(8):
+        optimizer.step(closure)
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_a_closure_that_breaks_off_leaves_the_support_as_it_is():
+    model = network()
+    masks = magnitude_masks(model, 0.8)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+    masks.attach(optimizer)
+    weights, calls = dict(model.named_parameters()), []
+
+    def closure():
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(torch.ones(1, 2, 6, 6)), torch.zeros(1, dtype=torch.long))
+        loss.backward()
+        return loss
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert all(torch.count_nonzero(weights[name][~masks[name]]) == 0 for name in masks)
+
+
+def test_copies_are_held_once_they_are_attached():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    masks = magnitude_masks(model, 0.8)
+    masks.attach(optimizer)
+    train(model, optimizer)
+    for copied in (copy.deepcopy((model, optimizer, masks)), pickle.loads(pickle.dumps((model, optimizer, masks)))):
+        other, its_optimizer, its_masks = copied
+        its_masks.attach(its_optimizer)
+        train(other, its_optimizer)
+        train(model, optimizer)
+        for network_, masks_ in ((other, its_masks), (model, masks)):
+            weights = dict(network_.named_parameters())
+            assert all(torch.count_nonzero(weights[name][~masks_[name]]) == 0 for name in masks_)
+
+
 def test_held_with_its_momentum_where_a_closure_computes_the_gradients():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -223,7 +283,7 @@ def test_held_with_its_momentum_where_a_closure_computes_the_gradients():
         return loss
 
     for _ in range(3):
-        optimizer.step(closure)
+        optimizer.step(closure=closure)
     for name, weight in model.named_parameters():
         if name in masks:
             for value in (weight, optimizer.state[weight]["momentum_buffer"]):
