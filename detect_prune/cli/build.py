@@ -4,12 +4,13 @@ import argparse
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detect_prune.cli.options import MODELS, choose_device, default_workers
-from detect_prune.cli.plan import fresh_folder, resume_plan, save_plan
+from detect_prune.cli.plan import fresh_folder, resume_plan, save_plan, started_elsewhere
 from detect_prune.datasets import SAMPLE, data_available
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.engine.distributed import ALONE, World
@@ -153,7 +154,8 @@ def begin(
     if resuming:
         folder, argv, options = world.once(lambda: (*resume_plan(command, made, args, project), vars(args)))
         vars(args).update(options)
-    job = world.main_first(lambda: build_job(args, world))
+    with started_elsewhere(folder) if resuming else nullcontext():
+        job = world.main_first(lambda: build_job(args, world))
     if not resuming:
         check(job.task)
         folder = world.once(lambda: fresh_folder(project, args.name or name(job.task), job.sample))

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import errno
 import io
 import os
 import sys
@@ -46,6 +47,9 @@ def run_together(
         0; 2 for an error of the input; 130 for a run that was asked to stop and has saved itself; 141 where the reader
         of the output has gone.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started it (>&-)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (to the end of the process)
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     keep_freed_memory()
@@ -76,10 +80,21 @@ def run_together(
         complain("\nstopped")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output (`| head`) wants no more of it. Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output (`| head`) wants no more of it.
+        _silence_stdout()
         return 141  # as the shell counts a process that SIGPIPE ended
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _silence_stdout()
+        complain(f"error: the output can't be written: {error.strerror}")
+        return 2
     return 0
+
+
+def _silence_stdout() -> None:
+    """Python would complain once more, at its exit, of what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:

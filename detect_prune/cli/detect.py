@@ -29,7 +29,10 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "sources", nargs="+", metavar="SOURCE", help="a picture, a video, a folder, or a pattern such as 'photos/*.jpg'"
     )
     made.add_argument(
-        "--names", metavar="FILE", help="class names, one a line (default: those of COCO or VOC, if their number fits)"
+        "--names",
+        metavar="FILE",
+        help="class names, one a line (default: the cfg's name with .names, beside it, else those of COCO or VOC, if "
+        "their number fits)",
     )
     add_use_options(made)
     made.add_argument(

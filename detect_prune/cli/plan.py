@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,14 @@ class Plan:
     """The command line's options as they were typed."""
     options: dict[str, Any]
     """Every option with the value that it came to, what was looked up included."""
+    place: str | None = None
+    """The working folder, which names of files in the options are relative to; None in plans that did not say."""
 
 
 def save_plan(folder: Path, command: str, args: argparse.Namespace, argv: Sequence[str]) -> None:
     """Keeps the options of a run, so that --resume needs nothing but its folder."""
-    write_json(folder / PLAN, {"command": command, "argv": list(argv), "options": vars(args)})
+    plan = {"command": command, "argv": list(argv), "options": vars(args), "place": os.getcwd()}
+    write_json(folder / PLAN, plan)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -61,7 +65,10 @@ def read_plan(folder: Path) -> Plan:
             raise DetectPruneError(f"this plan of a run is damaged: {key} is missing or wrong", file=file)
     if not all(isinstance(word, str) for word in found["argv"]):
         raise DetectPruneError("this plan of a run is damaged: argv is not a list of texts", file=file)
-    return Plan(**{key: found[key] for key in kinds})
+    place = found.get("place")
+    if place is not None and not isinstance(place, str):
+        raise DetectPruneError("this plan of a run is damaged: place is wrong", file=file)
+    return Plan(**{key: found[key] for key in kinds}, place=place)
 
 
 def resume_plan(
@@ -101,6 +108,19 @@ def resume_plan(
             )
         setattr(args, action.dest, value)
     return folder, plan.argv
+
+
+@contextmanager
+def started_elsewhere(folder: Path) -> Iterator[None]:
+    """Adds to an error where the run of this folder was started, if that was elsewhere: a name of a file in its
+    options may be relative to there."""
+    try:
+        yield
+    except DetectPruneError as error:
+        place = read_plan(folder).place
+        if place is None or os.path.realpath(place) == os.path.realpath("."):
+            raise
+        raise DetectPruneError(f"{error} (the run was started in {place}; --resume it from there)") from None
 
 
 def _shown(name: str, value: Any) -> str:

@@ -25,10 +25,12 @@ from detect_prune.cli.options import (
 )
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text
+from detect_prune.official import WEIGHTS
 
 if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
     from detect_prune.engine.task import Task
+    from detect_prune.pruning import Masks
 
 PROJECT = Path("runs/prune")
 IMPORTANCES = ("raw", "normalised", "lamp", "fisher", "fisher-layer", "taylor")
@@ -51,7 +53,11 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
     add_pretrained_option(made)
     add_model_option(made)
-    made.add_argument("--ratio", type=removal_ratio, help="share of all weights to remove, such as 0.8")
+    made.add_argument(
+        "--ratio",
+        type=removal_ratio,
+        help="share of all weights (of those that --include and --exclude leave) to remove, such as 0.8",
+    )
     made.add_argument(
         "--layer-ratios",
         metavar="FILE",
@@ -74,7 +80,8 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         "--admm-epochs",
         type=positive(int),
         metavar="N",
-        help="of ADMM, or of what stands in for it; a one-shot method retrains for them",
+        help="of ADMM, or of what stands in for it; a one-shot method retrains for them (more where the set is so "
+        "small that they would not come to 30 updates)",
     )
     made.add_argument(
         "--dense-epochs",
@@ -141,6 +148,7 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import prune
+    from detect_prune.pruning import Masks
 
     if args.resume is None:
         if args.ratio is not None and args.layer_ratios is not None:
@@ -165,12 +173,25 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     print(f"{job.says}\n{removed}everything is kept in {begun.folder}", flush=True)
     if not job.task.trained:
         print(f"{_untrained(args)}, so a dense network is trained first", flush=True)
+    elif args.weights is not None:
+        _tell_of_zeros(Masks.from_nonzero(job.task.model, args.include or (), args.exclude or ()))
     result = prune(job.task.model, ratio=_chosen_ratio(args), **begun.arguments, **chosen_options(args))
     print(result.text)
     if job.sample:
         print(
             "This was the built-in sample set: small pictures and few steps, to show the machinery. "
             f"The same for real data:\n{real_data_command(made, begun.argv)}"
+        )
+
+
+def _tell_of_zeros(masks: "Masks") -> None:
+    """What nobody expects of a network that was pruned before."""
+    total, zeros = masks.n_total, masks.n_total - masks.n_kept
+    if zeros:
+        print(
+            f"{zeros:,} of {total:,} weights are zero already ({zeros / total:.1%}): the ratio is one of all "
+            f"{total:,}, and what is zero now may grow back ('train' holds zeros)",
+            flush=True,
         )
 
 
@@ -186,6 +207,8 @@ def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser
             f"dense is not trained after the dense training: there is no use for {', '.join(unread)}"
         )
     choice = check(task, ratio=_chosen_ratio(args), **chosen_options(args))
+    if args.gradual is not None and not choice.method.uses_admm:
+        raise DetectPruneError(f"--no-gradual is a choice of ADMM's; {args.method} has none")
     # Kept in the plan, which has every option with the value that it came to.
     args.importance, args.gradual = choice.importance, choice.gradual
 
@@ -281,7 +304,9 @@ def real_data_command(made: argparse.ArgumentParser, argv: Sequence[str]) -> str
     """The command of a sample run for real data: everything that was typed, less what belongs to the sample."""
     given = vars(made.parse_args(argv))
     given |= {"data": "coco.yaml", "data_root": "DIR", "name": None, "project": None, "resume": None}
-    if given["pretrained"] is None:
-        given["weights"] = given["weights"] or f"{Path(given['cfg']).stem}.weights"
-        given["dense_epochs"] = None  # these weights are trained
+    official = f"{Path(given['cfg']).stem}.weights"
+    if official not in WEIGHTS:
+        given |= {"data": "FILE.yaml", "data_root": None}
+    elif given["pretrained"] is None:
+        given |= {"weights": given["weights"] or official, "dense_epochs": None}  # these weights are trained
     return f"{made.prog} {shlex.join(command_words(made, given))}"

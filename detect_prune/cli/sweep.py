@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -25,6 +26,7 @@ from detect_prune.cli.options import (
     command_words,
     default_workers,
     option_of,
+    option_words,
     positive,
     seed_number,
 )
@@ -156,6 +158,8 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
                 )
             if args.ratios is None:
                 raise DetectPruneError("--ratios is missing: the shares to remove, such as 0.1:0.9:0.1")
+        elif args.ratios is not None:
+            raise DetectPruneError(f"--ratios is given, and nothing is removed by {args.methods}")
         look_up(args)
         trained, args.timed_precision = _check_all(args, made)
         args.train_dense = not trained
@@ -197,8 +201,8 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> tuple
     prune.require_dense_training(task, args)
     for option in sorted(set.intersection(*(_has_no_use_for(method, args.importance) for method in methods))):
         value = getattr(args, option)
-        if value is not None and value is not False:
-            given = option_of(made, option) + (f" {value}" if isinstance(value, str) else "")
+        if value is not None:
+            given = shlex.join(option_words(option_of(made, option), value))
             raise DetectPruneError(f"{given} is given, and there is no use for it in {', '.join(methods)}")
     for method in methods:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):

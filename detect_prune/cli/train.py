@@ -15,6 +15,7 @@ from detect_prune.cli.options import (
     add_training_data_options,
     positive,
 )
+from detect_prune.errors import DetectPruneError
 
 if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
@@ -45,13 +46,18 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return run_together(lambda args, words, world: _train(args, words, made, world), made, argv)
 
 
+def _check(args: argparse.Namespace) -> None:
+    if args.train_zeros and args.weights is None:
+        raise DetectPruneError("--train-zeros is for weights that were pruned, and there are no weights to start from")
+
+
 def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import train
     from detect_prune.pruning import Masks
 
-    begun = begin(args, argv, made, "train", PROJECT, world, lambda task: task.name)
+    begun = begin(args, argv, made, "train", PROJECT, world, lambda task: task.name, lambda task: _check(args))
     job = begun.job
     print(f"{job.says}\neverything is kept in {begun.folder}", flush=True)
     masks = Masks.from_nonzero(job.task.model)

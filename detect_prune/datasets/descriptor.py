@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text
+from detect_prune.files import read_text, write_text
 from detect_prune.resources import find_resource, packaged_folder
 
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bool", "int", "float", "timestamp")}
@@ -73,6 +74,16 @@ def read_names(path: Path) -> tuple[str, ...]:
     """Class names, one a line, as in Darknet's .names files. Raises DetectPruneError."""
     lines = read_text(path, "file of class names").rstrip().split("\n")
     return _checked_names([line.strip() for line in lines], path, None)
+
+
+def write_names(path: Path, names: Sequence[str]) -> None:
+    """Writes a file that read_names takes: a name that is empty or there already (COCO's json may have such) gets its
+    class's number."""
+    lines: list[str] = []
+    for number, name in enumerate(names):
+        line = " ".join(name.split())
+        lines.append(line if line and line not in lines else f"{line} {number}".strip())
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _checked_names(names: list[str], file: Path, line: int | None) -> tuple[str, ...]:

@@ -144,7 +144,14 @@ def prune(
     if chosen.uses_admm and choice.gradual != recipe.gradual:
         # So many steps to an update were chosen for the recipe's own way to ask for the removal.
         recipe = replace(recipe, steps_per_update=None)
+    asked = recipe.admm.epochs
     recipe = recipe.for_set(task.steps_per_epoch)
+    if method != "dense" and recipe.admm.epochs > asked:
+        print(
+            f"{recipe.admm.epochs} epochs instead of {asked} for ADMM's phase, or what another method has in its "
+            f"place, so that it comes to {recipe.updates} updates of the mask",
+            flush=True,
+        )
     train_dense = not task.trained if train_dense is None else train_dense
     phases = recipe.phases(chosen, train_dense)
     for phase in phases.values():

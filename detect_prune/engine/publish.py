@@ -13,7 +13,7 @@ from detect_prune.pruning import too_early
 from detect_prune.report import plots
 from detect_prune.report.page import write_page
 from detect_prune.report.progress import duration
-from detect_prune.report.summary import Stage, closing_table, floor_note, layer_table, verdict
+from detect_prune.report.summary import Stage, closing_table, floor_note, layer_table, part_note, verdict
 
 
 def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> str:
@@ -31,8 +31,12 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in run.weights(run.model).items()}
     layers = layer_table(kept)
     pruned = run.masks is not None and len(stages) > 1
-    sentence = verdict(stages[0], stages[-1], run.delivered) if pruned else ""
+    chosen = bool(run.include or run.exclude)
+    sentence = verdict(stages[0], stages[-1], run.delivered, chosen) if pruned else ""
     notes = list(dict.fromkeys([*problems, *(note for row in run.stages for note in row["notes"])]))
+    if chosen:
+        everything = sum(parameter.numel() for parameter in run.model.parameters() if parameter.dim() > 1)
+        notes.append(part_note(stages[-1].total, everything))
     bound = run.masks.bound if pruned else ()
     if bound:
         notes.append(floor_note(bound))
@@ -43,7 +47,8 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
     took = duration(finished["seconds"])
-    flat = _flat(run.settings) | {"precision": str(run.precision), "took": took, "date": finished["date"]}
+    flat = _flat(run.settings) | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
+    flat |= {"precision": str(run.precision), "took": took, "date": finished["date"]}
     flat |= {"command": run.command or "-"} | _flat(run.machine)
     write_page(
         run.folder / "index.html",

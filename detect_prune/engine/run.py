@@ -106,6 +106,7 @@ class Run:
         self.timings: dict[str, float] = {}
         self.stop = StopSignal(follows=not self.world.main)
         self.timeline = Timeline([])
+        self.phases: dict[str, Phase] = {}
         self._unfinished: dict[str, Any] | None = None
         self._started = self._saved = time.monotonic()
         torch.manual_seed(seed)
@@ -157,7 +158,9 @@ class Run:
     # ---- stages -------------------------------------------------------------------------------------------------
 
     def plan(self, phases: dict[str, Phase]) -> None:
-        """Tells the clock what is to come, so that the progress can say when everything will be done."""
+        """Says what will be trained: to the clock, so that the progress can say when everything will be done, and for
+        the closing page."""
+        self.phases = phases
         per_epoch = self.task.steps_per_epoch
         self.timeline = Timeline([PlannedPhase(name, phase.epochs * per_epoch) for name, phase in phases.items()])
 
@@ -342,7 +345,7 @@ class Run:
         saved = (self.folder / LAST).exists()
         if saved and not resume:
             raise DetectPruneError(
-                "this folder already holds a run; choose another --name, or give --resume to go on with it",
+                "this folder already holds a run; choose another (--name), or go on with it (--resume)",
                 file=self.folder,
             )
         if resume and not saved:

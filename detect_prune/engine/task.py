@@ -65,6 +65,12 @@ class Phase:
     distill: float = 0.0
     """Weight, in the loss, of how far the answers are from the dense network's; 0 for none."""
 
+    def __str__(self) -> str:
+        words = [f"{self.epochs} epochs of {self.optimizer}", f"rate {self.lr:g} falling to {self.final_lr:g} of it"]
+        rest = ("weight_decay", "ema", "clip", "dropout", "distill")
+        words += [f"{name.replace('_', ' ')} {value:g}" for name in rest if (value := getattr(self, name))]
+        return ", ".join(words)
+
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adamw"):
             raise DetectPruneError(f"unknown optimizer '{self.optimizer}'; expected sgd or adamw")

@@ -106,7 +106,15 @@ def _speed_words(dense: Stage, result: Stage) -> str:
     return words
 
 
-def verdict(dense: Stage, result: Stage, file_name: str = "pruned.weights") -> str:
+def part_note(total: int, everything: int) -> str:
+    """What to say where the counts of weights are not those of the whole network."""
+    return (
+        f"Weights are counted in the layers that were chosen for pruning, {total:,} of {everything:,}; multiply-"
+        "accumulates and files are those of the whole network."
+    )
+
+
+def verdict(dense: Stage, result: Stage, file_name: str = "pruned.weights", chosen: bool = False) -> str:
     """One plain sentence, from the numbers: how much is gone, which file is smaller and which is not.
 
     It says that nothing is faster yet and never claims a speed, since no stage measures one.
@@ -115,9 +123,11 @@ def verdict(dense: Stage, result: Stage, file_name: str = "pruned.weights") -> s
         dense: the network before pruning.
         result: the network as delivered.
         file_name: the file whose sizes the stages give; its ending says which format stores the zeros.
+        chosen: whether the weights that are counted are those of some layers only.
     """
     gone = result.total - result.kept
-    words = [f"{share(gone / result.total)} of the weights are zero ({count(gone)} of {count(result.total)})"]
+    of = "the weights that were chosen for pruning" if chosen else "the weights"
+    words = [f"{share(gone / result.total)} of {of} are zero ({count(gone)} of {count(result.total)})"]
     words += [text for text in (_file_words(dense, result, file_name), _speed_words(dense, result)) if text]
     sentence = "; ".join(words)
     return sentence[0].upper() + sentence[1:] + "."

@@ -20,6 +20,7 @@ from detect_prune.datasets import (
     train_batches,
     val_batches,
 )
+from detect_prune.datasets.descriptor import write_names
 from detect_prune.datasets.share import Share
 from detect_prune.detection import YoloLoss, coco_metrics, head_distance, voc_metrics
 from detect_prune.engine.batchnorm import STATISTICS_DRAW
@@ -198,6 +199,7 @@ class DetectionTask:
         return {"detections": contact_sheet(pictures)} if pictures else {}
 
     def save(self, model: nn.Module, folder: Path, stem: str) -> list[Path]:
+        write_names(folder / f"{stem}.names", self.data.names)
         return save_pruned(model, model.cfg, folder, stem, self.header)
 
     def load(self, folder: Path, stem: str) -> nn.Module:

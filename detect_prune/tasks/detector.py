@@ -1,5 +1,6 @@
 """A Darknet network that a person can use: load it, give it a picture, get boxes."""
 
+import os
 from itertools import accumulate
 from pathlib import Path
 
@@ -93,12 +94,17 @@ def load(
         weights: the .weights file that belongs to it, or a checkpoint of a run with the same classes (best.pt); None
             leaves fresh random weights.
         imgsz: width and height of the input in pixels, instead of the cfg's.
-        names: class names; those of COCO or VOC where the number of classes fits, else numbers.
+        names: class names; unless given those of the .names file of the cfg's name beside it, which runs leave there,
+            else those of COCO or VOC where the number of classes fits, else numbers.
 
     Raises:
         DetectPruneError: a file is missing, wrong, or not of this network.
     """
-    parsed = load_cfg(find_resource("cfg", cfg))
+    source = find_resource("cfg", cfg)
+    parsed = load_cfg(source)
+    beside = source.with_suffix(".names")
+    if not names and os.path.isfile(beside):
+        names = read_names(beside)
     detector = Detector(parsed if imgsz is None else parsed.with_input_size(imgsz, imgsz), names)
     if weights is not None:
         fill(detector, weights)

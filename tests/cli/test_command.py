@@ -2,9 +2,12 @@
 
 import argparse
 import io
+import os
 import subprocess
 import sys
 import warnings
+
+import pytest
 
 from detect_prune.cli import sweep
 from detect_prune.cli.command import _show_warning, run_command, run_together
@@ -21,6 +24,31 @@ def test_a_reader_that_has_gone_ends_the_output_quietly():
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is full")
+def test_an_output_that_can_not_be_written_is_one_sentence():
+    talks = (
+        "import argparse; from detect_prune.cli.command import run_command\n"
+        "def talk(args, words):\n    for _ in range(100_000): print('a line')\n"
+        "raise SystemExit(run_command(talk, argparse.ArgumentParser(), []))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", talks], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: the output can't be written: No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell's way to close an output")
+def test_closed_outputs_are_no_traceback():
+    shows = (
+        "import argparse, sys; from detect_prune.cli.command import run_command\n"
+        "from detect_prune.report.progress import Progress\n"
+        "def show(args, words):\n    with Progress(2, 'steps') as progress:\n        progress.step(loss=1.0)\n"
+        "raise SystemExit(run_command(show, argparse.ArgumentParser(), []))"
+    )
+    closed = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, shows])
+    assert closed.returncode == 0
 
 
 def test_our_warnings_are_sentences_and_ctrl_c_is_no_traceback(monkeypatch, capsys):

@@ -1,12 +1,14 @@
 """Folders and plans of runs: what is wrong is said before anything is written, in the words that were typed."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from detect_prune.cli import prune, train
-from detect_prune.cli.plan import fresh_folder, resume_plan, save_plan
+from detect_prune.cli.plan import fresh_folder, resume_plan, save_plan, started_elsewhere
 from detect_prune.errors import DetectPruneError
 
 
@@ -67,6 +69,17 @@ def test_another_option_is_refused_in_the_words_that_were_typed(tmp_path, made, 
         resume(["--resume", str(tmp_path / "x"), *given.split()], made=made, command=command)
 
 
+def test_an_error_says_where_the_run_was_started(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "x", WORDS)
+    with pytest.raises(DetectPruneError, match=r"^no such file$"), started_elsewhere(folder):
+        raise DetectPruneError("no such file")
+    here = os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    said = re.escape(f"no such file (the run was started in {here};")
+    with pytest.raises(DetectPruneError, match=said), started_elsewhere(folder):
+        raise DetectPruneError("no such file")
+
+
 def plan(**changed):
     good = {"command": "prune", "argv": ["--cfg", "a"], "options": {"cfg": "a", "ratio": 0.5}}
     return json.dumps({**good, **changed})
@@ -83,6 +96,7 @@ DAMAGED = [
     plan(argv="--cfg"),
     plan(argv=[1]),
     plan(options=[]),
+    plan(options=[], place=3),
     plan(options={"ratio": "x"}),
     plan(options={"ratio": 2}),
     plan(options={"retrain_epochs": 1.5}),
@@ -107,7 +121,6 @@ def test_a_damaged_plan_is_named_and_not_in_the_way_of_others(tmp_path, text):
 
 
 def test_the_newest_unfinished_run_of_the_command_is_taken(tmp_path):
-    import os
 
     for age, (name, made) in enumerate([("finished", prune), ("trained", train), ("new", prune), ("old", prune)]):
         command = made.__name__.rpartition(".")[2]

@@ -48,6 +48,12 @@ def test_weights_that_were_given_stay():
     assert "--pretrained yolov4.conv.137" in line and "--weights" not in line
 
 
+def test_a_network_of_one_s_own_has_no_official_weights_and_data():
+    line = real("--cfg cfgs/mine.cfg --ratio 0.8 --dense-epochs 3")
+    assert "--data FILE.yaml" in line and "--dense-epochs 3" in line
+    assert "--weights" not in line and "--data-root" not in line
+
+
 def test_each_layer_can_have_its_own_ratio(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []

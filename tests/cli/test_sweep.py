@@ -78,13 +78,19 @@ def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monke
         ("--ratios 0.5 --methods gradual,magnitude --gradual", "no use for it in gradual, magnitude"),
         ("--ratios 0.5 --methods magnitude,dense-longer --importance lamp", "no use for it in magnitude, dense-longer"),
         ("--ratios 0.5 --methods gradual,lamp --importance taylor", "--importance taylor is given, and there is no"),
-        ("--ratios 0.5 --methods admm-layerwise --floor 0.1", "--floor is given, and there is no use for it"),
-        ("--methods dense --epochs 3", "--epochs is given, and there is no use for it in dense"),
+        ("--ratios 0.5 --methods admm-layerwise --floor 0.1", "--floor 0.1 is given, and there is no use for it"),
+        ("--ratios 0.5 --methods gradual,magnitude --no-gradual", "--no-gradual is given, and there is no use for it"),
+        ("--methods dense --epochs 3", "--epochs 3 is given, and there is no use for it in dense"),
+        ("--methods dense-longer --ratios 0.5", "--ratios is given, and nothing is removed by dense-longer"),
         ("--methods dense-longer,admm", "--ratios is missing"),
         ("--pattern 2:4", "--pattern 2:4 is a ratio itself"),
     ):
         assert sweep.main([*words, "--workers", "0", *wrong.split()]) == 2
         assert said in capsys.readouterr().err
+    assert prune.main([*words, "--workers", "0", "--ratio", "0.5", "--method", "gradual", "--no-gradual"]) == 2
+    assert "--no-gradual is a choice of ADMM's" in capsys.readouterr().err
+    assert train.main([*words, "--workers", "0", "--train-zeros"]) == 2
+    assert "--train-zeros is for weights that were pruned" in capsys.readouterr().err
     assert prune.main([*words, "--workers", "0", "--ratio", "0.5", "--exclude", "nosuch"]) == 2
     assert "nosuch" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 

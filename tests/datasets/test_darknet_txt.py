@@ -73,6 +73,13 @@ def test_bad_lists(darknet_folder):
         load_data(darknet_folder / "set.yaml")
 
 
+def test_a_picture_that_is_listed_twice_is_told(darknet_folder):
+    train = darknet_folder / "train.txt"
+    train.write_text(train.read_text() + "obj/0.png\n")
+    data = load_data(darknet_folder / "set.yaml")
+    assert any("train.txt: 1 lines name a picture that is there already" in said for said in data.warnings)
+
+
 def test_a_corrupt_picture_is_left_out_and_named(darknet_folder):
     (darknet_folder / "obj" / "2.png").write_bytes(b"nothing")
     data = load_data(darknet_folder / "set.yaml")

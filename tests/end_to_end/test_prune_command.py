@@ -50,6 +50,7 @@ def test_a_whole_run_leaves_files_that_hold_what_the_table_says(here, tiny_cfg, 
     assert cut["bytes_stored"] == (folder / "pruned.weights").stat().st_size
     assert dense["macs_dense"] == 8 * 27 * 16 * 16 + 16 * 72 * 8 * 8 + 16 * 16 * 8 * 8
     model = load(folder / "pruned.cfg", folder / "pruned.weights")
+    assert model.names == ("red", "green", "blue")
     kept = sum(int(weight.count_nonzero()) for weight in prunable_weights(model).values())
     assert kept == keep_count(total, 0.57)
     assert f"{keep_count(total, 0.57):,}" in printed
@@ -69,6 +70,12 @@ def test_val_of_the_result_gives_the_table_s_ap_and_training_keeps_the_zeros(her
     assert run("train", *pair, "--epochs", "3", "--precision", "fp32") == 0
     assert "weights are zero and stay so" in capsys.readouterr().out
     before = load(folder / "pruned.cfg", folder / "pruned.weights")
+    assert run("prune", *pair, "--ratio", "0.9", "--method", "lamp", "--epochs", "1", "--exclude", "layers.0.*") == 0
+    printed, total = capsys.readouterr().out, 16 * 8 * 9 + 2 * 8 * 16
+    assert re.search(rf"[0-9]+ of {total:,} weights are zero already .*the ratio is one of all {total:,}", printed)
+    assert "90.0 % of the weights that were chosen for pruning are zero" in printed
+    assert f"counted in the layers that were chosen for pruning, {total:,} of 1,624" in printed
+    assert "epochs instead of 10 for ADMM's phase" in printed
     after = load("runs/train/pruned/trained.cfg", "runs/train/pruned/trained.weights")
     for name, weight in prunable_weights(before).items():
         assert torch.equal(weight == 0, prunable_weights(after)[name] == 0)

@@ -88,7 +88,7 @@ def test_every_update_is_logged_layer_by_layer(whole):
         assert series["kept"][-1].value == pytest.approx(last["kept"][layer])
 
 
-def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch):
+def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch, capsys):
     made = []
     monkeypatch.setattr(pipeline, "make_pruner", lambda *a, **k: made.append(make_pruner(*a, **k)) or made[-1])
     recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 1}, retrain={"epochs": 1})
@@ -97,6 +97,9 @@ def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch
     assert made[0].updates == made[0].done == 32
     kept = json.loads((result.folder / "metrics.json").read_text())["recipe"]
     assert (kept["admm"]["epochs"], kept["updates"]) == (4, 32)
+    assert "4 epochs instead of 1 for ADMM's phase" in capsys.readouterr().out
+    page = (result.folder / "index.html").read_text()
+    assert "4 epochs of sgd, rate 0.02 falling to 0.02 of it" in page and "weight decay 0.0001, ema 0.9" in page
 
 
 def test_the_epochs_stay_where_they_are_enough():

@@ -8,6 +8,7 @@ from tiny import TINY_CFG, write_coco
 from detect_prune.darknet import parse_cfg, save_cfg, write_weights
 from detect_prune.datasets import batches as batches_module
 from detect_prune.datasets import val_batches
+from detect_prune.datasets.descriptor import read_names, write_names
 from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.engine.distributed import World
 from detect_prune.engine.task import Teacher
@@ -212,6 +213,19 @@ def test_names():
     assert usual_names(80)[0] == "person" and usual_names(20)[0] == "aeroplane" and usual_names(3) == ("0", "1", "2")
     with pytest.raises(DetectPruneError, match="2 classes, and 3 names"):
         Detector(parse_cfg(TINY_CFG), ("a", "b", "c"))
+
+
+def test_names_beside_the_cfg_are_taken(tmp_path):
+    cfg = tmp_path / "mine.cfg"
+    cfg.write_text(TINY_CFG)
+    assert load(cfg).names == ("0", "1")
+    write_names(tmp_path / "mine.names", ["big cat", "hot  dog"])
+    assert load(cfg).names == ("big cat", "hot dog")
+    assert load(cfg, names=("a", "b")).names == ("a", "b")
+    write_names(tmp_path / "mine.names", ["a", "a", "", "é"])
+    assert read_names(tmp_path / "mine.names") == ("a", "a 1", "2", "é")
+    with pytest.raises(DetectPruneError, match="2 classes, and 4 names"):
+        load(cfg)
 
 
 def test_processes_share_each_batch_and_read_no_more_than_their_part(files, monkeypatch):
