@@ -118,6 +118,7 @@ class Runs:
 
     def _finish_one(self, run: ChildRun, device: str, environment: dict[str, str]) -> Path:
         from detect_prune.engine.curve import METRICS
+        from detect_prune.engine.lock import lock_folder
         from detect_prune.engine.run import Stopped
 
         folder = self._folder_of(run.name)
@@ -126,6 +127,8 @@ class Runs:
         if self._stopping:
             raise Stopped(self.folder)
         if (folder / PLAN).exists():
+            # It may have outlived the sweep that began it, where that was killed.
+            lock_folder(folder).close()
             words = ["--resume", str(folder), *self.changed]
         else:
             _remove_without_plan(folder)

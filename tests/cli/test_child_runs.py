@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from held import held_elsewhere
 
 from detect_prune.cli.child_runs import ChildRun, Runs
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN
 from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError
+
+
+def test_a_run_that_outlived_its_sweep_is_waited_for_and_not_called_a_failure(tmp_path):
+    pytest.importorskip("fcntl")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / PLAN).write_text("{}")
+    with held_elsewhere(tmp_path / "a"), pytest.raises(DetectPruneError) as caught:
+        Runs(tmp_path, ["cpu"]).finish([ChildRun("a", "prune", [])])
+    assert "another process is at work" in str(caught.value) and "failed" not in str(caught.value)
 
 
 class TestRuns:

@@ -1,32 +1,17 @@
 """A run's folder belongs to one process at a time."""
 
-import subprocess
-import sys
-
 import pytest
+from held import held_elsewhere
 
 from detect_prune.engine.lock import lock_folder
 from detect_prune.errors import DetectPruneError
-
-HOLDER = """
-import sys
-from detect_prune.engine.lock import lock_folder
-held = lock_folder(sys.argv[1])
-print("locked", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     pytest.importorskip("fcntl")
     folder = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout.readline() == b"locked\n"
-        with pytest.raises(DetectPruneError, match="another process is at work"):
-            lock_folder(folder)
-        holder.kill()
+    with held_elsewhere(folder), pytest.raises(DetectPruneError, match="another process is at work"):
+        lock_folder(folder)
     lock_folder(folder).close()
 
 
