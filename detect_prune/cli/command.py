@@ -2,7 +2,6 @@
 
 import argparse
 import ctypes
-import errno
 import io
 import os
 import sys
@@ -84,12 +83,21 @@ def run_together(
         _silence_stdout()
         return 141  # as the shell counts a process that SIGPIPE ended
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+        if _takes_output():
             raise
         _silence_stdout()
         complain(f"error: the output can't be written: {error.strerror}")
         return 2
     return 0
+
+
+def _takes_output() -> bool:
+    """Whether standard output can be written, here a line's end: on a full disk it can't."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
 
 
 def _silence_stdout() -> None:

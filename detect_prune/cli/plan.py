@@ -112,15 +112,16 @@ def resume_plan(
 
 @contextmanager
 def started_elsewhere(folder: Path) -> Iterator[None]:
-    """Adds to an error where the run of this folder was started, if that was elsewhere: a name of a file in its
-    options may be relative to there."""
+    """Adds where the run of this folder was started to the error of a file that is missing here: its name may be
+    relative to there."""
     try:
         yield
     except DetectPruneError as error:
         place = read_plan(folder).place
-        if place is None or os.path.realpath(place) == os.path.realpath("."):
-            raise
-        raise DetectPruneError(f"{error} (the run was started in {place}; --resume it from there)") from None
+        elsewhere = place is not None and os.path.realpath(place) != os.path.realpath(".")
+        if elsewhere and error.file is not None and not os.path.isabs(error.file) and not os.path.exists(error.file):
+            raise DetectPruneError(f"{error} (the run was started in {place}; --resume it from there)") from None
+        raise
 
 
 def _shown(name: str, value: Any) -> str:

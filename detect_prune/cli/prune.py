@@ -189,8 +189,8 @@ def _tell_of_zeros(masks: "Masks") -> None:
     total, zeros = masks.n_total, masks.n_total - masks.n_kept
     if zeros:
         print(
-            f"{zeros:,} of {total:,} weights are zero already ({zeros / total:.1%}) and may grow back ('train' holds "
-            f"zeros); a ratio is one of all {total:,}",
+            f"{zeros:,} of {total:,} weights ({100 * zeros / total:.1f} %) are zero already and may grow back ('train' "
+            f"holds zeros); a ratio is one of all {total:,}",
             flush=True,
         )
 

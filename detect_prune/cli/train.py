@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if args.train_zeros and args.weights is None:
-        raise DetectPruneError("--train-zeros is for weights that were pruned, and there are no weights to start from")
+        raise DetectPruneError("--train-zeros is for weights that were pruned, and --weights is not given")
 
 
 def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:

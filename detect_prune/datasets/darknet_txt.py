@@ -105,7 +105,7 @@ def _add_list(builder: DetectionSetBuilder, file: Path, folder: Path | None) -> 
     require_pictures(paths, file, [number for number, _ in entries])
     warnings, unlabelled = [], 0
     if again := len(paths) - len(set(paths)):
-        warnings.append(f"{file.name}: {again} lines name a picture that is there already, and it counts again")
+        warnings.append(f"{file.name}: pictures that are listed more than once count as often ({again} too many)")
     label_folders: dict[Path, Path] = {}
     for (number, _), path in zip(entries, paths):
         if path.parent not in label_folders:

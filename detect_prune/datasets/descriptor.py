@@ -82,7 +82,9 @@ def write_names(path: Path, names: Sequence[str]) -> None:
     lines: list[str] = []
     for number, name in enumerate(names):
         line = " ".join(name.split())
-        lines.append(line if line and line not in lines else f"{line} {number}".strip())
+        while not line or line in lines:
+            line = f"{line} {number}".strip()
+        lines.append(line)
     write_text(path, "\n".join(lines) + "\n")
 
 

@@ -148,8 +148,8 @@ def prune(
     recipe = recipe.for_set(task.steps_per_epoch)
     if method != "dense" and recipe.admm.epochs > asked:
         print(
-            f"{recipe.admm.epochs} epochs instead of {asked} for ADMM's phase, or what another method has in its "
-            f"place, so that it comes to {recipe.updates} updates of the mask",
+            f"ADMM's phase, or what another method has in its place, is {recipe.admm.epochs} epochs long instead of "
+            f"{asked}: so many give ADMM {recipe.updates} updates",
             flush=True,
         )
     train_dense = not task.trained if train_dense is None else train_dense

@@ -66,10 +66,11 @@ class Phase:
     """Weight, in the loss, of how far the answers are from the dense network's; 0 for none."""
 
     def __str__(self) -> str:
-        words = [f"{self.epochs} epochs of {self.optimizer}", f"rate {self.lr:g} falling to {self.final_lr:g} of it"]
-        rest = ("weight_decay", "ema", "clip", "dropout", "distill")
+        words = [f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} of {self.optimizer}"]
+        words += [f"rate {self.lr:g}, after a warm-up of {self.warmup:g}, falling to {self.final_lr:g} of it"]
+        rest = ("momentum", "weight_decay", "ema", "clip", "distill")
         words += [f"{name.replace('_', ' ')} {value:g}" for name in rest if (value := getattr(self, name))]
-        return ", ".join(words)
+        return ", ".join(words + ([] if self.dropout is None else [f"dropout {self.dropout:g}"]))
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adamw"):

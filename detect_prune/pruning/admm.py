@@ -30,6 +30,7 @@ parameter_groups leaves it out for prunable weights during ADMM.
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ class GlobalADMM:
         exclude: Sequence[str] = (),
         constraint: Constraint | None = None,
     ):
-        if not isinstance(updates, int) or updates < 1:
+        if not isinstance(updates, Integral) or updates < 1:
             raise ValueError(f"ADMM needs a whole number of updates, at least one, not {updates!r}")
         self.weights = prunable_weights(model, include, exclude)
         self.constraint = one_constraint(self.weights, ratio, constraint, floor, DEFAULT_FLOOR)

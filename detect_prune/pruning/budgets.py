@@ -86,7 +86,8 @@ def macs_per_weight(model: nn.Module, weights: Mapping[str, Tensor], example_inp
     for name, weight in model.named_parameters(remove_duplicate=False):
         for known, other in weights.items():
             if weight is other and name in counts:
-                used[known] += counts[name].dense // weight.numel()
+                # What is used once for a whole batch is not free for one picture.
+                used[known] += max(1, counts[name].dense // weight.numel())
     idle = [name for name, times in used.items() if times == 0]
     if idle:
         raise ValueError(

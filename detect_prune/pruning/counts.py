@@ -46,6 +46,7 @@ def prunable_weights(
     # with each look.
     found: dict[str, Tensor | None] = {}
     names: dict[str, list[str]] = {}
+    first: dict[int, str] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         if not isinstance(module, _ConvNd | nn.Linear):
             continue
@@ -53,7 +54,7 @@ def prunable_weights(
         weight = None if parametrize.is_parametrized(module, "weight") else module.weight
         if weight is not None and not is_lazy(weight) and weight.numel() == 0:
             continue
-        same = next((known for known, other in found.items() if weight is not None and other is weight), name)
+        same = first.setdefault(id(module if weight is None else weight), name)
         found.setdefault(same, weight)
         names.setdefault(same, []).append(name)
     if not found:

@@ -126,8 +126,8 @@ class Masks:
             return argument
 
         @functools.wraps(argument)
-        def closure() -> Any:
-            loss = argument()
+        def closure(*args: Any, **kwargs: Any) -> Any:
+            loss = argument(*args, **kwargs)
             self.drop_gradients()
             return loss
 

@@ -109,8 +109,8 @@ def _speed_words(dense: Stage, result: Stage) -> str:
 def part_note(total: int, everything: int) -> str:
     """What to say where the counts of weights are not those of the whole network."""
     return (
-        f"Weights are counted in the layers that were chosen for pruning, {total:,} of {everything:,}; multiply-"
-        "accumulates and files are those of the whole network."
+        f"Weights are counted in the layers that were chosen for pruning, {total:,} of the network's {everything:,}; "
+        "multiply-accumulates and files are those of all of it."
     )
 
 

@@ -17,7 +17,7 @@ from detect_prune.official import download_hint
 from detect_prune.resources import find_resource
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
-from detect_prune.tasks.detector import Detector, fill, fill_backbone, is_checkpoint, load
+from detect_prune.tasks.detector import Detector, fill, fill_backbone, is_checkpoint
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
 LARGE = 20_000_000
@@ -77,7 +77,7 @@ def detection_task(
         DetectPruneError: a file is missing or wrong; the sentence names it.
     """
     source = find_resource("cfg", cfg)
-    parsed = load_cfg(source)
+    parsed = published = load_cfg(source)
     if weights is not None and pretrained is not None:
         raise DetectPruneError(
             f"weights ({weights}) and pretrained weights of a backbone ({pretrained}) were both given; "
@@ -102,13 +102,14 @@ def detection_task(
     if weights is not None and is_checkpoint(weights):
         fill(model, weights)
     elif weights is not None:
-        original = load(source, weights)
+        original = Detector(published)
+        fill(original, weights)
         fresh = copy_matching(original, model)
         model.header = original.header
         if fresh:
             notes.append(f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random")
     elif pretrained is not None:
-        original = load(source)
+        original = Detector(published)
         filled = fill_backbone(original, pretrained)
         taken = set(filled) - set(copy_matching(original, model))
         total = sum(1 for step in steps if step.floats)

@@ -1,6 +1,7 @@
 """A Darknet network that a person can use: load it, give it a picture, get boxes."""
 
 import os
+import warnings
 from itertools import accumulate
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from detect_prune.classification import load_pretrained
 from detect_prune.darknet import Cfg, Darknet, WeightsHeader, load_cfg, read_weights
+from detect_prune.darknet.cfg import CfgWarning
 from detect_prune.datasets import fit, read_picture
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.detection import detect
@@ -102,13 +104,25 @@ def load(
     """
     source = find_resource("cfg", cfg)
     parsed = load_cfg(source)
+    detector = Detector(parsed if imgsz is None else parsed.with_input_size(imgsz, imgsz), names)
     beside = source.with_suffix(".names")
     if not names and os.path.isfile(beside):
-        names = read_names(beside)
-    detector = Detector(parsed if imgsz is None else parsed.with_input_size(imgsz, imgsz), names)
+        _take_names(detector, beside)
     if weights is not None:
         fill(detector, weights)
     return detector.eval()
+
+
+def _take_names(detector: Detector, file: Path) -> None:
+    found = read_names(file)
+    if len(found) == detector.num_classes:
+        detector.names = found
+    else:
+        # Beside a published cfg there may be the names of the data that it is about to be adapted to.
+        warnings.warn(
+            CfgWarning(f"{file}: {len(found)} names are of no use to a network of {detector.num_classes} classes"),
+            stacklevel=3,
+        )
 
 
 def is_checkpoint(weights: str | Path) -> bool:

@@ -17,7 +17,7 @@ from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError
 
 
-def test_a_run_that_outlived_its_sweep_is_waited_for_and_not_called_a_failure(tmp_path):
+def test_a_run_that_outlived_its_sweep_is_told_as_at_work_and_not_as_failed(tmp_path):
     pytest.importorskip("fcntl")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / PLAN).write_text("{}")

@@ -71,13 +71,17 @@ def test_another_option_is_refused_in_the_words_that_were_typed(tmp_path, made, 
 
 def test_an_error_says_where_the_run_was_started(tmp_path, monkeypatch):
     folder = saved(tmp_path / "x", WORDS)
-    with pytest.raises(DetectPruneError, match=r"^no such file$"), started_elsewhere(folder):
-        raise DetectPruneError("no such file")
+    with pytest.raises(DetectPruneError, match=r"^a\.cfg: no such file$"), started_elsewhere(folder):
+        raise DetectPruneError("no such file", file="a.cfg")
     here = os.getcwd()
     monkeypatch.chdir(tmp_path)
-    said = re.escape(f"no such file (the run was started in {here};")
+    said = re.escape(f"a.cfg: no such file (the run was started in {here};")
     with pytest.raises(DetectPruneError, match=said), started_elsewhere(folder):
-        raise DetectPruneError("no such file")
+        raise DetectPruneError("no such file", file="a.cfg")
+    for error in (DetectPruneError("no GPU"), DetectPruneError("wrong", file=folder)):
+        with pytest.raises(DetectPruneError) as caught, started_elsewhere(folder):
+            raise error
+        assert caught.value is error
 
 
 def plan(**changed):
@@ -96,7 +100,7 @@ DAMAGED = [
     plan(argv="--cfg"),
     plan(argv=[1]),
     plan(options=[]),
-    plan(options=[], place=3),
+    plan(place=3),
     plan(options={"ratio": "x"}),
     plan(options={"ratio": 2}),
     plan(options={"retrain_epochs": 1.5}),

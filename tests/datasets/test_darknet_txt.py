@@ -77,7 +77,10 @@ def test_a_picture_that_is_listed_twice_is_told(darknet_folder):
     train = darknet_folder / "train.txt"
     train.write_text(train.read_text() + "obj/0.png\n")
     data = load_data(darknet_folder / "set.yaml")
-    assert any("train.txt: 1 lines name a picture that is there already" in said for said in data.warnings)
+    assert any(
+        "train.txt: pictures that are listed more than once count as often (1 too many)" in said
+        for said in data.warnings
+    )
 
 
 def test_a_corrupt_picture_is_left_out_and_named(darknet_folder):

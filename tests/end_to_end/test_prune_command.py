@@ -72,10 +72,12 @@ def test_val_of_the_result_gives_the_table_s_ap_and_training_keeps_the_zeros(her
     before = load(folder / "pruned.cfg", folder / "pruned.weights")
     assert run("prune", *pair, "--ratio", "0.9", "--method", "lamp", "--epochs", "1", "--exclude", "layers.0.*") == 0
     printed, total = capsys.readouterr().out, 16 * 8 * 9 + 2 * 8 * 16
-    assert re.search(rf"[0-9]+ of {total:,} weights are zero already .*a ratio is one of all {total:,}", printed)
+    assert re.search(
+        rf"[0-9]+ of {total:,} weights \([0-9.]+ %\) are zero already .*a ratio is one of all {total:,}", printed
+    )
     assert "90.0 % of the weights that were chosen for pruning are zero" in printed
-    assert f"counted in the layers that were chosen for pruning, {total:,} of 1,624" in printed
-    assert "epochs instead of 10 for ADMM's phase" in printed
+    assert f"counted in the layers that were chosen for pruning, {total:,} of the network's 1,624;" in printed
+    assert "epochs long instead of 10: so many give ADMM" in printed
     after = load("runs/train/pruned/trained.cfg", "runs/train/pruned/trained.weights")
     for name, weight in prunable_weights(before).items():
         assert torch.equal(weight == 0, prunable_weights(after)[name] == 0)

@@ -97,9 +97,9 @@ def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch
     assert made[0].updates == made[0].done == 32
     kept = json.loads((result.folder / "metrics.json").read_text())["recipe"]
     assert (kept["admm"]["epochs"], kept["updates"]) == (4, 32)
-    assert "4 epochs instead of 1 for ADMM's phase" in capsys.readouterr().out
+    assert "is 4 epochs long instead of 1: so many give ADMM 32 updates" in capsys.readouterr().out
     page = (result.folder / "index.html").read_text()
-    assert "4 epochs of sgd, rate 0.02 falling to 0.02 of it" in page and "weight decay 0.0001, ema 0.9" in page
+    assert "4 epochs of sgd, rate 0.02, after" in page and "weight decay 0.0001, ema 0.9" in page
 
 
 def test_the_epochs_stay_where_they_are_enough():

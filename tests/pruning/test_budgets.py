@@ -84,6 +84,15 @@ def test_a_shared_weight_works_in_both_layers_and_an_idle_one_is_refused():
         macs_budget(model, prunable_weights(model), 0.5, x)
 
 
+def test_a_weight_that_is_used_once_for_a_batch_is_not_free():
+    class Once(nn.Linear):
+        def forward(self, x):
+            return x + super().forward(torch.ones(1, 4))
+
+    model = Once(4, 4)
+    assert macs_per_weight(model, prunable_weights(model), torch.zeros(64, 4)) == {"weight": 1}
+
+
 def test_bytes():
     weights = prunable_weights(lenet())
     assert set(bytes_per_weight(weights).values()) == {4.0}

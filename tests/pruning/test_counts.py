@@ -101,6 +101,13 @@ def test_a_weight_that_is_computed_is_refused_unless_it_is_excluded():
     assert list(prunable_weights(model, exclude=["1"])) == ["0.weight"]
 
 
+def test_a_computed_weight_is_known_by_each_of_its_names():
+    model = nn.ModuleDict({"one": nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "other": nn.Linear(3, 3)})
+    model["again"] = model["one"]
+    for name in ("one", "again"):
+        assert list(prunable_weights(model, exclude=[name])) == ["other.weight"]
+
+
 def test_a_weight_that_is_computed_is_not_looked_at():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)))

@@ -6,6 +6,7 @@ import torch
 from tiny import TINY_CFG, write_coco
 
 from detect_prune.darknet import parse_cfg, save_cfg, write_weights
+from detect_prune.darknet.cfg import CfgWarning
 from detect_prune.datasets import batches as batches_module
 from detect_prune.datasets import val_batches
 from detect_prune.datasets.descriptor import read_names, write_names
@@ -222,10 +223,20 @@ def test_names_beside_the_cfg_are_taken(tmp_path):
     write_names(tmp_path / "mine.names", ["big cat", "hot  dog"])
     assert load(cfg).names == ("big cat", "hot dog")
     assert load(cfg, names=("a", "b")).names == ("a", "b")
-    write_names(tmp_path / "mine.names", ["a", "a", "", "é"])
-    assert read_names(tmp_path / "mine.names") == ("a", "a 1", "2", "é")
-    with pytest.raises(DetectPruneError, match="2 classes, and 4 names"):
-        load(cfg)
+    for odd, written in ((["a", "a", "", "é"], ("a", "a 1", "2", "é")), (["1", ""], ("1", "1 1"))):
+        write_names(tmp_path / "odd.names", odd)
+        assert read_names(tmp_path / "odd.names") == written
+
+
+def test_names_of_other_data_beside_the_cfg_are_told_and_left(tmp_path):
+    cfg = tmp_path / "mine.cfg"
+    cfg.write_text(TINY_CFG)
+    write_names(tmp_path / "mine.names", ["a", "b", "c"])
+    with pytest.warns(CfgWarning, match=r"mine\.names: 3 names are of no use to a network of 2 classes"):
+        assert load(cfg).names == ("0", "1")
+    write_weights(Detector(parse_cfg(TINY_CFG)), tmp_path / "mine.weights")
+    data = write_coco(tmp_path / "coco", pictures=4)  # of three classes
+    assert detection_task(cfg, tmp_path / "mine.weights", data=data).model.names == ("red", "green", "blue")
 
 
 def test_processes_share_each_batch_and_read_no_more_than_their_part(files, monkeypatch):
