@@ -154,8 +154,8 @@ def test_a_run_goes_on_with_the_options_that_it_was_begun_with(tmp_path, monkeyp
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, False, "plain lines"))
     finished = type("Result", (), {"text": "the table"})
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", lambda model, **given: finished)
-    choice = Choice(find_method("magnitude"), "raw", None)
+    choice = Choice(find_method("admm"), "lamp", None)
     monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, **given: choice)
-    words = ["--cfg", "yolov4.cfg", "--method", "magnitude", "--ratio", "0.8", "--no-gradual"]
+    words = ["--cfg", "yolov4.cfg", "--method", "admm", "--ratio", "0.8", "--no-gradual"]
     assert prune.main(words) == 0
-    assert prune.main(["--resume", "runs/prune/yolov4-magnitude-0.8", *words]) == 0
+    assert prune.main(["--resume", "runs/prune/yolov4-admm-0.8", *words]) == 0
