@@ -67,7 +67,8 @@ class Phase:
 
     def __str__(self) -> str:
         words = [f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} of {self.optimizer}"]
-        words += [f"rate {self.lr:g}, after a warm-up of {self.warmup:g}, falling to {self.final_lr:g} of it"]
+        words += [f"rate {self.lr:g}", f"warmed up over {100 * self.warmup:g} % of the steps"]
+        words += [f"falling to {100 * self.final_lr:g} % of it"]
         rest = ("momentum", "weight_decay", "ema", "clip", "distill")
         words += [f"{name.replace('_', ' ')} {value:g}" for name in rest if (value := getattr(self, name))]
         return ", ".join(words + ([] if self.dropout is None else [f"dropout {self.dropout:g}"]))

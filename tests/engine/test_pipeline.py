@@ -99,7 +99,8 @@ def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch
     assert (kept["admm"]["epochs"], kept["updates"]) == (4, 32)
     assert "is 4 epochs long instead of 1: so many give ADMM 32 updates" in capsys.readouterr().out
     page = (result.folder / "index.html").read_text()
-    assert "4 epochs of sgd, rate 0.02, after" in page and "weight decay 0.0001, ema 0.9" in page
+    assert "4 epochs of sgd, rate 0.02, warmed up over 5 % of the steps, falling to 2 % of it" in page
+    assert "weight decay 0.0001, ema 0.9" in page
 
 
 def test_the_epochs_stay_where_they_are_enough():
