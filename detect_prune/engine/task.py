@@ -66,12 +66,17 @@ class Phase:
     """Weight, in the loss, of how far the answers are from the dense network's; 0 for none."""
 
     def __str__(self) -> str:
-        words = [f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} of {self.optimizer}"]
-        words += [f"rate {self.lr:g}", f"warmed up over {100 * self.warmup:g} % of the steps"]
-        words += [f"falling to {100 * self.final_lr:g} % of it"]
+        words = [
+            f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} of {self.optimizer}",
+            f"rate {self.lr:g}",
+            f"warmed up over {100 * self.warmup:g} % of the steps",
+            f"falling to {100 * self.final_lr:g} % of it",
+        ]
         rest = ("momentum", "weight_decay", "ema", "clip", "distill")
         words += [f"{name.replace('_', ' ')} {value:g}" for name in rest if (value := getattr(self, name))]
-        return ", ".join(words + ([] if self.dropout is None else [f"dropout {self.dropout:g}"]))
+        if self.dropout is not None:
+            words.append(f"dropout {self.dropout:g}")
+        return ", ".join(words)
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adamw"):

@@ -13,14 +13,22 @@ from detect_prune.cli import sweep
 from detect_prune.cli.command import _show_warning, run_command, run_together
 from detect_prune.darknet.cfg import CfgWarning
 
+TALKS = """
+import argparse
+from detect_prune.cli.command import run_command
+
+
+def talk(args, words):
+    for _ in range(100_000):
+        print("a line")
+
+
+raise SystemExit(run_command(talk, argparse.ArgumentParser(), []))
+"""
+
 
 def test_a_reader_that_has_gone_ends_the_output_quietly():
-    talks = (
-        "import argparse; from detect_prune.cli.command import run_command\n"
-        "def talk(args, words):\n    for _ in range(100_000): print('a line')\n"
-        "raise SystemExit(run_command(talk, argparse.ArgumentParser(), []))"
-    )
-    with subprocess.Popen([sys.executable, "-c", talks], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", TALKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 141
@@ -28,13 +36,8 @@ def test_a_reader_that_has_gone_ends_the_output_quietly():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is full")
 def test_an_output_that_can_not_be_written_is_one_sentence():
-    talks = (
-        "import argparse; from detect_prune.cli.command import run_command\n"
-        "def talk(args, words):\n    for _ in range(100_000): print('a line')\n"
-        "raise SystemExit(run_command(talk, argparse.ArgumentParser(), []))"
-    )
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", talks], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([sys.executable, "-c", TALKS], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: the output can't be written: No space left on device\n"
 

@@ -30,6 +30,25 @@ def train(model, optimizer, steps=5, clip=False, accumulate=1):
         optimizer.step()
 
 
+def holds(masks, model):
+    weights = dict(model.named_parameters())
+    return all(torch.count_nonzero(weights[name][~masks[name]]) == 0 for name in masks)
+
+
+def closure_of(model, optimizer):
+    """What an optimizer calls for its gradients: 16 pictures, always the same."""
+    generator = torch.Generator().manual_seed(1)
+    x, labels = torch.randn(16, 2, 6, 6, generator=generator), torch.randint(7, (16,), generator=generator)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), labels)
+        loss.backward()
+        return loss
+
+    return closure
+
+
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
     "nesterov": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
@@ -214,18 +233,15 @@ def test_held_through_an_optimizer_for_each_layer():
 @pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
 def test_lbfgs_descends_on_what_is_left(line_search):
     model = network()
-    x, labels = torch.randn(16, 2, 6, 6), torch.randint(7, (16,))
     masks = magnitude_masks(model, 0.8)
     optimizer = torch.optim.LBFGS(model.parameters(), 0.3, max_iter=8, line_search_fn=line_search)
     masks.attach(optimizer)
-    weights, losses = dict(model.named_parameters()), []
+    descend, losses = closure_of(model, optimizer), []
 
     def closure():
         # Also between the two ends of a step, where the optimizer looks around.
-        assert all(torch.count_nonzero(weights[name][~masks[name]]) == 0 for name in masks)
-        optimizer.zero_grad()
-        losses.append(F.cross_entropy(model(x), labels))
-        losses[-1].backward()
+        assert holds(masks, model)
+        losses.append(descend())
         return losses[-1]
 
     for _ in range(8):
@@ -238,20 +254,17 @@ def test_a_closure_that_breaks_off_leaves_the_support_as_it_is():
     masks = magnitude_masks(model, 0.8)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
     masks.attach(optimizer)
-    weights, calls = dict(model.named_parameters()), []
+    descend, calls = closure_of(model, optimizer), []
 
     def closure():
         calls.append(len(calls))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(torch.ones(1, 2, 6, 6)), torch.zeros(1, dtype=torch.long))
-        loss.backward()
-        return loss
+        return descend()
 
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(closure)
-    assert all(torch.count_nonzero(weights[name][~masks[name]]) == 0 for name in masks)
+    assert holds(masks, model)
 
 
 def test_copies_are_held_once_they_are_attached():
@@ -265,9 +278,7 @@ def test_copies_are_held_once_they_are_attached():
         its_masks.attach(its_optimizer)
         train(other, its_optimizer)
         train(model, optimizer)
-        for network_, masks_ in ((other, its_masks), (model, masks)):
-            weights = dict(network_.named_parameters())
-            assert all(torch.count_nonzero(weights[name][~masks_[name]]) == 0 for name in masks_)
+        assert holds(its_masks, other) and holds(masks, model)
 
 
 def test_held_with_its_momentum_where_a_closure_computes_the_gradients():
@@ -275,15 +286,8 @@ def test_held_with_its_momentum_where_a_closure_computes_the_gradients():
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     masks = magnitude_masks(model, 0.8)
     masks.attach(optimizer)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(torch.ones(1, 2, 6, 6)), torch.zeros(1, dtype=torch.long))
-        loss.backward()
-        return loss
-
     for _ in range(3):
-        optimizer.step(closure=closure)
+        optimizer.step(closure=closure_of(model, optimizer))
     for name, weight in model.named_parameters():
         if name in masks:
             for value in (weight, optimizer.state[weight]["momentum_buffer"]):
