@@ -61,7 +61,7 @@ class _Unreachable(_Unavailable):
 
 def digest_of(path: Path, kind: str = "sha256") -> str:
     """A file's digest in hex. md5 and sha1 tell a damaged file from a whole one; they do not keep out a forged one."""
-    with open_binary(path, "file with a known digest") as file:
+    with open_binary(path, "file") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 

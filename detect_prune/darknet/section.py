@@ -3,16 +3,12 @@
 from __future__ import annotations  # Section has methods called int, float and str
 
 import math
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from detect_prune.darknet.keys import Kind
 from detect_prune.errors import DetectPruneError
-
-_INT = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-# No two parts may match the same digits: on a long row of them that would be tried in all ways.
-_FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+from detect_prune.numbers import parse_number, parse_whole
 
 
 @dataclass(frozen=True)
@@ -108,10 +104,9 @@ def convert(section: Section, option: Option, kind: Kind):
     """The value of an option as Python has it, or DetectPruneError."""
 
     def number(text, whole):
-        if (_INT if whole else _FLOAT).fullmatch(text):
-            value = int(text) if whole else float(text)
-            if math.isfinite(value):
-                return value
+        value = parse_whole(text) if whole else parse_number(text)
+        if value is not None and math.isfinite(value):
+            return value
         raise wrong(section, option, f"{shown(text)} is not {(Kind.INT if whole else Kind.FLOAT).value}")
 
     if kind is Kind.WORD:

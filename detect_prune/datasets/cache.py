@@ -9,14 +9,12 @@ from pathlib import Path
 from detect_prune.errors import DetectPruneError
 
 
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache` if given, else $DETECT_PRUNE_CACHE, else detect_prune in $XDG_CACHE_HOME or ~/.cache.
+def cache_folder() -> Path:
+    """$DETECT_PRUNE_CACHE, or detect_prune in $XDG_CACHE_HOME or ~/.cache.
 
     Raises:
         DetectPruneError: none of these is set, and the user has no home.
     """
-    if cache is not None:
-        return Path(cache)
     own = os.environ.get("DETECT_PRUNE_CACHE")
     if own:
         return Path(own)

@@ -18,6 +18,7 @@ from detect_prune.datasets.cache import cache_folder, cached_folder
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture, decode_picture, read_picture
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import list_folder, open_binary, write_json
+from detect_prune.transfer import digest_of
 
 _SPLITS = ("train", "test")
 _ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
@@ -35,9 +36,7 @@ def is_class_folder_set(path: Path) -> bool:
     return all(os.path.isdir(path / split) for split in _SPLITS) or _archive(path) is not None
 
 
-def read_class_folders(
-    path: Path, cache: str | Path | None = None
-) -> tuple[str, tuple[str, ...], Split, Split, list[str]]:
+def read_class_folders(path: Path) -> tuple[str, tuple[str, ...], Split, Split, list[str]]:
     """Reads and decodes the set, or takes it decoded from the cache, where it lies under a key of its content.
 
     Returns:
@@ -54,9 +53,9 @@ def read_class_folders(
             "the folders train/CLASS and test/CLASS, or one tar of them, were expected here", file=path
         )
     source = archive or path
-    key = _key_of_archive(archive) if archive else _key_of_folder(path)
+    key = digest_of(archive) if archive else _key_of_folder(path)
     folder = cached_folder(
-        cache_folder(cache) / f"class-folders-v2-{key}", lambda target: _decode(source, archive is not None, target)
+        cache_folder() / f"class-folders-v2-{key[:24]}", lambda target: _decode(source, archive is not None, target)
     )
     about = json.loads((folder / "about.json").read_text())
     splits = [
@@ -77,17 +76,16 @@ def _archive(path: Path) -> Path | None:
     return path / found[0] if len(found) == 1 else None
 
 
-def _key_of_archive(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
-
-
 def _key_of_folder(path: Path) -> str:
     digest = hashlib.sha256(os.fsencode(path.resolve()))
     for file in _files(path):
-        status = file.stat()
-        digest.update(os.fsencode(f"\n{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}"))
-    return digest.hexdigest()[:24]
+        try:
+            status = file.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError as error:  # a link to nowhere, say: reading it will say so
+            state = str(error.errno)
+        digest.update(os.fsencode(f"\n{file.relative_to(path)} {state}"))
+    return digest.hexdigest()
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +45,7 @@ class ClassificationData:
     """Sentences on pictures that could not be read and were left out."""
 
 
-def load_classification(
-    name_or_path: str | Path, root: str | Path | None = None, cache: str | Path | None = None
-) -> ClassificationData:
+def load_classification(name_or_path: str | Path, root: str | Path | None = None) -> ClassificationData:
     """Loads a data set of small pictures.
 
     Args:
@@ -55,7 +53,6 @@ def load_classification(
         root: where the files of `mnist` and `cifar10` are looked for, and downloaded to if they are not there;
             ./datasets if not given. One that is given may, for `cifar10`, also be a folder of class folders, or hold a
             tar of them, if the published archive is not there.
-        cache: cache folder for decoded class folders, instead of the usual one.
 
     Raises:
         DetectPruneError: files are missing and can't be downloaded, cut off, of another size or kind, or empty.
@@ -77,8 +74,23 @@ def load_classification(
         raise DetectPruneError(
             "no such data set: mnist, cifar10, or a folder with train/CLASS and test/CLASS was expected", file=path
         )
-    name, classes, train, test, warnings = read_class_folders(path, cache)
+    name, classes, train, test, warnings = read_class_folders(path)
     return ClassificationData(name, classes, LabelledPictures(*train), LabelledPictures(*test), warnings)
+
+
+def in_grey(data: ClassificationData) -> ClassificationData:
+    """The set of grey pictures with one channel, which class folders always have in three.
+
+    Raises:
+        DetectPruneError: a picture is in colour.
+    """
+    splits = []
+    for split in (data.train, data.test):
+        grey = split.images[:, :1]
+        if not torch.equal(grey.expand_as(split.images), split.images):
+            raise DetectPruneError(f"pictures in shades of grey are wanted, and some of {data.name} are in colour")
+        splits.append(LabelledPictures(grey.contiguous(), split.labels))
+    return replace(data, train=splits[0], test=splits[1])
 
 
 def held_out(data: ClassificationData, count: int) -> ClassificationData:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder, require_pictures
-from detect_prune.datasets.numbers import parse_number, parse_whole
 from detect_prune.datasets.picture import CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text
+from detect_prune.numbers import parse_number, parse_whole
 
 _DATA_KEYS = (
     *("classes", "train", "valid", "names", "backup", "results", "eval", "map", "difficult"),

@@ -38,7 +38,6 @@ class DetectionData:
 def load_data(
     name_or_path: str | Path,
     root: str | Path | None = None,
-    cache: str | Path | None = None,
     splits: tuple[str, ...] = SPLITS,
 ) -> DetectionData:
     """Loads a data set.
@@ -47,7 +46,6 @@ def load_data(
         name_or_path: `sample` for the built-in set (drawn into the cache on first use), else a descriptor: a yaml file,
             looked up as given, in ./data and in the package, or a Darknet `.data` file.
         root: folder of the data, instead of the one that the descriptor names; the built-in set takes none.
-        cache: cache folder, instead of the usual one.
         splits: `("val",)` scores a set whose training pictures are not there.
 
     Raises:
@@ -56,7 +54,7 @@ def load_data(
     if str(name_or_path) == SAMPLE:
         if root is not None:
             raise DetectPruneError(f"the built-in set is drawn on the spot: it is not looked for in a folder ({root})")
-        folder = sample_folder(cache)
+        folder = sample_folder()
         values = {split: {"images": split, "annotations": f"{split}.json"} for split in SPLITS}
         descriptor = Descriptor(folder / SAMPLE, {"format": "coco", **values}, {})
     else:

@@ -3,12 +3,7 @@
 from pathlib import Path
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.transfer import RemoteFile, digest_of, fetch
-
-
-def md5_of(path: Path) -> str:
-    """md5 of a file, in hex. It tells a damaged file from a whole one; it is no defence against a forged one."""
-    return digest_of(path, "md5")
+from detect_prune.transfer import RemoteFile, fetch
 
 
 def download(urls: tuple[str, ...], path: Path, md5: str) -> None:

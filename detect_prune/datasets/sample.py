@@ -26,9 +26,9 @@ _LEAST_VISIBLE = 0.75
 _SMALL_SHARE = 0.08
 
 
-def sample_folder(cache: str | Path | None = None) -> Path:
+def sample_folder() -> Path:
     """The folder of the built-in set, drawn first if it is not in the cache: {train,val}/*.jpg and {train,val}.json."""
-    return cached_folder(cache_folder(cache) / f"sample-v{VERSION}", draw_sample_set)
+    return cached_folder(cache_folder() / f"sample-v{VERSION}", draw_sample_set)
 
 
 def draw_sample_set(folder: Path, pictures: tuple[int, int] = (TRAIN_PICTURES, VAL_PICTURES), seed: int = SEED) -> None:

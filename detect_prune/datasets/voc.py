@@ -15,10 +15,10 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder
-from detect_prune.datasets.numbers import parse_number
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, SIDE_LIMIT, CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import list_folder, read_text
+from detect_prune.numbers import parse_number
 
 
 def find_devkit(folder: Path) -> Path:

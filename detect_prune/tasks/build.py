@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from detect_prune.classification import load_pretrained
+from detect_prune.classification import find_architecture, load_pretrained
 from detect_prune.darknet import adapt_classes, copy_matching, load_cfg
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head
 from detect_prune.datasets import SAMPLE, load_data
-from detect_prune.datasets.classification import held_out, load_classification
+from detect_prune.datasets.classification import held_out, in_grey, load_classification
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
@@ -150,6 +150,8 @@ def classification_task(
         DetectPruneError: a file is missing or wrong; the sentence names it.
     """
     loaded = load_classification(data or ("mnist" if network == "lenet5" else "cifar10"), data_root)
+    if find_architecture(network).input_shape[0] == 1 and loaded.train.images.shape[1] != 1:
+        loaded = in_grey(loaded)
     if hold_out is not None:
         loaded = held_out(loaded, hold_out)
     torch.manual_seed(seed)

@@ -14,9 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
+from detect_prune import files
 from detect_prune.datasets import cifar, classification, download
 from detect_prune.datasets.classification import classification_batches, crop_and_flip, held_out, load_classification
 from detect_prune.errors import DetectPruneError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -134,6 +141,26 @@ def write_cifar(file):
     return images
 
 
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("made by a pickle",)
+
+
+@pytest.mark.parametrize("content", [Harmful(), {b"data": Harmful()}, {b"data": np.array([Harmful()])}])
+def test_a_pickle_of_cifar_s_makes_arrays_and_nothing_else(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(file, "w:gz") as tar:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        data = pickle.dumps(content)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    monkeypatch.setattr(cifar, "_MD5", hashlib.md5(file.read_bytes()).hexdigest())  # a forged file may have it
+    with pytest.raises(DetectPruneError, match=r"cifar-10-python\.tar\.gz: .*posix\.mkdir is no part of an array"):
+        load_classification("cifar10", tmp_path)
+    assert not (tmp_path / "made by a pickle").exists()
+
+
 def test_cifar_is_opened_only_if_it_is_the_published_archive(tmp_path, monkeypatch):
     file = tmp_path / "cifar-10-python.tar.gz"
     images = write_cifar(file)
@@ -180,7 +207,7 @@ def test_class_folders_in_every_form(tmp_path, form):
     elif form != "folder":
         path = pack(folder, tmp_path / form)
     for _ in range(2):  # decoded, and from the cache
-        data = load_classification(path, cache=tmp_path / "cache")
+        data = load_classification(path)
         assert data.name == {"folder": "own-set", "folder with a tar": "own"}.get(form, "set")
         assert data.classes == ("ant", "cat", "dog")
         assert data.train.images.shape == (9, 3, 6, 8) and data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -191,9 +218,9 @@ def test_class_folders_in_every_form(tmp_path, form):
 def test_the_cache_follows_the_content(tmp_path):
     folder = tmp_path / "set"
     write_class_folders(folder)
-    assert len(load_classification(folder, cache=tmp_path / "cache").train) == 9
+    assert len(load_classification(folder).train) == 9
     (folder / "train" / "cat" / "9.png").write_bytes((folder / "train" / "cat" / "0.png").read_bytes())
-    assert len(load_classification(folder, cache=tmp_path / "cache").train) == 10
+    assert len(load_classification(folder).train) == 10
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names here are Unicode")
@@ -201,7 +228,26 @@ def test_names_of_pictures_may_be_any_bytes(tmp_path):
     write_class_folders(tmp_path / "set")
     first = tmp_path / "set" / "train" / "cat" / "0.png"
     first.rename(first.with_name(os.fsdecode(b"caf\xe9.png")))
-    assert len(load_classification(tmp_path / "set", cache=tmp_path / "cache").train) == 9
+    assert len(load_classification(tmp_path / "set").train) == 9
+
+
+def test_a_link_to_nowhere_is_left_out_and_named(tmp_path):
+    write_class_folders(tmp_path / "set")
+    (tmp_path / "set" / "train" / "cat" / "9.png").symlink_to(tmp_path / "nowhere.png")
+    data = load_classification(tmp_path / "set")
+    assert len(data.train) == 9 and "cat/9.png: no such file" in data.warnings[0]
+
+
+def test_an_archive_that_can_t_be_read_is_named(tmp_path, monkeypatch):
+    write_class_folders(tmp_path / "set")
+    archive = pack(tmp_path / "set", tmp_path / "set.tar")
+
+    def closed(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files, "open", closed, raising=False)
+    with pytest.raises(DetectPruneError, match=r"set\.tar: can't be read as a file: Permission denied"):
+        load_classification(archive)
 
 
 def test_a_class_folder_that_can_t_be_read_is_named(tmp_path, monkeypatch):
@@ -215,7 +261,7 @@ def test_a_class_folder_that_can_t_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "listdir", closed)
     with pytest.raises(DetectPruneError, match="dog: this folder of pictures can't be read: Permission denied"):
-        load_classification(tmp_path / "set", cache=tmp_path / "cache")
+        load_classification(tmp_path / "set")
 
 
 def test_a_tar_beside_the_published_archive_is_not_taken_for_the_set(tmp_path, monkeypatch):
@@ -227,17 +273,17 @@ def test_a_tar_beside_the_published_archive_is_not_taken_for_the_set(tmp_path, m
     write_class_folders(tmp_path / "set")
     pack(tmp_path / "set", tmp_path / "datasets" / "x.tar")
     for root in (None, "datasets"):
-        assert load_classification("cifar10", root, cache=tmp_path / "cache").name == "cifar10"
+        assert load_classification("cifar10", root).name == "cifar10"
     file.unlink()
     asked = []
     monkeypatch.setattr(cifar, "download", lambda urls, path, md5: asked.append(path) or write_cifar(path))
-    monkeypatch.setattr(cifar, "md5_of", lambda path: cifar._MD5)
+    monkeypatch.setattr(cifar, "digest_of", lambda path, kind: cifar._MD5)
     assert load_classification("cifar10").name == "cifar10" and len(asked) == 1
 
 
 def test_cifar10_may_be_a_folder_of_class_folders_under_its_own_name(tmp_path):
     write_class_folders(tmp_path / "cifar10-q75", (32, 32))
-    data = load_classification("cifar10", tmp_path / "cifar10-q75", cache=tmp_path / "cache")
+    data = load_classification("cifar10", tmp_path / "cifar10-q75")
     assert data.name == "cifar10-q75" and data.warnings == []
 
 
@@ -245,12 +291,12 @@ def test_cifar10_may_be_a_folder_of_class_folders_under_its_own_name(tmp_path):
 def test_a_picture_that_can_not_be_read_is_left_out_and_named(tmp_path, packed):
     folder = tmp_path / "set"
     write_class_folders(folder)
-    whole = load_classification(folder, cache=tmp_path / "cache")
+    whole = load_classification(folder)
     for broken in ("train/cat/1.png", "train/dog/0.png", "test/ant/0.png"):
         (folder / broken).write_bytes((folder / broken).read_bytes()[:-20])
     path = pack(folder, tmp_path / "set.tar") if packed else folder
     for _ in range(2):  # decoded, and from the cache
-        data = load_classification(path, cache=tmp_path / "cache")
+        data = load_classification(path)
         assert len(data.train) == 7 and data.train.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
         assert torch.equal(data.train.images, whole.train.images[[0, 1, 2, 3, 5, 7, 8]])
         in_train, in_test = data.warnings
@@ -260,35 +306,35 @@ def test_a_picture_that_can_not_be_read_is_left_out_and_named(tmp_path, packed):
     for file in (folder / "test").rglob("*.png"):
         file.write_bytes(b"no picture")
     with pytest.raises(DetectPruneError, match="no picture that can be read in test/CLASS"):
-        load_classification(folder, cache=tmp_path / "cache")
+        load_classification(folder)
 
 
-def test_bad_class_folders(tmp_path):
-    folder, cache = tmp_path / "set", tmp_path / "cache"
+def test_bad_class_folders(tmp_path, cache):
+    folder = tmp_path / "set"
     with pytest.raises(DetectPruneError, match="no such data set: mnist, cifar10, or a folder"):
-        load_classification(folder, cache=cache)
+        load_classification(folder)
     folder.mkdir()
     with pytest.raises(DetectPruneError, match="train/CLASS and test/CLASS"):
-        load_classification(folder, cache=cache)
+        load_classification(folder)
     (folder / "train").mkdir()
     (folder / "test").mkdir()
     with pytest.raises(DetectPruneError, match="the data set is empty"):
-        load_classification(folder, cache=cache)
+        load_classification(folder)
     (folder / "train").rmdir()
     (folder / "test").rmdir()
     write_class_folders(folder)
     Image.new("RGB", (9, 9)).save(folder / "train" / "cat" / "7.png")
     with pytest.raises(DetectPruneError, match=r"7\.png is 9 x 9, the first picture 8 x 6"):
-        load_classification(folder, cache=cache)
+        load_classification(folder)
     (folder / "train" / "cat" / "7.png").unlink()
     (folder / "test" / "elk").mkdir()
     Image.new("RGB", (8, 6)).save(folder / "test" / "elk" / "0.png")
     with pytest.raises(DetectPruneError, match="test has the class elk, which train does not"):
-        load_classification(folder, cache=cache)
+        load_classification(folder)
     archive = pack(folder, tmp_path / "cut.tar.xz")
     archive.write_bytes(archive.read_bytes()[:-300])
     with pytest.raises(DetectPruneError, match="broken or cut off archive"):
-        load_classification(archive, cache=cache)
+        load_classification(archive)
     assert not cache.exists() or not list(cache.iterdir())
 
 

@@ -69,22 +69,24 @@ def test_a_full_disk_is_heard_and_names_need_not_be_ascii(tmp_path, monkeypatch)
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sample.Path, "write_bytes", full)
     with pytest.raises(DetectPruneError, match="No space left"):
-        sample.sample_folder(tmp_path / "cache")
+        sample.sample_folder()
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_it_loads_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "TRAIN_PICTURES", 6)
     monkeypatch.setattr(sample.draw_sample_set, "__defaults__", ((6, 4), sample.SEED))
-    data = load_data("sample", cache=tmp_path)
+    monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path))
+    data = load_data("sample")
     assert data.is_sample and data.name == "sample" and data.format == "coco" and not data.warnings
     assert (len(data.train), len(data.val), len(data.names)) == (6, 4, 6)
     assert data.category_ids == tuple(sorted(sample.CATEGORIES)) and data.category_ids != tuple(range(1, 7))
     assert [path.name for path in tmp_path.iterdir()] == [f"sample-v{sample.VERSION}"]
     stamp = (tmp_path / f"sample-v{sample.VERSION}" / "val.json").stat().st_mtime_ns
-    load_data("sample", cache=tmp_path)
+    load_data("sample")
     assert (tmp_path / f"sample-v{sample.VERSION}" / "val.json").stat().st_mtime_ns == stamp
 
 
@@ -121,7 +123,7 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.delenv("DETECT_PRUNE_CACHE", raising=False)
     assert cache_folder() == tmp_path / "xdg" / "detect_prune"
     monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own" and cache_folder(tmp_path) == tmp_path
+    assert cache_folder() == tmp_path / "own"
     monkeypatch.delenv("DETECT_PRUNE_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
 

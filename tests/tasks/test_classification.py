@@ -1,5 +1,7 @@
 """The classification task: which pictures the statistics come from, and checkpoints as weights."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -131,3 +133,18 @@ def test_weights_that_are_gone_from_a_folder_are_named(data, tmp_path):
     (tmp_path / "dense.pt").unlink()
     with pytest.raises(DetectPruneError, match=r"dense\.pt: no such file"):
         task.load(tmp_path, "dense")
+
+
+def test_class_folders_of_grey_pictures_are_pictures_for_lenet5(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path / "cache"))
+    pictures = torch.randint(256, (4, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    for number, picture in enumerate(pictures):
+        folder = tmp_path / "set" / ("train", "test")[number % 2] / "one"
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    task = classification_task("lenet5", data=tmp_path / "set", device="cpu")
+    assert torch.equal(task.data.train.images[:, 0], torch.from_numpy(pictures[::2]))
+    assert task.data.test.images.shape == (2, 1, 28, 28) and not task.augment
+    cv2.imwrite(str(tmp_path / "set" / "test" / "one" / "5.png"), np.full((28, 28, 3), (0, 0, 1), np.uint8))
+    with pytest.raises(DetectPruneError, match="shades of grey are wanted, and some of set are in colour"):
+        classification_task("lenet5", data=tmp_path / "set", device="cpu")

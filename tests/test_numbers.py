@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from detect_prune.datasets.numbers import parse_number, parse_whole
+from detect_prune.numbers import parse_number, parse_whole
 
 
 @pytest.mark.parametrize("text", ["0", "1", "-1", "+2.5", ".5", "5.", "1e3", "-2.5E-3", "0001", "1e400"])
@@ -13,6 +13,12 @@ def test_numbers_are_python_s(text):
 @pytest.mark.parametrize("text", ["", " 1", "1_0", "nan", "inf", "0x1", "١", "1,5", "1e", "--1", "1 2", "."])
 def test_what_is_no_number_is_nan(text):
     assert math.isnan(parse_number(text)) and parse_whole(text) is None
+
+
+@pytest.mark.parametrize("tail", ["x", "e", ".x"])
+def test_a_long_row_of_digits_takes_no_time(tail):
+    # Where two parts of the pattern match the same digits, this takes an hour.
+    assert math.isnan(parse_number("1" * 300_000 + tail))
 
 
 def test_whole_numbers():
