@@ -20,8 +20,8 @@ from detect_prune import classification_task, prune
 from detect_prune.classification import ARCHITECTURES
 from detect_prune.cli.command import run_command
 from detect_prune.cli.options import positive, removal_ratio
-from detect_prune.engine.curve import METRICS
-from detect_prune.engine.run import LAST, Stopped
+from detect_prune.engine.names import LAST, METRICS
+from detect_prune.engine.run import Stopped
 from detect_prune.engine.task import Phase, Recipe
 
 PHASES = ("dense", "admm", "retrain")

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from detect_prune.cli.plan import read_plan
-from detect_prune.cli.sweep import FINISHED
-from detect_prune.engine.curve import METRICS, record_of
+from detect_prune.engine.curve import record_of
 from detect_prune.engine.machine import describe_machine
+from detect_prune.engine.names import METRICS, SWEEP
 from detect_prune.files import write_json, write_text
 from detect_prune.report.tables import Table
 
@@ -64,8 +64,8 @@ def records_in(folder: Path) -> list[dict[str, Any]]:
     if (folder / METRICS).exists():
         return [record_of(folder)]
     finished = [file.parent for file in sorted(folder.glob(f"*/{METRICS}"))]
-    if not finished and (folder / FINISHED).exists():
-        return json.loads((folder / FINISHED).read_text())
+    if not finished and (folder / SWEEP).exists():
+        return json.loads((folder / SWEEP).read_text())
     options = read_plan(folder).options
     network = Path(options["cfg"] or options["model"]).stem  # as the sweep itself names it when it ends
     return [record_of(run) | {"network": network} for run in finished if read_plan(run).command == "prune"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN
+from detect_prune.engine.names import METRICS
 from detect_prune.errors import DetectPruneError
 
 
@@ -117,7 +118,6 @@ class Runs:
         return sample if sample.exists() else self.folder / name
 
     def _finish_one(self, run: ChildRun, device: str, environment: dict[str, str]) -> Path:
-        from detect_prune.engine.curve import METRICS
         from detect_prune.engine.lock import lock_folder
         from detect_prune.engine.run import Stopped
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detect_prune.cli.options import option_name, option_words
+from detect_prune.engine.names import METRICS
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json
 
@@ -76,7 +77,7 @@ def resume_plan(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
     project: Path,
-    finished: str = "metrics.json",
+    finished: str = METRICS,
 ) -> tuple[Path, list[str]]:
     """Finds the run to go on with and fills `args` with its options; a run that has the file `finished` is finished.
 

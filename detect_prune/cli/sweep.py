@@ -31,10 +31,10 @@ from detect_prune.cli.options import (
     seed_number,
 )
 from detect_prune.cli.plan import PLAN, fresh_folder, read_plan, resume_plan, save_plan
+from detect_prune.engine.names import SWEEP, TRAINED
 from detect_prune.errors import DetectPruneError
 
 PROJECT = Path("runs/sweep")
-FINISHED = "sweep.json"
 OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device", "jobs"}
 """Options that the runs of a sweep are not handed as they are."""
 OF_PRUNING = {"importance", "budget", "bits", "pattern", "gradual", "floor"}
@@ -139,7 +139,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     if args.resume is not None:
         # What a run that was begun would else take from its own plan.
         changed = command_words(made, {name: getattr(args, name) for name in ("workers", "save_every")})
-        folder, argv = resume_plan("sweep", made, args, project, finished=FINISHED)
+        folder, argv = resume_plan("sweep", made, args, project, finished=SWEEP)
         # Found when the sweep began; whether the network was trained already, and which precision is fastest, may look
         # different now.
         found = read_plan(folder).options
@@ -293,6 +293,6 @@ def _dense_run(seed: int, args: argparse.Namespace) -> ChildRun:
 
 def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The options that make `prune` begin with the network of a finished training."""
-    weights = str(folder / ("trained.pt" if args.cfg is None else "trained.weights"))
-    cfg = {} if args.cfg is None else {"cfg": str(folder / "trained.cfg")}
+    weights = str(folder / (f"{TRAINED}.pt" if args.cfg is None else f"{TRAINED}.weights"))
+    cfg = {} if args.cfg is None else {"cfg": str(folder / f"{TRAINED}.cfg")}
     return {"weights": weights, "pretrained": None, "dense_epochs": None} | cfg

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from detect_prune.engine.names import METRICS, SWEEP
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json, write_text
@@ -16,8 +17,6 @@ from detect_prune.pruning import find_method
 from detect_prune.report import plots
 from detect_prune.report.tables import Table, score
 
-METRICS = "metrics.json"
-"""What a finished run leaves; its being there says that the run is finished."""
 SETTINGS = ("importance", "bits", "pattern", "gradual", "floor", "include", "exclude", "epochs", "updates", "recipe")
 """What may tell two runs of one method, ratio and seed apart."""
 BEST, TIE = "**best**", "tie"
@@ -26,11 +25,12 @@ BEST, TIE = "**best**", "tie"
 def record_of(folder: str | Path) -> dict[str, Any]:
     """One flat record of a finished run of `prune`: what was asked for, what came out, and what it took.
 
-    Accuracies are fractions. `accuracy` (or `AP` and `AP50`) is the last row's, `dense_accuracy` and `cut_accuracy`
-    those rows'; `epochs` are those after the dense training. `recipe` is what they follow, the same for all methods
-    that can be compared, and `phases` what this method has made of it. `updates` is how often a method that prunes
-    while it trains chose anew. Of ADMM the primal residuals before the cut are there, of the whole network and of the
-    worst layer. `layers` is the one entry that is not flat: of each layer the weights that are kept, and all.
+    Accuracies are fractions. `accuracy` (or `AP` and `AP50`, or what else the task has) is the last row's,
+    `dense_accuracy` and `cut_accuracy` those rows'; `epochs` are those after the dense training. `recipe` is what they
+    follow, the same for all methods that can be compared, and `phases` what this method has made of it. `updates` is
+    how often a method that prunes while it trains chose anew. Of ADMM the primal residuals before the cut are there, of
+    the whole network and of the worst layer. `layers` is the one entry that is not flat: of each layer the weights that
+    are kept, and all.
 
     Raises:
         DetectPruneError: the folder has no metrics of a finished run.
@@ -97,10 +97,10 @@ def _residuals(report: dict[str, Any]) -> dict[str, float]:
 
 
 def _accuracies(stage: dict[str, Any]) -> dict[str, float]:
-    metrics = stage["metrics"]
-    if "top-1" in metrics:
-        return {"accuracy": metrics["top-1"]}
-    return {name: metrics[name] for name in ("AP", "AP50")}
+    """The headline scores, that by which networks are compared last."""
+    primary = stage["primary"]
+    names = [*(name for name in stage["headline"] if name != primary), primary]
+    return {"accuracy" if name == "top-1" else name: stage["metrics"][name] for name in names}
 
 
 def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
@@ -121,7 +121,7 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
         raise ValueError("no records to draw a curve of")
     folder = Path(folder)
     records = beside_longer(records)
-    write_json(folder / "sweep.json", records)
+    write_json(folder / SWEEP, records)
     flat = [flattened(record) for record in records]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for record in flat for name in record)), lineterminator="\n")
@@ -285,7 +285,7 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
 
 
 def _scores(record: dict[str, Any]) -> list[str]:
-    return [name for name in ("accuracy", "AP", "AP50") if name in record]
+    return [name for name in record if f"dense_{name}" in record]
 
 
 def _shown(name: str, value: float) -> str:

@@ -15,11 +15,12 @@ from torch import nn
 
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.dropout import find_dropouts
+from detect_prune.engine.names import DENSE, PRUNED, TRAINED
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.run import Run
-from detect_prune.engine.scoring import DENSE, PRUNED, TRAINED, score, score_files
+from detect_prune.engine.scoring import score, score_files
 from detect_prune.engine.task import Phase, Recipe, Task, Teacher, require_steps
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (

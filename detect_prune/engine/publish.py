@@ -1,12 +1,11 @@
 """What a finished run leaves for people: the table, the page, the plots, and metrics.json for programs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from detect_prune.engine.checkpoint import plain_values
+from detect_prune.engine.names import METRICS
 from detect_prune.engine.run import Run
 from detect_prune.files import write_json, write_text
 from detect_prune.pruning import too_early
@@ -26,8 +25,8 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     stages = [
         Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages
     ]
-    columns = _columns(run)
-    table = closing_table(stages, columns)
+    scores = run.stages[0]["headline"]
+    table = closing_table(stages, scores)
     kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in run.weights(run.model).items()}
     layers = layer_table(kept)
     pruned = run.masks is not None and len(stages) > 1
@@ -44,7 +43,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
         notes.append(warning)
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
-    plots.history(run.history, shown["history"], title=f"{run.task.name}: how the run went")
+    plots.history(run.history, shown["history"], f"{run.task.name}: how the run went", scores)
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
     took = duration(finished["seconds"])
     flat = _flat(run.settings) | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
@@ -80,27 +79,19 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
             "verdict": sentence,
         }
     )
-    write_json(run.folder / "metrics.json", record)
+    write_json(run.folder / METRICS, record)
     return "\n".join(
         ["", str(layers), "", str(table), "", *notes, sentence, f"Took {took}; everything is in {run.folder}"]
     )
 
 
-def _columns(run: Run) -> tuple[str, ...]:
-    names = run.stages[0]["metrics"]
-    return tuple(name for name in ("AP", "AP50", "mAP", "top-1") if name in names)
-
-
-def _pictures(run: Run) -> dict[str, np.ndarray]:
-    """The first and the last stage's pictures, as they were drawn."""
+def _pictures(run: Run) -> dict[str, Path]:
+    """The first and the last stage's pictures, by caption."""
     pictures = {}
     for row in (run.stages[0], run.stages[-1]):
-        for path in sorted((run.folder / "pictures").glob(f"{run.picture_path(row['name'], '').stem}*.jpg")):
-            # Not cv2.imread, which on Windows takes no path with letters beyond the code page.
-            picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-            pictures[f"{row['name']}: {path.stem.removeprefix(row['name']).strip('-')}"] = cv2.cvtColor(
-                picture, cv2.COLOR_BGR2RGB
-            )
+        begin = run.picture_path(row["name"], "").stem
+        for path in sorted((run.folder / "pictures").glob(f"{begin}*.jpg")):
+            pictures[f"{row['name']}: {path.stem.removeprefix(begin)}"] = path
     return pictures
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from detect_prune.engine.checkpoint import load_checkpoint, plain_values, save_checkpoint
 from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
+from detect_prune.engine.names import BEST, LAST
 from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
 from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
@@ -27,7 +28,6 @@ from detect_prune.report.progress import Progress, Timeline
 from detect_prune.report.summary import Stage
 from detect_prune.report.tensorboard import EventWriter
 
-LAST, BEST = "last.pt", "best.pt"
 EVALUATIONS_PER_PHASE = 2
 RECORDS_PER_PHASE = 500
 
@@ -245,9 +245,8 @@ class Run:
 
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:
         """Adds a row to the closing table, and draws what the network finds at this stage."""
-        self.stages.append(
-            {**stage.as_dict(), "primary": metrics.primary, "per_class": metrics.per_class, "notes": metrics.notes}
-        )
+        beside = ("primary", "headline", "per_class", "notes")
+        self.stages.append(stage.as_dict() | {name: getattr(metrics, name) for name in beside})
         self._log_metrics(stage.name, metrics)
         for name, picture in self.task.figures(self.model).items():
             self.writer.picture(f"{name}/{stage.name}", picture, self.global_step)

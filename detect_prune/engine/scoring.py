@@ -5,14 +5,12 @@ from pathlib import Path
 
 from torch import nn
 
+from detect_prune.engine.names import PRUNED
 from detect_prune.engine.run import Run
 from detect_prune.engine.task import Metrics
 from detect_prune.export.sizes import zip_size
 from detect_prune.pruning import Masks, count_macs
 from detect_prune.report.summary import Stage
-
-DENSE, PRUNED, TRAINED = "dense", "pruned", "trained"
-"""Stems of the files that a run leaves."""
 
 
 def score(run: Run, stage: str, keep_as: str | None = None) -> None:

@@ -24,14 +24,19 @@ class Metrics:
     """Scores of one evaluation.
 
     `values` maps names such as `AP`, `AP50` or `top-1` to shares in 0..1; `primary` names the one that decides which
-    checkpoint is best (0 where there was nothing to find); `per_class` has one flat record a class; `notes` are
-    sentences for the person who reads the table (pictures that could not be read, for example).
+    checkpoint is best (0 where there was nothing to find); `headline` names those that get a column in the tables and a
+    curve, the primary one unless given; `per_class` has one flat record a class; `notes` are sentences for the person
+    who reads the table (pictures that could not be read, for example).
     """
 
     values: dict[str, float]
     primary: str
+    headline: tuple[str, ...] = ()
     per_class: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.headline = tuple(self.headline) or (self.primary,)
 
     @property
     def score(self) -> float:
@@ -267,7 +272,8 @@ class Task(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Plain values that say what was trained on what, for metrics.json."""
+        """Plain values that say what was trained on what, for metrics.json. `network` and `data` are the names of both,
+        by which runs are put beside each other."""
         ...
 
     def problems(self) -> list[str]:

@@ -6,10 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from detect_prune.files import write_text
-from detect_prune.report.figures import encode_picture
 from detect_prune.report.tables import Table
 
 _STYLE = """
@@ -39,8 +36,8 @@ def _html_table(table: Table) -> str:
     return f'<div class="scroll"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
-def _html_figure(caption: str, data: bytes, kind: str) -> str:
-    text = base64.b64encode(data).decode()
+def _html_figure(caption: str, file: Path, kind: str) -> str:
+    text = base64.b64encode(file.read_bytes()).decode()
     return (
         f'<figure><img alt="{escape(caption)}" src="data:image/{kind};base64,{text}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -53,9 +50,9 @@ def write_page(
     table: Table,
     verdict: str,
     plots: Mapping[str, Path],
-    pictures: Mapping[str, np.ndarray],
+    pictures: Mapping[str, Path],
     settings: Mapping[str, Any],
-    layers: Table | None = None,
+    layers: Table,
 ) -> None:
     """Writes the page of a run, atomically. All text is escaped.
 
@@ -63,28 +60,24 @@ def write_page(
         table: the closing table.
         verdict: the sentence under it; may be empty.
         plots: PNG files by caption.
-        pictures: (H, W, 3) uint8 RGB by caption, such as the contact sheets before and after.
+        pictures: JPEG files by caption, such as the contact sheets before and after; there may be none.
         settings: what the run was asked to do, by name.
         layers: what is kept of each layer.
     """
     parts = [f"<h1>{escape(title)}</h1>", _html_table(table)]
     if verdict:
         parts.append(f'<p class="verdict">{escape(verdict)}</p>')
-    if plots:
-        parts.append("<h2>Curves and layers</h2>")
-        parts += [_html_figure(caption, Path(plot).read_bytes(), "png") for caption, plot in plots.items()]
+    parts.append("<h2>Curves and layers</h2>")
+    parts += [_html_figure(caption, plot, "png") for caption, plot in plots.items()]
     if pictures:
         parts.append("<h2>What it finds</h2>")
-        # As JPEG: a sheet of photographs is ten times larger as PNG.
-        parts += [_html_figure(caption, encode_picture(sheet, ".jpg"), "jpeg") for caption, sheet in pictures.items()]
-    if layers is not None:
-        summary = "<summary>Weights kept in each layer</summary>"
-        parts.append(f"<h2>Layers</h2>\n<details>{summary}{_html_table(layers)}</details>")
-    if settings:
-        rows = Table(["setting", "value"], left=2)
-        for name, value in settings.items():
-            rows.row(name, value)
-        parts += ["<h2>Settings</h2>", _html_table(rows)]
+        parts += [_html_figure(caption, picture, "jpeg") for caption, picture in pictures.items()]
+    summary = "<summary>Weights kept in each layer</summary>"
+    parts.append(f"<h2>Layers</h2>\n<details>{summary}{_html_table(layers)}</details>")
+    rows = Table(["setting", "value"], left=2)
+    for name, value in settings.items():
+        rows.row(name, value)
+    parts += ["<h2>Settings</h2>", _html_table(rows)]
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

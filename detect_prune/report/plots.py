@@ -1,7 +1,7 @@
 """Plots as PNG or SVG files. Of a run: what is left of each layer, and how loss, residuals and scores went. Of many
 runs: accuracy and what is left of each layer over the removal ratio, and networks of several depths side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -82,25 +82,25 @@ def kept_per_layer(kept: Mapping[str, tuple[int, int]], path: str | Path, title:
     _save(figure, path)
 
 
-def _panel_of(name: str) -> str | None:
+def _panel_of(name: str, scores: Collection[str]) -> str | None:
     if name == "loss" or name.startswith("loss "):
         return "loss"
     if "residual" in name:
         return "residual"
-    # Only the headline scores: with those of each size and class beside them the panel would be a thicket.
-    return "score" if name in _HEADLINE_SCORES else None
+    return "score" if name in scores else None
 
 
-_HEADLINE_SCORES = ("AP", "AP50", "mAP", "top-1")
 _PANEL_LABELS = {"loss": "training loss", "residual": "relative residual", "score": "score"}
 
 
-def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+def _series(
+    records: Sequence[Mapping[str, Any]], scores: Collection[str]
+) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """panel -> curve -> (steps, values), in the order of first appearance."""
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {panel: {} for panel in _PANEL_LABELS}
     for record in records:
         for name, value in record.items():
-            panel = _panel_of(name)
+            panel = _panel_of(name, scores)
             if panel is not None and value is not None:
                 steps, values = panels[panel].setdefault(name, ([], []))
                 steps.append(record["step"])
@@ -128,19 +128,20 @@ def _phase_spans(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float,
     return spans
 
 
-def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str = "How the run went") -> None:
+def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str, scores: Collection[str]) -> None:
     """Curves over the steps of a run, one panel each for loss, residuals and scores, the phases shaded behind them.
 
     Args:
         records: in the order of time; each has `step` (counted through all phases) and `phase` (`dense`, `admm`,
-            `retrain`), and any of: `loss` or `loss ...`; names with `residual` in them; `AP`, `AP50`, `mAP`, `top-1`.
-            Other entries are left out.
+            `retrain`), and any of: `loss` or `loss ...`; names with `residual` in them; scores.
         path: the PNG file to write.
+        scores: names of the scores that are drawn; with those of each size and class beside them the panel would be a
+            thicket.
 
     Raises:
         ValueError: there is nothing to draw.
     """
-    panels = _series(records)
+    panels = _series(records, scores)
     if not panels:
         raise ValueError("no loss, residual or score among the records")
     spans = _phase_spans(records)

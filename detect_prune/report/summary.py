@@ -10,7 +10,7 @@ from detect_prune.report.tables import Table, count, macs, score, share, size
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the closing table. What a run did not measure is None and shown as an empty cell."""
+    """One row of the closing table."""
 
     name: str
     """`dense`, `cut`, `cut + batch norm re-estimated`, `retrained`."""
@@ -20,12 +20,12 @@ class Stage:
     """Non-zero prunable weights."""
     total: int
     """Prunable weights."""
-    macs_dense: int | None = None
+    macs_dense: int
     """Multiply-accumulates for one picture, zeros included."""
-    macs_nonzero: int | None = None
+    macs_nonzero: int
     """Those of them whose weight is not zero."""
-    bytes_stored: int | None = None
-    bytes_zip: int | None = None
+    bytes_stored: int
+    bytes_zip: int
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for metrics.json."""
@@ -43,10 +43,10 @@ def closing_table(stages: Sequence[Stage], metrics: Sequence[str]) -> Table:
             *(score(name, stage.metrics.get(name)) for name in metrics),
             f"{stage.kept:,}",
             share(stage.kept / stage.total),
-            None if stage.macs_dense is None else macs(stage.macs_dense),
-            None if stage.macs_nonzero is None else macs(stage.macs_nonzero),
-            None if stage.bytes_stored is None else size(stage.bytes_stored),
-            None if stage.bytes_zip is None else size(stage.bytes_zip),
+            macs(stage.macs_dense),
+            macs(stage.macs_nonzero),
+            size(stage.bytes_stored),
+            size(stage.bytes_zip),
         )
     return table
 
@@ -61,7 +61,7 @@ def layer_table(kept: Mapping[str, tuple[int, int]]) -> Table:
     for name, (left, total) in kept.items():
         table.row(name, f"{total:,}", f"{left:,}", share(left / total))
     left, total = (sum(pair[index] for pair in kept.values()) for index in (0, 1))
-    return table.row("all", f"{total:,}", f"{left:,}", share(left / total) if total else "-")
+    return table.row("all", f"{total:,}", f"{left:,}", share(left / total))
 
 
 def floor_note(bound: Sequence[str]) -> str:
@@ -75,35 +75,16 @@ def _times(ratio: float) -> str:
 
 def _file_words(dense: Stage, result: Stage, file_name: str) -> str:
     ending = Path(file_name).suffix
-    stored_dense, stored = dense.bytes_stored, result.bytes_stored
-    if stored_dense is None or stored is None:
-        return ""
-    if 0.98 <= stored / stored_dense <= 1.02:
+    if 0.98 <= result.bytes_stored / dense.bytes_stored <= 1.02:
         owner = "Darknet's format" if ending == ".weights" else "the format"
-        words = f"the {ending} file keeps its {size(stored)}, because {owner} stores zeros too"
+        words = f"the {ending} file keeps its {size(result.bytes_stored)}, because {owner} stores zeros too"
     else:
-        words = f"the {ending} file went from {size(stored_dense)} to {size(stored)}"
-    if dense.bytes_zip and result.bytes_zip:
-        ratio = dense.bytes_zip / result.bytes_zip
-        compared = f"{size(result.bytes_zip)} for {size(dense.bytes_zip)}"
-        if ratio >= 1.05:
-            words += f"; as zip it is {_times(ratio)} smaller than the dense file's zip ({compared})"
-        else:
-            words += f"; its zip is no smaller than the dense file's ({compared})"
-    return words
-
-
-def _speed_words(dense: Stage, result: Stage) -> str:
-    if dense.macs_dense and result.macs_dense and result.macs_dense < dense.macs_dense:
-        return (
-            f"an ordinary dense pass does {_times(dense.macs_dense / result.macs_dense)} fewer multiply-accumulates "
-            f"({macs(result.macs_dense)} for {macs(dense.macs_dense)}), but no speed has been measured"
-        )
-    words = "nothing runs faster yet: ordinary dense inference multiplies by the zeros too"
-    if result.macs_dense and result.macs_nonzero is not None and result.macs_nonzero < result.macs_dense:
-        part = share(result.macs_nonzero / result.macs_dense)
-        words += f", though only {part} of its multiply-accumulates meet a non-zero weight"
-    return words
+        words = f"the {ending} file went from {size(dense.bytes_stored)} to {size(result.bytes_stored)}"
+    ratio = dense.bytes_zip / result.bytes_zip
+    compared = f"{size(result.bytes_zip)} for {size(dense.bytes_zip)}"
+    if ratio >= 1.05:
+        return f"{words}; as zip it is {_times(ratio)} smaller than the dense file's zip ({compared})"
+    return f"{words}; its zip is no smaller than the dense file's ({compared})"
 
 
 def part_note(total: int, everything: int) -> str:
@@ -128,6 +109,10 @@ def verdict(dense: Stage, result: Stage, file_name: str = "pruned.weights", chos
     gone = result.total - result.kept
     of = "the weights that were chosen for pruning" if chosen else "the weights"
     words = [f"{share(gone / result.total)} of {of} are zero ({count(gone)} of {count(result.total)})"]
-    words += [text for text in (_file_words(dense, result, file_name), _speed_words(dense, result)) if text]
+    words += [
+        _file_words(dense, result, file_name),
+        "nothing runs faster yet: ordinary dense inference multiplies by the zeros too, though only "
+        f"{share(result.macs_nonzero / result.macs_dense)} of its multiply-accumulates meet a non-zero weight",
+    ]
     sentence = "; ".join(words)
     return sentence[0].upper() + sentence[1:] + "."

@@ -145,9 +145,9 @@ def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path):
     (tmp_path / PLAN).write_text(json.dumps(plan))
     args = made.parse_args(["--resume", str(tmp_path), "--hold-out", "90"])
     with pytest.raises(DetectPruneError, match="started without --hold-out, and --hold-out 90 was given"):
-        resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
+        resume_plan("sweep", made, args, tmp_path, finished=SWEEP)
     args = made.parse_args(["--resume", str(tmp_path)])
-    resume_plan("sweep", made, args, tmp_path, finished=sweep.FINISHED)
+    resume_plan("sweep", made, args, tmp_path, finished=SWEEP)
     assert args.hold_out is None and args.ratios == "0.5"
 
 

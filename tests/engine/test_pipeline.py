@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -14,8 +15,9 @@ from toy import FP32, ToyTask, run
 
 from detect_prune.engine import pipeline
 from detect_prune.engine.checkpoint import load_checkpoint
+from detect_prune.engine.curve import record_of, write_curve
 from detect_prune.engine.pipeline import prune, train
-from detect_prune.engine.task import NotFinite, Recipe
+from detect_prune.engine.task import Metrics, NotFinite, Recipe
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Masks, make_pruner, prunable_weights
@@ -47,6 +49,26 @@ def test_the_page_has_the_settings_that_were_made(whole):
     page = (whole.folder / "index.html").read_text()
     assert json.loads((whole.folder / "metrics.json").read_text())["settings"]["pattern"] is None
     assert ">budget<" in page and ">pattern<" not in page and ">include<" not in page
+
+
+class ScoredByF1(ToyTask):
+    def evaluate(self, model):
+        top = super().evaluate(model).score
+        return Metrics({"recall": top / 2, "F1": top}, "F1")
+
+
+def test_the_score_of_any_task_is_in_the_table_the_records_and_the_curve(tmp_path):
+    result = run(tmp_path / "run", ScoredByF1(), method="dense-longer", ratio=None)
+    assert "F1" in result.text and "recall" not in result.text
+    record = record_of(result.folder)
+    scores = [stage["metrics"]["F1"] for stage in result.stages]
+    assert [record["dense_F1"], record["F1"]] == scores and "recall" not in record
+    assert "F1" in str(write_curve([record], tmp_path)) and "F1, %" in (tmp_path / "accuracy.svg").read_text()
+    captions = [f"{stage['name']}: plane" for stage in result.stages]
+    page = (result.folder / "index.html").read_text()
+    assert (
+        re.findall("<figcaption>([^<]*: [^<]*)<", page) == captions == ["dense: plane", "dense, trained longer: plane"]
+    )
 
 
 class Frozen(nn.BatchNorm2d):

@@ -24,7 +24,8 @@ def finished_run(
     if kept is None:
         kept = 1000 if ratio is None else round(1000 * (1 - ratio))
     folder.mkdir(parents=True)
-    stages = [{"name": name, "metrics": {"top-1": top}, "kept": kept, "total": 1000} for name, top in zip(names, rows)]
+    shown = {"primary": "top-1", "headline": ["top-1"], "kept": kept, "total": 1000}
+    stages = [{"name": name, "metrics": {"top-1": top}} | shown for name, top in zip(names, rows)]
     metrics = {
         "settings": {
             "data": {"network": network, "data": "set"},

@@ -98,7 +98,7 @@ class ToyTask:
         return model
 
     def settings(self):
-        return {"data": "ring"}
+        return {"network": "toy", "data": "ring"}
 
     def problems(self):
         return [f"not read: {name}" for name in sorted(self.skipped)]

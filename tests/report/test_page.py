@@ -35,8 +35,9 @@ def test_page_escapes_everything_and_needs_nothing_from_outside(tmp_path):
     save_picture(plot, np.zeros((5, 6, 3), np.uint8))
     page = tmp_path / "page.html"
     table = Table([EVIL, "AP"]).row(EVIL, "0.2")
-    pictures = {EVIL: np.zeros((7, 8, 3), np.uint8)}
-    write_page(page, EVIL, table, EVIL, {EVIL: plot}, pictures, {EVIL: EVIL, "ratio": 0.8}, table)
+    sheet = tmp_path / "sheet.jpg"
+    save_picture(sheet, np.zeros((7, 8, 3), np.uint8))
+    write_page(page, EVIL, table, EVIL, {EVIL: plot}, {EVIL: sheet}, {EVIL: EVIL, "ratio": 0.8}, table)
     text = page.read_text()
     outline = Outline()
     outline.feed(text)
@@ -46,9 +47,13 @@ def test_page_escapes_everything_and_needs_nothing_from_outside(tmp_path):
     assert not re.search(r"https?://|url\(|@import", text)
     sources = [attributes["src"] for tag, attributes in outline.seen if tag == "img"]
     assert len(sources) == 2 and all(attributes["alt"] == EVIL for tag, attributes in outline.seen if tag == "img")
-    assert base64.b64decode(sources[0].split(",")[1]) == plot.read_bytes()
+    for source, kind, file in zip(sources, ("png", "jpeg"), (plot, sheet)):
+        assert source.startswith(f"data:image/{kind};base64,")
+        assert base64.b64decode(source.split(",")[1]) == file.read_bytes()
 
 
-def test_page_without_plots_and_pictures_has_no_empty_sections(tmp_path):
-    write_page(tmp_path / "page.html", "run", Table(["stage"]).row("dense"), "Nothing yet.", {}, {}, {})
-    assert "<h2>" not in (tmp_path / "page.html").read_text()
+def test_page_without_pictures_has_no_empty_section(tmp_path):
+    table = Table(["stage"]).row("dense")
+    write_page(tmp_path / "page.html", "run", table, "", {}, {}, {"ratio": 0.8}, table)
+    text = (tmp_path / "page.html").read_text()
+    assert "What it finds" not in text and 'class="verdict"' not in text

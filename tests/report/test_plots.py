@@ -67,14 +67,17 @@ def records(phases):
 
 
 def test_history_has_a_panel_for_each_kind_that_occurs(tmp_path):
-    history(list(records([("dense", 50), ("admm", 100), ("retrain", 50)])), tmp_path / "all.png")
-    history(list(records([("dense", 50)])), tmp_path / "two.png")
-    height_all, height_two = (cv2.imread(str(tmp_path / name)).shape[0] for name in ("all.png", "two.png"))
-    assert height_all - height_two == pytest.approx(2.3 * 110, abs=3)
+    dense, all_phases = (list(records(phases)) for phases in ([("dense", 50)], [("dense", 50), ("admm", 100)]))
+    heights = []
+    for curves, scores in ((dense, ("F1",)), (dense, ("AP", "AP50")), (all_phases, ("AP", "AP50"))):
+        history(curves, tmp_path / "history.png", "run", scores)
+        heights.append(cv2.imread(str(tmp_path / "history.png")).shape[0])
+    assert np.diff(heights) == pytest.approx(2.3 * 110, abs=3)
 
 
 def test_history_with_a_single_record_and_a_zero_residual(tmp_path):
-    history([{"step": 0, "phase": "admm", "primal residual": 0.0, "loss": float("nan")}], tmp_path / "one.png")
+    record = {"step": 0, "phase": "admm", "primal residual": 0.0, "loss": float("nan")}
+    history([record], tmp_path / "one.png", "run", ())
     assert cv2.imread(str(tmp_path / "one.png")) is not None
 
 
@@ -85,7 +88,7 @@ def test_networks_of_any_depth_share_a_plot(tmp_path):
 
 def test_nothing_to_plot_is_refused(tmp_path):
     with pytest.raises(ValueError):
-        history([{"step": 1, "phase": "dense", "lr": 0.1}], tmp_path / "no.png")
+        history([{"step": 1, "phase": "dense", "lr": 0.1}], tmp_path / "no.png", "run", ("AP",))
     with pytest.raises(ValueError):
         kept_per_layer({}, tmp_path / "no.png", "")
     with pytest.raises(ValueError):

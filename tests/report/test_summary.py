@@ -7,19 +7,18 @@ DENSE = Stage("dense", {"AP": 0.272, "AP50": 0.479}, N, N, MACS, MACS, FILE, 22_
 RESULT = Stage("retrained", {"AP": 0.255, "AP50": 0.46}, N // 5, N, MACS, 900_000_000, FILE, 5_487_804)
 
 
-def test_closing_table_has_a_row_for_each_stage_and_leaves_gaps_empty():
-    cut = Stage("cut", {"AP": 0.1}, 1_200_000, 6_000_000)
+def test_closing_table_has_a_row_for_each_stage():
+    cut = Stage("cut", {"AP": 0.1}, 1_200_000, 6_000_000, MACS, 1_000_000_000, FILE, 6_000_000)
     text = str(closing_table([DENSE, cut, RESULT], ("AP", "AP50")))
     rows = text.splitlines()[2:]
     assert [row.split("  ")[0] for row in rows] == ["dense", "cut", "retrained"]
     assert all(text in rows[2] for text in ("0.255", "1,200,000", "20.0 %", "900.0 M", "24.3 MB"))
-    assert rows[1].split() == ["cut", "0.100", "-", "1,200,000", "20.0", "%"]
+    assert rows[1].split()[:6] == ["cut", "0.100", "-", "1,200,000", "20.0", "%"]
 
 
 def test_layer_table_sums_up():
     rows = str(layer_table({"conv": (10, 100), "fc": (90, 100)})).splitlines()
     assert rows[-1].split() == ["all", "200", "100", "50.0", "%"]
-    assert layer_table({}).rows == [["all", "0", "0", "-"]]
 
 
 def test_verdict_says_what_is_smaller_and_claims_no_speed():
@@ -33,15 +32,10 @@ def test_verdict_says_what_is_smaller_and_claims_no_speed():
 
 
 def test_verdict_follows_the_numbers():
-    narrower = Stage("retrained", {}, 3, 6, 50, 50, 12_000_000, 22_400_000)
-    text = verdict(Stage("dense", {}, 6, 6, 100, 100, 24_000_000, 22_500_000), narrower, "pruned.pt")
+    packed = Stage("retrained", {}, 3, 6, 100, 50, 12_000_000, 22_400_000)
+    text = verdict(Stage("dense", {}, 6, 6, 100, 100, 24_000_000, 22_500_000), packed, "pruned.pt")
     assert "the .pt file went from 24.0 MB to 12.0 MB" in text and "its zip is no smaller" in text
-    assert "2.0x fewer multiply-accumulates" in text and "no speed has been measured" in text
-    bare = verdict(Stage("dense", {}, 6, 6), Stage("cut", {}, 3, 6))
-    assert bare == (
-        "50.0 % of the weights are zero (3 of 6); nothing runs faster yet: "
-        "ordinary dense inference multiplies by the zeros too."
-    )
+    assert "only 50.0 % of its multiply-accumulates" in text
 
 
 def test_stage_goes_into_json():
