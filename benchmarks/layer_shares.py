@@ -16,7 +16,7 @@ from typing import Any
 from recording import RESULTS, circumstances, portable_command, records_in, write_results
 from torch import nn
 
-from detect_prune.classification import find_architecture, load_pretrained
+from detect_prune.classification import find_architecture
 from detect_prune.cli.command import run_command
 from detect_prune.cli.options import removal_ratio
 from detect_prune.engine.curve import SETTINGS
@@ -24,6 +24,7 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import DEFAULT_FLOOR, METHODS, magnitude_masks
 from detect_prune.report.plots import kept_over_depth
 from detect_prune.report.tables import Table, share
+from detect_prune.state_dict import load_state
 from detect_prune.tasks.detector import load
 
 ONE_SHOT = tuple(name for name, method in METHODS.items() if method.prunes == "at once")
@@ -47,7 +48,7 @@ def one_shot(file: Path, method: str, ratio: float) -> dict[str, Any]:
     else:
         name = file.stem.partition("-")[0]
         model = find_architecture(name).build(10)
-        load_pretrained(model, file)
+        load_state(model, file)
     importance = METHODS[method].importance
     kept = magnitude_masks(model, ratio, importance=importance, floor=DEFAULT_FLOOR).kept()
     choice = {"network": name, "method": method, "ratio": ratio, "importance": importance, "seed": None, "epochs": 0}

@@ -17,6 +17,7 @@ from detect_prune.datasets.share import WHOLE, Share
 from detect_prune.errors import DetectPruneError
 
 DEFAULT_ROOT = Path("datasets")
+_PADDING = 4
 
 
 @dataclass
@@ -116,11 +117,10 @@ def held_out(data: ClassificationData, count: int) -> ClassificationData:
 def crop_and_flip(
     images: Tensor,
     generator: torch.Generator,
-    padding: int = 4,
     wanted: slice = slice(None),
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """CIFAR's usual augmentation: padded with zeros, cropped at random to the old size, mirrored in half of the cases.
+    """CIFAR's usual augmentation: 4 zeros on each side, cropped at random to the old size, mirrored in half the cases.
 
     Args:
         images: (B, C, H, W) uint8.
@@ -129,10 +129,10 @@ def crop_and_flip(
         device: where that is done, and where the result is.
     """
     count, _, height, width = images.shape
-    top, left = (torch.randint(2 * padding + 1, (count, 1), generator=generator)[wanted] for _ in range(2))
+    top, left = (torch.randint(2 * _PADDING + 1, (count, 1), generator=generator)[wanted] for _ in range(2))
     flip = torch.rand(count, 1, generator=generator)[wanted] < 0.5
     count = len(flip)
-    padded = functional.pad(images[wanted].to(device, non_blocking=True), (padding,) * 4)
+    padded = functional.pad(images[wanted].to(device, non_blocking=True), (_PADDING,) * 4)
     rows = top + torch.arange(height)  # (B, H)
     columns = torch.arange(width).expand(count, width)
     columns = left + torch.where(flip, width - 1 - columns, columns)  # (B, W)

@@ -6,11 +6,9 @@ from detect_prune.detection.decode import decode
 from detect_prune.detection.distance import head_distance
 from detect_prune.detection.loss import YoloLoss
 from detect_prune.detection.nms import detect
-from detect_prune.detection.voc import AP_RULES, DIFFICULT_RULES, VocResult, voc_metrics
+from detect_prune.detection.voc import VocResult, voc_metrics
 
 __all__ = [
-    "AP_RULES",
-    "DIFFICULT_RULES",
     "CocoResult",
     "DarknetMap",
     "VocResult",

@@ -128,7 +128,6 @@ def detect(
     score_threshold: float = 0.001,
     iou_threshold: float = 0.6,
     nms: str = "cfg",
-    max_detections: int | None = None,
     max_candidates: int = 3000,
     frames: Tensor | None = None,
     darknet_order: bool = False,
@@ -143,7 +142,6 @@ def detect(
         input_size: (width, height) of the network's input in pixels.
         nms: `cfg` takes the kind (and beta) that the cfg asks for; where its heads disagree the last one decides, as in
             Darknet. `plain` is IoU whatever the cfg says.
-        max_detections: keep only so many a picture, the best.
         max_candidates: only so many a picture, the best, enter the suppression. The official yolov4-tiny has fewer on
             every COCO picture tried, at a threshold of 0.001; an untrained network has every class of every cell
             above it, and pairs of boxes grow with the square.
@@ -173,7 +171,7 @@ def detect(
     boxes = found.boxes * found.boxes.new_tensor([*input_size, *input_size])
     counts = found.picture.bincount(minlength=batch).tolist()
     columns = (column.split(counts) for column in (boxes, found.scores, found.labels))
-    return [Detections(*(part[:max_detections] for part in parts)) for parts in zip(*columns)]
+    return [Detections(*parts) for parts in zip(*columns)]
 
 
 def _candidates(

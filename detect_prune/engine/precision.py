@@ -42,6 +42,8 @@ PRECISIONS = {
     "bf16": Precision(bf16=True, channels_last=True),
 }
 """By the name that the command line has for it; `choose_precision` tries all of them."""
+_ROUNDS = 2
+"""Timed steps of each, after one that warms up."""
 
 
 def describe_choice(chosen: str, seconds: dict[str, float]) -> str:
@@ -51,7 +53,7 @@ def describe_choice(chosen: str, seconds: dict[str, float]) -> str:
     return f"a step is fastest in {PRECISIONS[chosen]} ({times}); to repeat it: --precision {chosen}"
 
 
-def choose_precision(task: Task, rounds: int = 2) -> tuple[str, dict[str, float]]:
+def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
     """Times forward, backward and nothing else on one batch for each candidate; the shortest of its times counts.
 
     The candidates take turns, so that a machine that is busy for a second with something else is unfair to none.
@@ -75,7 +77,7 @@ def choose_precision(task: Task, rounds: int = 2) -> tuple[str, dict[str, float]
     with modes_kept(model), random_numbers_kept(task.device):
         model.train()
         fitting = list(PRECISIONS)
-        for turn in range(1 + rounds):
+        for turn in range(1 + _ROUNDS):
             for candidate in tuple(fitting):
                 PRECISIONS[candidate].prepare(model)
                 try:

@@ -18,7 +18,7 @@ from detect_prune.pruning.counts import (
 )
 from detect_prune.pruning.decay import parameter_groups
 from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw, Taylor, Unmeasured
-from detect_prune.pruning.masks import Masks, magnitude_masks
+from detect_prune.pruning.masks import Masks
 from detect_prune.pruning.methods import (
     METHODS,
     GradualMagnitude,
@@ -29,6 +29,7 @@ from detect_prune.pruning.methods import (
     find_method,
     make_pruner,
 )
+from detect_prune.pruning.one_shot import magnitude_masks
 from detect_prune.pruning.patterns import BlockBudget, NOfM
 from detect_prune.pruning.residuals import Residuals, too_early
 from detect_prune.pruning.schedule import RhoSchedule, is_due

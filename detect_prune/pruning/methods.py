@@ -17,7 +17,8 @@ from detect_prune.pruning.admm import GlobalADMM
 from detect_prune.pruning.constraints import Constraint, describe, require_made_for
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import Importance, make_importance
-from detect_prune.pruning.masks import Masks, best_support
+from detect_prune.pruning.masks import Masks
+from detect_prune.pruning.one_shot import best_support
 from detect_prune.pruning.schedule import cubic
 
 _FAINT = 1e-15

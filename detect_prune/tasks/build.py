@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from detect_prune.classification import find_architecture, load_pretrained
+from detect_prune.classification import find_architecture
 from detect_prune.darknet import adapt_classes, copy_matching, load_cfg
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head
@@ -15,6 +15,7 @@ from detect_prune.engine.distributed import ALONE, World
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
 from detect_prune.resources import find_resource
+from detect_prune.state_dict import load_state
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
 from detect_prune.tasks.detector import Detector, fill, fill_backbone, is_checkpoint
@@ -157,7 +158,7 @@ def classification_task(
     torch.manual_seed(seed)
     model = build_network(network, loaded)
     if weights is not None:
-        load_pretrained(model, find_weights(weights))
+        load_state(model, find_weights(weights))
     recipe = classification_recipe(network, pretrained=weights is not None)
     task = ClassificationTask(
         model, loaded, recipe, name=network, batch=batch, seed=seed, device=device or world.device(), world=world

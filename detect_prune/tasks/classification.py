@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detect_prune.classification import accuracy, find_architecture, load_pretrained, logit_distance
+from detect_prune.classification import find_architecture, logit_distance
 from detect_prune.datasets.classification import ClassificationData, classification_batches
 from detect_prune.datasets.share import Share
 from detect_prune.engine.batchnorm import STATISTICS_DRAW
@@ -18,9 +18,12 @@ from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
+from detect_prune.pruning import modes_kept
+from detect_prune.state_dict import load_state
 from detect_prune.tasks.inference import full_float32
 
 STATISTICS_BATCHES = 20
+TEST_BATCH = 500
 
 
 def build_network(name: str, data: ClassificationData) -> nn.Module:
@@ -99,14 +102,14 @@ class ClassificationTask:
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """Share of test pictures whose most probable class is the right one."""
-        with full_float32():
-            return Metrics({"top-1": accuracy(model, self._test_batches()).top1}, self.primary)
-
-    def _test_batches(self, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        test = self.data.test
-        for start in range(0, len(test), size):
-            pictures, labels = (part[start : start + size].to(self.device) for part in (test.images, test.labels))
-            yield self.architecture.prepare(pictures), labels
+        right = 0
+        with full_float32(), modes_kept(model), torch.inference_mode():
+            model.eval()
+            test = (self.data.test.images, self.data.test.labels)
+            for pictures, labels in zip(*(part.split(TEST_BATCH) for part in test)):
+                found = model(self.architecture.prepare(pictures.to(self.device))).argmax(1)
+                right += int((found == labels.to(self.device)).sum())
+        return Metrics({"top-1": right / len(self.data.test)}, self.primary)
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         return {}
@@ -122,7 +125,7 @@ class ClassificationTask:
 
     def load(self, folder: Path, stem: str) -> nn.Module:
         model = build_network(self.name, self.data)
-        load_pretrained(model, folder / f"{stem}.pt")
+        load_state(model, folder / f"{stem}.pt")
         return model.to(self.device)
 
     def settings(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Detection as the engine sees it: a Darknet network, pictures with boxes, and AP."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,11 @@ from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe, Teacher
 from detect_prune.errors import DetectPruneError
-from detect_prune.export.darknet import save_pruned
+from detect_prune.export.darknet import save_network
 from detect_prune.report.figures import contact_sheet, draw_boxes
 from detect_prune.tasks.detector import Detector, load
 from detect_prune.tasks.inference import to_input
-from detect_prune.tasks.scoring import PROTOCOLS, find_all, require_same_classes
+from detect_prune.tasks.scoring import PROTOCOLS, SHOWN, find_all, require_same_classes
 
 STATISTICS_PICTURES = 256
 """Training pictures from which batch-norm statistics are measured again."""
@@ -195,14 +194,13 @@ class DetectionTask:
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         shown = self.data.val.subset(range(min(SHOWN_PICTURES, len(self.data.val))))
-        usual = replace(PROTOCOLS["coco"], score_threshold=0.25, iou_threshold=0.45)
-        truths, found, _ = find_all(model, shown, usual, batch=self.batch, quiet=True)
+        truths, found, _ = find_all(model, shown, SHOWN, batch=self.batch, quiet=True)
         pictures = [draw_boxes(read_picture(truth.path), boxes, self.data.names) for truth, boxes in zip(truths, found)]
         return {"detections": contact_sheet(pictures)} if pictures else {}
 
     def save(self, model: nn.Module, folder: Path, stem: str) -> list[Path]:
         write_names(folder / f"{stem}.names", self.data.names)
-        return save_pruned(model, model.cfg, folder, stem, self.header)
+        return save_network(model, folder, stem, self.header)
 
     def load(self, folder: Path, stem: str) -> nn.Module:
         return load(folder / f"{stem}.cfg", folder / f"{stem}.weights", names=self.data.names).to(self.device)

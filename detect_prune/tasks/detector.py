@@ -2,23 +2,24 @@
 
 import os
 import warnings
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from detect_prune.classification import load_pretrained
 from detect_prune.darknet import Cfg, Darknet, WeightsHeader, load_cfg, read_weights
 from detect_prune.darknet.cfg import CfgWarning
 from detect_prune.datasets import fit, read_picture
 from detect_prune.datasets.descriptor import read_names
-from detect_prune.detection import detect
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import modes_kept
 from detect_prune.resources import find_resource, packaged_folder
+from detect_prune.state_dict import load_state
 from detect_prune.structures import Detections
-from detect_prune.tasks.inference import full_float32
+from detect_prune.tasks.inference import full_float32, to_input
+from detect_prune.tasks.scoring import SHOWN, detect_on_pictures
 
 
 def usual_names(classes: int) -> tuple[str, ...]:
@@ -50,8 +51,8 @@ class Detector(Darknet):
         self,
         picture: str | Path | np.ndarray,
         *,
-        score_threshold: float = 0.25,
-        iou_threshold: float = 0.45,
+        score_threshold: float = SHOWN.score_threshold,
+        iou_threshold: float = SHOWN.iou_threshold,
     ) -> Detections:
         """Finds objects in one picture.
 
@@ -72,18 +73,14 @@ class Detector(Darknet):
                 f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}"
             )
         fitted, placement = fit(pixels, self.input_size, self.cfg.letter_box)
-        device = next(self.parameters()).device
+        # torch takes no view that runs backwards, such as a BGR picture's [..., ::-1].
+        inputs = torch.from_numpy(np.ascontiguousarray(fitted)).permute(2, 0, 1)[None]
         with modes_kept(self):
             self.eval()
-            # torch takes no view that runs backwards, such as a BGR picture's [..., ::-1].
-            inputs = torch.from_numpy(np.ascontiguousarray(fitted))
-            raws = self(inputs.to(device).permute(2, 0, 1)[None].float() / 255)
-        found = detect(raws, self.heads, self.input_size, score_threshold=score_threshold, iou_threshold=iou_threshold)[
-            0
-        ]
-        height, width = pixels.shape[:2]
-        boxes = placement.back(found.boxes.cpu().numpy()).clip(0, [width, height, width, height])
-        return Detections(torch.from_numpy(boxes).float(), found.scores.cpu(), found.labels.cpu(), self.names)
+            raws = self(to_input(inputs, self))
+        protocol = replace(SHOWN, score_threshold=score_threshold, iou_threshold=iou_threshold)
+        (found,) = detect_on_pictures(raws, [placement], self, protocol)
+        return replace(found, names=self.names)
 
 
 def load(
@@ -137,7 +134,7 @@ def fill(detector: Detector, weights: str | Path) -> None:
         DetectPruneError: the file is missing, wrong, or of another network.
     """
     if is_checkpoint(weights):
-        load_pretrained(detector, weights)
+        load_state(detector, weights)
     else:
         detector.header = read_weights(detector, weights)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,6 +77,10 @@ PROTOCOLS = {
         ),
     )
 }
+
+
+SHOWN = replace(PROTOCOLS["coco"], name="shown", score_threshold=0.25, iou_threshold=0.45)
+"""What people look at: the thresholds of Darknet's `detector test`."""
 
 
 def require_same_classes(model: Darknet, data: DetectionData) -> None:

@@ -11,11 +11,10 @@ from detect_prune.classification import (
     ARCHITECTURES,
     LeNet5,
     ResNetCifar,
-    accuracy,
     find_architecture,
-    load_pretrained,
 )
 from detect_prune.errors import DetectPruneError
+from detect_prune.state_dict import load_state
 
 
 @pytest.mark.parametrize("depth, millions", [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -67,7 +66,7 @@ def reference_resnet(state, x):
 def test_published_weights_give_the_reference_forward_pass(real_data, depth, name):
     path = real_data / "resnet-cifar" / name
     model = find_architecture(f"resnet{depth}").build(10)
-    load_pretrained(model, path)
+    load_state(model, path)
     state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
     state = {key.removeprefix("module."): value.double() for key, value in state.items()}
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
@@ -78,7 +77,7 @@ def test_published_weights_give_the_reference_forward_pass(real_data, depth, nam
 def test_wrong_files_are_refused_with_their_name(tmp_path):
     model = LeNet5()
     with pytest.raises(DetectPruneError, match="no such file"):
-        load_pretrained(model, tmp_path / "none.th")
+        load_state(model, tmp_path / "none.th")
     text = tmp_path / "text.th"
     text.write_text("hello")
     cut = tmp_path / "cut.th"
@@ -88,14 +87,14 @@ def test_wrong_files_are_refused_with_their_name(tmp_path):
     code.write_bytes(pickle.dumps(print, protocol=2))
     for path in (text, cut, code):
         with pytest.raises(DetectPruneError, match=f"{path.name}.*not a checkpoint"):
-            load_pretrained(model, path)
+            load_state(model, path)
     other = tmp_path / "other.th"
     torch.save(LeNet5(classes=7).state_dict(), other)
     with pytest.raises(DetectPruneError, match=r"fc2\.weight"):
-        load_pretrained(model, other)
+        load_state(model, other)
     torch.save({"epoch": 3}, other)
     with pytest.raises(DetectPruneError, match="no state_dict"):
-        load_pretrained(model, other)
+        load_state(model, other)
     with pytest.raises(DetectPruneError, match="lenet5"):
         find_architecture("lenet6")
 
@@ -109,20 +108,3 @@ def test_every_architecture_takes_its_pictures(name):
     # A grey near the mean leaves only rounding of their difference: the tolerance can't be relative.
     assert ready[1, 0, 3, 4].item() == pytest.approx(channel, abs=1e-5)
     assert architecture.build(7)(ready).shape == (2, 7)
-
-
-def test_accuracy_by_hand():
-    class Echo(nn.Module):
-        def forward(self, x):
-            assert not self.training
-            return x
-
-    model = Echo()
-    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
-    labels = torch.tensor([0, 1, 1])
-    score = accuracy(model, [(logits[:2], labels[:2]), (logits[2:], labels[2:])])
-    assert (score.correct, score.total) == (2, 3) and score.top1 == pytest.approx(2 / 3) and model.training
-    assert score.loss == pytest.approx(float(F.cross_entropy(logits, labels)))
-    assert "66.67%" in str(score)
-    with pytest.raises(ValueError, match="no pictures"):
-        accuracy(model, [])

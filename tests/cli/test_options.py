@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from detect_prune.cli import options, prune
+from detect_prune.cli import detect, options, prune, val
 from detect_prune.cli.options import (
     choose_device,
     device_name,
@@ -64,6 +64,27 @@ def test_the_names_that_stand_here_are_those_of_the_packages():
         make_importance(name)
     with pytest.raises(ValueError, match=f"there are {', '.join(prune.IMPORTANCES)}$"):
         make_importance("best")
+
+
+def choices(made, option):
+    return next(tuple(action.choices) for action in made._actions if option in action.option_strings)
+
+
+def default(made, option):
+    return next(action.default for action in made._actions if option in action.option_strings)
+
+
+def test_choices_that_stand_here_are_those_of_the_packages():
+    from detect_prune.datasets.letterbox import RESIZES
+    from detect_prune.detection.voc import AP_RULES, DIFFICULT_RULES
+    from detect_prune.pruning.budgets import BUDGETS
+    from detect_prune.tasks.scoring import PROTOCOLS, SHOWN
+
+    assert choices(prune.parser(), "--budget") == tuple(BUDGETS)
+    wanted = {"--protocol": PROTOCOLS, "--resize": RESIZES, "--difficult": DIFFICULT_RULES, "--ap": AP_RULES}
+    assert {option: choices(val.parser(), option) for option in wanted} == {o: tuple(w) for o, w in wanted.items()}
+    assert default(detect.parser(), "--score") == SHOWN.score_threshold
+    assert default(detect.parser(), "--nms-iou") == SHOWN.iou_threshold
 
 
 def test_a_device_that_is_not_here(monkeypatch):

@@ -12,6 +12,7 @@ from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.options import PRECISIONS
 from detect_prune.cli.plan import PLAN, resume_plan, save_plan
 from detect_prune.darknet import write_weights
+from detect_prune.engine.names import SWEEP
 from detect_prune.engine.pipeline import check
 from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError

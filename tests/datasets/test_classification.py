@@ -369,12 +369,12 @@ def test_batches_made_on_a_gpu_are_the_same(gpu, augment):
 
 def test_crop_and_flip_shows_windows_of_the_padded_picture():
     images = torch.randint(1, 256, (64, 3, 10, 12), dtype=torch.uint8)
-    out = crop_and_flip(images, torch.Generator().manual_seed(0), padding=2)
+    out = crop_and_flip(images, torch.Generator().manual_seed(0))
     assert out.shape == images.shape and out.dtype == torch.uint8 and out.is_contiguous()
     places = []
     for old, new in zip(images, out):
-        padded = torch.nn.functional.pad(old, (2, 2, 2, 2))
-        windows = {(top, left): padded[:, top : top + 10, left : left + 12] for top in range(5) for left in range(5)}
+        padded = torch.nn.functional.pad(old, (4, 4, 4, 4))
+        windows = {(top, left): padded[:, top : top + 10, left : left + 12] for top in range(9) for left in range(9)}
         found = [
             (top, left, flip)
             for (top, left), window in windows.items()
@@ -384,7 +384,7 @@ def test_crop_and_flip_shows_windows_of_the_padded_picture():
         assert len(found) == 1
         places += found
     tops, lefts, flips = map(set, zip(*places))
-    assert tops == lefts == set(range(5)) and flips == {False, True}
+    assert tops == lefts == set(range(9)) and flips == {False, True}
 
 
 def test_batches_are_repeatable_and_begin_anywhere():

@@ -3,7 +3,7 @@
 import torch
 
 from detect_prune.darknet import Darknet, load_cfg, parse_cfg, read_weights
-from detect_prune.export.darknet import save_pruned
+from detect_prune.export.darknet import save_network
 
 CFG = """
 [net]
@@ -33,18 +33,17 @@ num=2
 
 def pruned_network():
     torch.manual_seed(0)
-    cfg = parse_cfg(CFG)
-    network = Darknet(cfg)
+    network = Darknet(parse_cfg(CFG))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.dim() == 4:
                 parameter *= (torch.rand_like(parameter) > 0.8).float()
-    return network, cfg
+    return network
 
 
 def test_written_network_loads_again_and_keeps_its_zeros(tmp_path):
-    network, cfg = pruned_network()
-    paths = save_pruned(network, cfg, tmp_path / "new folder")
+    network = pruned_network()
+    paths = save_network(network, tmp_path / "new folder", "pruned")
     assert [path.name for path in paths] == ["pruned.cfg", "pruned.weights"]
     assert sorted(paths) == sorted((tmp_path / "new folder").iterdir()), "no temporary file is left"
     again = Darknet(load_cfg(paths[0]))
@@ -57,11 +56,11 @@ def test_written_network_loads_again_and_keeps_its_zeros(tmp_path):
 
 
 def test_header_of_the_first_weights_travels_along(tmp_path):
-    network, cfg = pruned_network()
-    first = save_pruned(network, cfg, tmp_path, stem="first")
+    network = pruned_network()
+    first = save_network(network, tmp_path, stem="first")
     data = bytearray(first[1].read_bytes())
     data[12:20] = (123_456_789_012).to_bytes(8, "little")
     first[1].write_bytes(data)
     header = read_weights(network, first[1])
-    second = save_pruned(network, cfg, tmp_path, stem="second", header=header)
+    second = save_network(network, tmp_path, stem="second", header=header)
     assert second[1].read_bytes() == bytes(data)

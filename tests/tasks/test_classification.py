@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from detect_prune import tasks
 from detect_prune.datasets.classification import ClassificationData, LabelledPictures
 from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.engine.distributed import World
@@ -148,3 +149,16 @@ def test_class_folders_of_grey_pictures_are_pictures_for_lenet5(tmp_path, monkey
     cv2.imwrite(str(tmp_path / "set" / "test" / "one" / "5.png"), np.full((28, 28, 3), (0, 0, 1), np.uint8))
     with pytest.raises(DetectPruneError, match="shades of grey are wanted, and some of set are in colour"):
         classification_task("lenet5", data=tmp_path / "set", device="cpu")
+
+
+def test_the_score_is_the_share_that_is_named_rightly(data, monkeypatch):
+    class Named(torch.nn.Module):
+        def forward(self, pictures):
+            assert not self.training
+            shades = (pictures[:, 0, 0, 0] * 0.3081 + 0.1307).mul(255).round().long()
+            return torch.nn.functional.one_hot(shades.where(shades != 7, 0), 10).float()
+
+    task, model = task_of(data), Named().train()
+    for size in (500, 7):
+        monkeypatch.setattr(tasks.classification, "TEST_BATCH", size)
+        assert task.evaluate(model).values == {"top-1": 0.9} and model.training
