@@ -113,6 +113,15 @@ class Run:
         self.world.vary_randomness()
         self._kept = contextlib.ExitStack()
         """What is held open in the folder: nothing but in process 0."""
+        try:
+            self._begin(resume, precision)
+        except BaseException:
+            # Not left to the garbage collector: a notebook keeps the traceback, and with it this run and its lock.
+            self._kept.close()
+            raise
+
+    def _begin(self, resume: bool, precision: Precision | None) -> None:
+        """Opens the folder, restores what is in it, and lays the weights out for training."""
         restored = self.world.once(lambda: self._open_folder(resume))
         # Killed before anything was done: what it may have logged until then happens again.
         purge_step = 0 if resume else None
@@ -124,7 +133,7 @@ class Run:
             self.precision = precision
             if precision is None:
                 # All of them time it, because they will run side by side; process 0 decides.
-                found = choose_precision(task)
+                found = choose_precision(self.task)
                 chosen, self.timings = self.world.once(lambda: found)
                 self.precision = PRECISIONS[chosen]
                 if self.timings:

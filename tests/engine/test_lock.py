@@ -2,6 +2,7 @@
 
 import pytest
 from held import held_elsewhere
+from toy import run
 
 from detect_prune.engine.lock import lock_folder
 from detect_prune.errors import DetectPruneError
@@ -18,6 +19,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
 def test_one_process_may_go_on_with_its_own_run(tmp_path):
     with lock_folder(tmp_path):
         lock_folder(tmp_path).close()
+
+
+def test_a_run_that_could_not_begin_holds_nothing(tmp_path):
+    pytest.importorskip("fcntl")
+    run(tmp_path, method="dense", ratio=None)
+    with pytest.raises(DetectPruneError, match="other settings") as kept:  # as a notebook keeps the last error
+        run(tmp_path, method="dense", ratio=None, seed=1, resume=True)
+    with held_elsewhere(tmp_path):
+        assert kept.value.__traceback__ is not None
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path):
