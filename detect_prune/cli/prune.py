@@ -198,7 +198,7 @@ def _tell_of_zeros(masks: "Masks") -> None:
 def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser) -> None:
     """Says before anything is written what the run could not do, or would not read, and settles what is left to the
     recipe."""
-    from detect_prune.engine.pipeline import check
+    from detect_prune.engine.settings import Settings, check
 
     require_dense_training(task, args)
     unread = [option_of(made, dest) for dest in AFTER_DENSE if getattr(args, dest) is not None]
@@ -206,11 +206,11 @@ def _check(task: "Task", args: argparse.Namespace, made: argparse.ArgumentParser
         raise DetectPruneError(
             f"dense is not trained after the dense training: there is no use for {', '.join(unread)}"
         )
-    choice = check(task, ratio=_chosen_ratio(args), **chosen_options(args))
+    choice = check(task, Settings(ratio=_chosen_ratio(args), **chosen_options(args)))
     if args.gradual is not None and not choice.method.uses_admm:
         raise DetectPruneError(f"--no-gradual is a choice of ADMM's; {args.method} has none")
     # Kept in the plan, which has every option with the value that it came to.
-    args.importance, args.gradual = choice.importance, choice.gradual
+    args.importance, args.gradual = choice.settings.importance, choice.settings.gradual
 
 
 def require_dense_training(task: "Task", args: argparse.Namespace) -> None:
@@ -229,7 +229,7 @@ def _untrained(args: argparse.Namespace) -> str:
 
 
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was chosen of how to prune, as the engine's `prune` and `check` take it."""
+    """What was chosen of how to prune, as the engine's `prune` and `Settings` take it."""
     names = ("method", "importance", "budget", "pattern", "gradual", "floor", "include", "exclude")
     chosen = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     bits: dict[str, float] = {}

@@ -192,8 +192,8 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> tuple
     import torch
 
     from detect_prune.cli.build import build_job
-    from detect_prune.engine.pipeline import check
     from detect_prune.engine.precision import PRECISIONS, choose_precision, describe_choice
+    from detect_prune.engine.settings import Settings, check
 
     seed = parse_seeds(args.seeds or "0")[0]
     task = build_job(argparse.Namespace(**vars(args) | {"seed": seed})).task
@@ -207,7 +207,7 @@ def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> tuple
     for method in methods:
         for ratio in [None] if method in prune.KEEPING else parse_ratios(args.ratios):
             options = _of_method(method, prune.chosen_options(args))
-            check(task, ratio=None if ratio is None else float(ratio), **options)
+            check(task, Settings(ratio=None if ratio is None else float(ratio), **options))
     precision = args.precision
     if precision not in PRECISIONS:
         precision, seconds = choose_precision(task)

@@ -21,42 +21,20 @@ from detect_prune.engine.publish import publish
 from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.run import Run
 from detect_prune.engine.scoring import score, score_files
+from detect_prune.engine.settings import Choice, Settings, check
 from detect_prune.engine.task import Phase, Recipe, Task, Teacher, require_steps
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (
-    Constraint,
     Diverged,
-    GlobalBudget,
     Masks,
     Method,
     Unmeasured,
-    find_method,
     magnitude_masks,
-    make_constraint,
     make_pruner,
     prunable_weights,
-    require_trainable,
     too_early,
 )
 from detect_prune.report.summary import floor_note
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What settings that go together mean for a network."""
-
-    method: Method
-    importance: str | None
-    """The recipe's or the method's own where none was chosen; None where nothing is removed."""
-    constraint: Constraint | None
-    """None where nothing is removed."""
-    gradual: bool = False
-    """Whether the removal grows over ADMM's updates."""
-
-    @property
-    def floor(self) -> float | None:
-        """None where no floor applies."""
-        return self.constraint.floor if isinstance(self.constraint, GlobalBudget) else None
 
 
 @dataclass
@@ -137,32 +115,25 @@ def prune(
     require_steps(task)
     recipe = recipe or task.recipe
     task.model = model
-    layers = {"include": include, "exclude": exclude}
-    target = {"ratio": ratio, "budget": budget, "pattern": pattern, "bits": dict(bits or {})}
-    wanted = {"recipe": recipe, "gradual": gradual, "importance": importance, "floor": floor}
-    choice = check(task, method=method, **wanted, **target, **layers)
-    chosen, importance, constraint = choice.method, choice.importance, choice.constraint
-    if chosen.uses_admm and choice.gradual != recipe.gradual:
-        # So many steps to an update were chosen for the recipe's own way to ask for the removal.
-        recipe = replace(recipe, steps_per_update=None)
-    asked = recipe.admm.epochs
-    recipe = recipe.for_set(task.steps_per_epoch)
-    if method != "dense" and recipe.admm.epochs > asked:
-        print(
-            f"ADMM's phase, or what another method has in its place, is {recipe.admm.epochs} epochs long instead of "
-            f"{asked}: so many give ADMM {recipe.updates} updates",
-            flush=True,
-        )
+    settings = Settings(
+        ratio=ratio,
+        method=method,
+        budget=budget,
+        pattern=pattern,
+        bits=bits,
+        gradual=gradual,
+        importance=importance,
+        floor=floor,
+        include=include,
+        exclude=exclude,
+    )
+    choice = check(task, settings, recipe)
     train_dense = not task.trained if train_dense is None else train_dense
-    phases = recipe.phases(chosen, train_dense)
+    recipe = _fitted(recipe, task, choice)
+    phases = recipe.phases(choice.method, train_dense)
     for phase in phases.values():
-        # Said now, and not after the whole dense training.
-        find_dropouts(model, phase)
-        if phase.distill and "teacher" not in inspect.signature(task.loss).parameters:
-            raise DetectPruneError("the recipe distills, and the loss of this task takes no teacher")
-    identity = {**target, "method": method, "importance": importance, "gradual": choice.gradual}
-    identity |= {"floor": choice.floor, "include": list(include), "exclude": list(exclude)}
-    identity |= {"train_dense": train_dense, "seed": seed, "data": task.settings()}
+        _require_trainable(phase, task)
+    identity = choice.settings.as_dict() | {"train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
         Path(folder),
@@ -185,12 +156,11 @@ def prune(
             kept = train_dense or any(phase.distill for phase in phases.values())
             run.once("score dense", lambda: score(run, "dense", keep_as=DENSE if kept else None))
 
-        if chosen.prunes == "while training":
-            pruner = {"updates": recipe.updates, "importance": importance, "gradual": choice.gradual, **layers}
-            run.once("cut", lambda: _train_and_cut(run, phases[method], chosen, constraint, pruner))
-        elif chosen.prunes == "at once":
-            run.once("cut", lambda: _cut_at_once(run, constraint, importance, layers))
-        if chosen.prunes != "never":
+        if choice.method.prunes == "while training":
+            run.once("cut", lambda: _train_and_cut(run, phases[method], choice))
+        elif choice.method.prunes == "at once":
+            run.once("cut", lambda: _cut_at_once(run, choice))
+        if choice.method.prunes != "never":
             run.once("score cut", lambda: score(run, "cut"))
             if can_reestimate(run.model):
                 run.once("batch norm", lambda: _reestimate(run))
@@ -198,7 +168,7 @@ def prune(
 
         if "retrain" in phases:
             run.once("retrain", lambda: _retrain(run, phases["retrain"]))
-        name, stem = _delivers(chosen)
+        name, stem = _delivers(choice.method)
         run.once("score retrained", lambda: score_files(run, name, stem))
         return _result(run, stem)
 
@@ -254,76 +224,26 @@ def train(
         return _result(run, TRAINED)
 
 
-def check(
-    task: Task,
-    *,
-    ratio: float | Decimal | Mapping[str, float | Decimal] | None = None,
-    method: str = "admm",
-    budget: str = "ratio",
-    pattern: str | None = None,
-    bits: Mapping[str, float] | None = None,
-    gradual: bool | None = None,
-    importance: str | None = None,
-    floor: float | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    recipe: Recipe | None = None,
-) -> Choice:
-    """Says at once what would else only turn out after the whole dense training; `prune` begins with it.
-
-    Args:
-        task: its network need not be trained; no batch of it is drawn but for a budget of multiplications.
-        ratio, method, budget, pattern, bits, gradual, importance, floor, include, exclude, recipe: see `prune`.
-
-    Raises:
-        DetectPruneError: the settings can't be used together, or not with this network.
-    """
-    recipe = recipe or task.recipe
-    try:
-        found = find_method(method)
-        if gradual and not found.uses_admm:
-            raise ValueError(f"a ratio that grows is a choice of ADMM's; {method} has none")
-        if importance is None and found.uses_admm and not found.layerwise:
-            importance = recipe.importance
-        importance = found.choose_importance(importance)
-        weights = prunable_weights(task.model, include, exclude)
-        if found.prunes == "never":
-            _require_nothing_to_remove(
-                method,
-                {
-                    "a ratio": ratio is not None,
-                    f"a budget of {budget}": budget != "ratio",
-                    "a pattern": pattern is not None,
-                    "bits a weight": bool(bits),
-                    "a floor": floor is not None,
-                },
-            )
-            return Choice(found, importance, None)
-        if found.uses_admm:
-            require_trainable(weights)
-        constraint = make_constraint(
-            task.model,
-            ratio,
-            budget=budget,
-            pattern=pattern,
-            layerwise=found.layerwise,
-            floor=floor,
-            bits=bits,
-            example_input=next(iter(task.inputs()))[:1] if budget == "macs" else None,
-            include=include,
-            exclude=exclude,
+def _fitted(recipe: Recipe, task: Task, choice: Choice) -> Recipe:
+    """The recipe for a set of this size and what was chosen; says aloud where a phase becomes longer."""
+    if choice.method.uses_admm and choice.settings.gradual != recipe.gradual:
+        # So many steps to an update were chosen for the recipe's own way to ask for the removal.
+        recipe = replace(recipe, steps_per_update=None)
+    fitted = recipe.for_set(task.steps_per_epoch)
+    if choice.method.name != "dense" and fitted.admm.epochs > recipe.admm.epochs:
+        print(
+            f"ADMM's phase, or what another method has in its place, is {fitted.admm.epochs} epochs long instead of "
+            f"{recipe.admm.epochs}: so many give ADMM {fitted.updates} updates",
+            flush=True,
         )
-    except ValueError as error:
-        raise DetectPruneError(str(error)) from None
-    if gradual is None:
-        gradual = recipe.gradual and found.uses_admm and isinstance(constraint, GlobalBudget)
-    return Choice(found, importance, constraint, gradual)
+    return fitted
 
 
-def _require_nothing_to_remove(method: str, given: Mapping[str, bool]) -> None:
-    if any(given.values()):
-        named = " and ".join(name for name, is_given in given.items() if is_given)
-        raise ValueError(f"{method} removes nothing: {named} can't be given with it")
+def _require_trainable(phase: Phase, task: Task) -> None:
+    """Said now, and not after the whole dense training."""
+    find_dropouts(task.model, phase)
+    if phase.distill and "teacher" not in inspect.signature(task.loss).parameters:
+        raise DetectPruneError("the recipe distills, and the loss of this task takes no teacher")
 
 
 def _delivers(method: Method) -> tuple[str, str]:
@@ -333,11 +253,21 @@ def _delivers(method: Method) -> tuple[str, str]:
     return "dense" if method.name == "dense" else "dense, trained longer", TRAINED
 
 
-def _train_and_cut(run: Run, phase: Phase, method: Method, constraint: Constraint, options: Mapping[str, Any]) -> None:
+def _train_and_cut(run: Run, phase: Phase, choice: Choice) -> None:
     """One stage, since Z, U and the worths are of no use, and are not kept, once the cut is made."""
+    settings = choice.settings
     try:
-        pruner = make_pruner(method, run.model, constraint, **options)
-        run.train(method.name, phase, pruner=pruner, teacher=_teacher(run, phase))
+        pruner = make_pruner(
+            choice.method,
+            run.model,
+            choice.constraint,
+            updates=run.recipe.updates,
+            importance=settings.importance,
+            gradual=settings.gradual,
+            include=settings.include,
+            exclude=settings.exclude,
+        )
+        run.train(choice.method.name, phase, pruner=pruner, teacher=_teacher(run, phase))
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
     except Unmeasured as error:
@@ -379,9 +309,11 @@ def _result(run: Run, stem: str) -> Result:
     return Result(run.folder, run.task.load(run.folder, stem), stages, text)
 
 
-def _cut_at_once(run: Run, constraint: Constraint, importance: str, layers: Mapping[str, Any]) -> None:
+def _cut_at_once(run: Run, choice: Choice) -> None:
+    settings = choice.settings
+    layers = {"include": settings.include, "exclude": settings.exclude}
     try:
-        masks = magnitude_masks(run.model, constraint=constraint, importance=importance, **layers)
+        masks = magnitude_masks(run.model, constraint=choice.constraint, importance=settings.importance, **layers)
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
     _cut(run, masks)

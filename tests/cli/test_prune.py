@@ -1,12 +1,13 @@
 """What prune.py says last after a run on the sample set: the same command for real data."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from detect_prune.cli import prune
 from detect_prune.cli.build import Job
-from detect_prune.engine.pipeline import Choice
+from detect_prune.engine.settings import Choice, Settings
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import find_method
 
@@ -66,11 +67,11 @@ def test_each_layer_can_have_its_own_ratio(tmp_path, monkeypatch):
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, False, "plain lines"))
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
 
-    def fake_check(task, ratio, **given):
-        seen.append(ratio)
-        return Choice(find_method("admm-layerwise"), "raw", None)
+    def fake_check(task, settings):
+        seen.append(settings.ratio)
+        return Choice(find_method("admm-layerwise"), replace(settings, importance="raw", gradual=False), None)
 
-    monkeypatch.setattr("detect_prune.engine.pipeline.check", fake_check)
+    monkeypatch.setattr("detect_prune.engine.settings.check", fake_check)
     (tmp_path / "ratios.json").write_text('{"a.weight": 0.25, "b.weight": 0.5}')
     words = ["--cfg", "yolov4.cfg", "--method", "admm-layerwise", "--layer-ratios", "ratios.json"]
     assert prune.main(words) == 0
@@ -129,8 +130,8 @@ def test_it_is_the_very_last_line(tmp_path, monkeypatch, capsys, sample):
     task = type("FakeTask", (), {"model": None, "name": "yolov4", "trained": True})
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, sample, "plain lines"))
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", fake)
-    choice = Choice(find_method("admm"), "taylor", None, gradual=True)
-    monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, **given: choice)
+    choice = Choice(find_method("admm"), Settings(importance="taylor", gradual=True), None)
+    monkeypatch.setattr("detect_prune.engine.settings.check", lambda task, settings: choice)
     words = ["--cfg", "yolov4.cfg", "--ratio", "0.8", "--imgsz", "320", "--exclude", "a*"]
     ending = "-sample" if sample else ""
     expected = f"{SAID} --cfg yolov4.cfg --weights yolov4.weights --ratio 0.8 --data coco.yaml --data-root DIR"
@@ -154,8 +155,8 @@ def test_a_run_goes_on_with_the_options_that_it_was_begun_with(tmp_path, monkeyp
     monkeypatch.setattr("detect_prune.cli.build.build_job", lambda args, world: Job(task, False, "plain lines"))
     finished = type("Result", (), {"text": "the table"})
     monkeypatch.setattr("detect_prune.engine.pipeline.prune", lambda model, **given: finished)
-    choice = Choice(find_method("admm"), "lamp", None)
-    monkeypatch.setattr("detect_prune.engine.pipeline.check", lambda task, **given: choice)
+    choice = Choice(find_method("admm"), Settings(importance="lamp", gradual=False), None)
+    monkeypatch.setattr("detect_prune.engine.settings.check", lambda task, settings: choice)
     words = ["--cfg", "yolov4.cfg", "--method", "admm", "--ratio", "0.8", "--no-gradual"]
     assert prune.main(words) == 0
     assert prune.main(["--resume", "runs/prune/yolov4-admm-0.8", *words]) == 0

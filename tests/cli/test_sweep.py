@@ -13,8 +13,8 @@ from detect_prune.cli.options import PRECISIONS
 from detect_prune.cli.plan import PLAN, resume_plan, save_plan
 from detect_prune.darknet import write_weights
 from detect_prune.engine.names import SWEEP
-from detect_prune.engine.pipeline import check
 from detect_prune.engine.run import Stopped
+from detect_prune.engine.settings import Settings, check
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.detector import load
 
@@ -124,7 +124,7 @@ def test_a_sweep_of_all_methods_leaves_each_one_what_the_engine_takes_for_it():
     for method in prune.METHODS:
         words = sweep.Point(method, None if method in prune.KEEPING else "0.5", 0).run(options).words
         args = prune.parser().parse_args(words)
-        check(ToyTask(), ratio=args.ratio, **prune.chosen_options(args))
+        check(ToyTask(), Settings(ratio=args.ratio, **prune.chosen_options(args)))
 
 
 def test_bits_are_handed_on():

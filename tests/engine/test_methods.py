@@ -9,9 +9,10 @@ import torch
 from toy import StopsItself, ToyTask, same_bits
 
 from detect_prune.engine.checkpoint import load_checkpoint
-from detect_prune.engine.pipeline import check, prune, train
+from detect_prune.engine.pipeline import prune, train
 from detect_prune.engine.precision import PRECISIONS, Precision
 from detect_prune.engine.run import Stopped
+from detect_prune.engine.settings import Settings, check
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import METHODS, prunable_weights
@@ -179,15 +180,15 @@ def test_a_pattern_holds_to_the_end(tmp_path):
 def test_the_recipe_says_how_admm_prunes_where_the_caller_does_not():
     recipe = replace(RECIPE, gradual=True, importance="taylor")
 
-    def chosen(method="admm", **options):
-        choice = check(ToyTask(), ratio=0.6, method=method, **options)
-        return choice.importance, choice.gradual
+    def chosen(method="admm", recipe=None, **options):
+        settings = check(ToyTask(), Settings(ratio=0.6, method=method, **options), recipe).settings
+        return settings.importance, settings.gradual
 
     assert chosen() == ("lamp", False) and chosen(recipe=recipe) == ("taylor", True)
     assert chosen(recipe=recipe, importance="raw", gradual=False) == ("raw", False)
     # A ratio that grows was measured where all layers share a budget; and a rival is what its paper says.
     assert chosen("admm-layerwise", recipe=recipe) == ("raw", False)
-    assert check(ToyTask(), method="admm", pattern="2:4", recipe=recipe).gradual is False
+    assert check(ToyTask(), Settings(pattern="2:4"), recipe).settings.gradual is False
     assert chosen("gradual", recipe=recipe) == ("raw", False) and chosen("lamp", recipe=recipe) == ("lamp", False)
 
 
@@ -250,7 +251,7 @@ def test_what_does_not_go_together_is_said_before_anything_is_written(tmp_path, 
     if not options.get("method", "").startswith("dense"):
         options = {"ratio": 0.6, **options}
     with pytest.raises(DetectPruneError, match=match):
-        check(task, **options)
+        check(task, Settings(**options))
     with pytest.raises(DetectPruneError, match=match):
         run(tmp_path / "run", task, **options)
     assert not (tmp_path / "run").exists() and task.asked == 0
