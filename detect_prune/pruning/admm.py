@@ -127,6 +127,10 @@ class GlobalADMM:
         """(n, 1, ...) the outputs that are held at zero, for layers that have any. See RhoSchedule.empties_outputs."""
         self._handles: list[Any] = []
         self._optimizer: Optimizer | None = None
+        self._groups: list[dict[str, Any]] = []
+        """The optimizer's parameter groups that hold a pruned weight: what else it trains has rates of its own."""
+        self._torn = False
+        """Whether an update was broken off, by Ctrl-C or for lack of memory: U is of no use then."""
         # float32 even for half-precision weights: U sums up differences that bf16 would round away.
         self.z, self.u = (
             {
@@ -200,6 +204,10 @@ class GlobalADMM:
             raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
         self.detach()
         self._optimizer = optimizer
+        pruned = {id(weight) for weight in self.weights.values()}
+        self._groups = [
+            group for group in optimizer.param_groups if any(id(part) in pruned for part in group["params"])
+        ]
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -209,7 +217,7 @@ class GlobalADMM:
         """Lets go of the optimizer: its steps are its own again."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._optimizer = [], None
+        self._handles, self._optimizer, self._groups = [], None, []
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -223,10 +231,11 @@ class GlobalADMM:
         # A plain optimizer is not called where the scaler found an overflow; a fused one is, and does nothing.
         if float(getattr(optimizer, "found_inf", 0.0)):
             return
+        self._require_whole()
         require_trainable(self.weights)
         self.drop_gradients()
         self._steps += 1
-        self._peak_rate = max(self._peak_rate, _largest_rate(optimizer))
+        self._peak_rate = max(self._peak_rate, self._current_rate())
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
             self.importance.observe(gradients)
@@ -237,8 +246,11 @@ class GlobalADMM:
             if self.gradual or self._measured < _MEASURED_STEPS:
                 return
             self._settle()
+        limit = self._largest_worth()
         if self._limit is None:
-            self._limit = self._largest_worth()
+            self._limit = limit
+        elif limit < self._limit:  # the rate has risen again, as with warm restarts
+            self._change(min(self.rho, self._stable_rho()), self.q)
         self._add_penalty()
 
     def drop_gradients(self) -> None:
@@ -326,10 +338,13 @@ class GlobalADMM:
             )
         )
 
+    def _current_rate(self) -> float:
+        return max(float(group["lr"]) for group in self._groups)
+
     def _rate(self) -> float:
         """The learning rate that rho has to suit: until it falls for the first time it may be that of a warm-up, whose
         end is then meant."""
-        rate = _largest_rate(self._optimizer)
+        rate = self._current_rate()
         return rate if rate < self._peak_rate else max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
 
     def _stable_rho(self) -> float:
@@ -348,7 +363,7 @@ class GlobalADMM:
         if self._moves_weights():
             momentum = 0.0
         elif isinstance(self._optimizer, torch.optim.SGD):
-            momentum = self._optimizer.param_groups[0].get("momentum", 0.0)
+            momentum = max(group.get("momentum", 0.0) for group in self._groups)
         else:
             return 0.0
         way = self._rate() / (1 - momentum) * self._steps / max(self.done, 1)
@@ -362,7 +377,7 @@ class GlobalADMM:
 
         Raises:
             Diverged: the weights, or the gradients from which rho or the worth is set, are not finite.
-            ValueError: all planned updates are done.
+            ValueError: all planned updates are done, or one was broken off.
         """
         if self.done >= self.updates:
             raise ValueError(f"all {self.updates} planned updates are done; the schedule of rho has ended")
@@ -372,6 +387,8 @@ class GlobalADMM:
             )
         if self.rho is None or not self.q:
             self._settle()
+        self._require_whole()
+        self._torn = True
         # From here to the U-step u holds W + U: the network is never copied.
         lengths = dict(zip(self.weights, numbers(self._add_weights(name) for name in self.weights)))
         for name, length in lengths.items():
@@ -391,7 +408,14 @@ class GlobalADMM:
             self._first_residual = self.report.worst
         if self.schedule.ends_stage(self.done, self.updates):
             self._next_stage(lengths)
+        self._torn = False
         return self.report
+
+    def _require_whole(self) -> None:
+        if self._torn:
+            raise ValueError(
+                "an update was broken off, and has left Z and U torn: load a state that was saved before, or begin anew"
+            )
 
     def _add_weights(self, name: str) -> Tensor:
         """U = U + W; returns the square of the length of W."""
@@ -447,15 +471,17 @@ class GlobalADMM:
         return torch.stack((apart, way, length if q.dim() else length.fill_(square)))
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
-        before, worth_before = self.rho, self.q
-        limit_before = self._largest_worth() if self._limit is None else self._limit
         since = self._first_pressing()
         factor = self.schedule.growth(self.done, self.updates, since, self._first_residual, self.report.worst)
-        if self.done < since or self.report.worst > _NEAR:
-            self.q = self._worths(lengths)
-        self.rho = min(max(factor * self.rho, self._effective_rho()), self._stable_rho())
+        worths = self._worths(lengths) if self.done < since or self.report.worst > _NEAR else self.q
+        self._change(min(max(factor * self.rho, self._effective_rho()), self._stable_rho()), worths)
+
+    def _change(self, rho: float, worths: dict[str, Tensor]) -> None:
+        """Another rho and q, with which rho * q * u, the multiplier itself, stays what it was."""
+        before, worth_before = self.rho, self.q
+        limit_before = self._largest_worth() if self._limit is None else self._limit
+        self.rho, self.q = rho, worths
         self._limit, self._pulls = self._largest_worth(), None
-        # rho * q * u, the multiplier itself, stays what it was.
         for name, u in self.u.items():
             old, new = worth_before[name], self.q[name]
             for part, was, is_now in chunks(u, old, new) if new.dim() else [(u, old, new)]:
@@ -493,7 +519,11 @@ class GlobalADMM:
         """Everything but W: tensors and plain values. Loaded with the W of the same moment, all goes on to the bit.
 
         As torch's own it holds the tensors themselves: save it, or copy it, before ADMM goes on.
+
+        Raises:
+            ValueError: an update was broken off.
         """
+        self._require_whole()
         return {
             "made_for": self._made_for(),
             "z": dict(self.z),
@@ -536,13 +566,10 @@ class GlobalADMM:
         self._steps, self._peak_rate, self._limit = state["steps"], state["peak_rate"], state["limit"]
         self.report = Residuals(**state["report"]) if state["report"] is not None else None
         self.importance.load_state_dict(state["importance"])
+        self._torn = False
 
 
 def _square_in_place(part: Tensor, worth: Tensor | None = None) -> Tensor:
     """The square of the length of a part of a layer, whose values are lost."""
     part.square_()
     return (part if worth is None else part.mul_(worth)).sum()
-
-
-def _largest_rate(optimizer: Optimizer) -> float:
-    return max(float(group["lr"]) for group in optimizer.param_groups)

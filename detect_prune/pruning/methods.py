@@ -22,7 +22,7 @@ from detect_prune.pruning.one_shot import best_support
 from detect_prune.pruning.schedule import cubic
 
 _FAINT = 1e-15
-"""Smaller than a trained weight is, and its square is not zero in float32."""
+"""Smaller than a trained weight is, and its square is not zero in float32. (float16's least number is larger.)"""
 
 
 class Update(Protocol):
@@ -187,7 +187,8 @@ class GradualMagnitude:
             for name, weight in self.weights.items():
                 faint = self.masks[name] & (weight == 0)
                 if faint.any():
-                    ranked[name] = weight.masked_fill(faint, _FAINT)
+                    kind = torch.finfo(weight.dtype)
+                    ranked[name] = weight.masked_fill(faint, max(_FAINT, kind.tiny * kind.eps))
         return ranked
 
     def cut(self, optimizer: Optimizer | None = None) -> Masks:

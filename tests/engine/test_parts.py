@@ -156,6 +156,33 @@ class Steep(ToyTask):
         return (model.weight * (1 + 999 * self.steep)).sum(), {}
 
 
+def test_each_step_has_its_rate_and_its_gradient_is_clipped():
+    model = nn.Linear(10, 10, bias=False)
+    before = model.weight.detach().clone()
+    phase = Phase(2, 1.0, momentum=0.0, warmup=0.5, clip=5.0)
+    trainer = Trainer(Steep(torch.zeros(10, 10)), model, phase, PRECISIONS["fp32"])
+    rates = [learning_rate(phase, step, trainer.total) for step in range(trainer.total)]
+    assert len(set(rates)) > 8
+    for rate, report in zip(rates, trainer.steps(), strict=True):
+        # A hundred gradients of 1 have a norm of 10.
+        torch.testing.assert_close(model.weight, before - 0.5 * rate)
+        assert report.lr == rate
+        before = model.weight.detach().clone()
+
+
+def test_a_phase_that_keeps_an_average_ends_with_it():
+    task = ToyTask()
+    trainer = Trainer(task, task.model, Phase(1, 0.1, ema=0.9), PRECISIONS["fp32"])
+    by_hand = MovingAverage(task.model, 0.9, trainer.total)
+    for _ in trainer.steps():
+        by_hand.update(task.model)
+    last = {name: value.clone() for name, value in task.model.state_dict().items()}
+    trainer.finish()
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(value, by_hand.weights()[name])
+        assert not value.is_floating_point() or not torch.equal(value, last[name])
+
+
 @pytest.mark.parametrize("pruned_while_training", [False, True])
 def test_removed_weights_do_not_shorten_the_clipped_steps_of_the_others(pruned_while_training):
     model = nn.Linear(10, 10, bias=False)

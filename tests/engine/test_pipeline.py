@@ -14,6 +14,7 @@ from torch import nn
 from toy import FP32, ToyTask, run
 
 from detect_prune.engine import pipeline
+from detect_prune.engine.batchnorm import reestimate
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.curve import record_of, write_curve
 from detect_prune.engine.pipeline import prune, train
@@ -69,6 +70,49 @@ def test_the_score_of_any_task_is_in_the_table_the_records_and_the_curve(tmp_pat
     assert (
         re.findall("<figcaption>([^<]*: [^<]*)<", page) == captions == ["dense: plane", "dense, trained longer: plane"]
     )
+
+
+class Noting(ToyTask):
+    """Keeps a copy of each network that is scored."""
+
+    def __init__(self):
+        super().__init__()
+        self.scored = []
+
+    def evaluate(self, model):
+        self.scored.append(deepcopy(model).train())
+        return super().evaluate(model)
+
+
+def test_statistics_are_measured_again_after_the_cut(tmp_path):
+    task = Noting()
+    run(tmp_path / "run", task, method="magnitude", train_dense=False)
+    _, cut, again, *_ = task.scored
+    before = {name: value.clone() for name, value in cut.named_buffers() if value.is_floating_point()}
+    reestimate(cut, task.inputs())
+    for name, value in before.items():
+        assert not torch.equal(value, again.get_buffer(name))
+        torch.testing.assert_close(again.get_buffer(name), cut.get_buffer(name))
+    assert all(torch.equal(one, other) for one, other in zip(cut.parameters(), again.parameters()))
+
+
+class Coarse(ToyTask):
+    """Its files have one decimal."""
+
+    def save(self, model, folder, stem):
+        state = {name: value.mul(10).round().div(10) for name, value in model.state_dict().items()}
+        torch.save(state, folder / f"{stem}.pt")
+        return [folder / f"{stem}.pt"]
+
+
+def test_the_last_figure_is_that_of_the_network_that_was_read_back(tmp_path):
+    task = Coarse()
+    result = run(tmp_path / "run", task, method="magnitude", train_dense=False)
+    in_memory = deepcopy(task.model)
+    in_memory.load_state_dict(load_checkpoint(result.folder / "last.pt")["model"])
+    figure = result.stages[-1]["metrics"]
+    assert figure == task.evaluate(task.load(result.folder, "pruned")).values
+    assert figure != task.evaluate(in_memory).values
 
 
 class Frozen(nn.BatchNorm2d):

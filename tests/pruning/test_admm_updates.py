@@ -14,6 +14,7 @@ from detect_prune.pruning import (
     GlobalADMM,
     LayerwiseRatio,
     NOfM,
+    Raw,
     RhoSchedule,
     keep_count,
     selection,
@@ -349,6 +350,137 @@ def test_rho_suits_the_rate_that_is_to_come_and_the_worths_as_they_are(importanc
             admm._before_step(optimizer, (), {})
             for weight, w, z, u in zip(admm.weights.values(), before, admm.z.values(), admm.u.values()):
                 assert (rate * weight.grad.abs() <= 0.5 * (w - z + u).abs() * (1 + 1e-5) + 1e-12).all()
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 0.1), (torch.optim.AdamW, 3e-3)])
+def test_a_rate_that_rises_again_does_not_make_rho_too_large(kind, rate, gradual):
+    model = network()
+    optimizer = kind(model.parameters(), rate)
+    restarts = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 100)
+    admm = GlobalADMM(model, 0.8, updates=40, gradual=gradual, importance="taylor")
+    admm.attach(optimizer)
+    multiplier, pushes = {}, []
+
+    def before(*_):  # rho q U, were no weight's q too large for the penalty
+        multiplier.update({name: admm.rho * q.clamp(max=admm._limit) * admm.u[name] for name, q in admm.q.items()})
+
+    for number, batch in enumerate(batches(0, 400), 1):
+        now = optimizer.param_groups[0]["lr"]
+        if admm._limit is not None:
+            before()
+        step(model, optimizer, batch)
+        if multiplier:
+            for name, q in admm.q.items():
+                after = admm.rho * q.clamp(max=admm._limit) * admm.u[name]
+                torch.testing.assert_close(after, multiplier[name], rtol=1e-4, atol=1e-7)
+            multiplier.clear()
+            pushes.append(now * admm.rho)
+            assert all(now * admm.rho * q.clamp(max=admm._limit).max() < 0.5001 for q in admm.q.values())
+        if number % 10 == 0:
+            admm.update()
+        restarts.step()
+    assert max(pushes) < 0.5001 and admm.report.worst < 0.1
+    assert admm.cut().n_kept == keep_count(sum(weight.numel() for weight in admm.weights.values()), 0.8)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_groups_without_a_pruned_weight_have_no_part_in_rho(kind):
+    def rhos(*other):
+        model = network()
+        parameters = dict(model.named_parameters())
+        pruned = [parameters.pop(name) for name in ("0.weight", "4.weight", "6.weight")]
+        rest = {"params": list(parameters.values()), "lr": 0.0}
+        groups = [rest | options for options in other] + [{"params": pruned, "lr": 0.01, **momentum}]
+        optimizer = kind(groups, lr=0.01)
+        admm = GlobalADMM(model, 0.8, updates=30, gradual=True)
+        admm.attach(optimizer)
+        found = []
+        for number, batch in enumerate(batches(0, 300), 1):
+            model.zero_grad()
+            F.cross_entropy(model(batch[0]), batch[1]).backward()
+            for parameter in parameters.values():
+                parameter.grad = None  # the same for every rate
+            optimizer.step()
+            if number % 10 == 0:
+                admm.update()
+                found.append(admm.rho)
+        return found
+
+    momentum = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    alone = rhos({})
+    assert rhos({"lr": 1.0} | ({"momentum": 0.5} if momentum else {})) == alone
+
+
+class Watching(Raw):
+    """Keeps what it is shown."""
+
+    observes = True
+
+    def __init__(self):
+        self.seen = []
+
+    def observe(self, gradients):
+        self.seen.append({name: gradient.clone() for name, gradient in gradients.items()})
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+def test_what_measures_a_worth_sees_the_gradient_of_the_loss_alone_once_a_step(gradual):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    admm = GlobalADMM(model, 0.8, updates=30, importance=Watching(), gradual=gradual)
+    losses = []
+    optimizer.register_step_pre_hook(lambda *_: losses.append({n: w.grad.clone() for n, w in admm.weights.items()}))
+    admm.attach(optimizer)
+    gains = 0
+    for number, batch in enumerate(batches(0, 150), 1):
+        step(model, optimizer, batch)
+        gains += any(not torch.equal(weight.grad, losses[-1][name]) for name, weight in admm.weights.items())
+        if number % 5 == 0:
+            admm.update()
+    assert gains > 100, "the penalty is there"
+    for seen, loss in zip(admm.importance.seen, losses, strict=True):
+        for name, gradient in loss.items():
+            gone = seen[name] == 0 if gradual else torch.zeros_like(gradient, dtype=torch.bool)
+            assert torch.equal(seen[name], gradient.masked_fill(gone, 0))
+            assert gradual or torch.equal(seen[name], gradient)
+
+
+def test_the_cut_projects_w_itself_and_neither_u_nor_the_last_z_has_a_part_in_it():
+    model = network()
+    admm = GlobalADMM(model, 0.8, floor=0.0, importance="raw")
+    for u, z in zip(admm.u.values(), admm.z.values()):
+        u.copy_(100 * torch.randn(u.shape, generator=torch.Generator().manual_seed(0)))
+        z.fill_(1.0)
+    values = torch.cat([weight.detach().flatten() for weight in admm.weights.values()])
+    masks = admm.cut()
+    kept = torch.cat([masks[name].flatten() for name in masks])
+    assert int(kept.sum()) == keep_count(len(values), 0.8)
+    assert values[kept].abs().min() >= values[~kept].abs().max()
+
+
+def test_an_update_that_was_broken_off_is_not_gone_on_with(monkeypatch):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    admm = GlobalADMM(model, 0.8, updates=40, rho=0.1)
+    admm.attach(optimizer)
+    first, second = batches(0, 2)
+    step(model, optimizer, first)
+    saved = copy.deepcopy(admm.state_dict())
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(admm.constraint, "project", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            admm.update()
+    for go_on in (admm.update, admm.state_dict, lambda: step(model, optimizer, second)):
+        with pytest.raises(ValueError, match="broken off"):
+            go_on()
+    admm.load_state_dict(saved)
+    step(model, optimizer, second)
+    admm.update()
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-3])

@@ -62,10 +62,11 @@ def test_gradual_gives_nothing_back_where_what_is_left_of_the_budget_would_buy_i
             before = {name: gradual.masks[name].clone() for name in gradual.masks}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("importance", ["raw", "lamp"])
-def test_gradual_keeps_its_count_where_weights_that_stay_are_zero(importance):
+def test_gradual_keeps_its_count_where_weights_that_stay_are_zero(importance, dtype):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False))
+    model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False)).to(dtype)
     gradual = GradualMagnitude(model, make_constraint(model, 0.5), updates=2, importance=importance)
     gradual.update()
     for name, weight in gradual.weights.items():  # the last ones: among equals the first ones would be kept
