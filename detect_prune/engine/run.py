@@ -23,7 +23,6 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import require_disk_space
 from detect_prune.pruning import Masks, Pruner, prunable_weights
 from detect_prune.report.figures import save_picture
-from detect_prune.report.progress import Phase as PlannedPhase
 from detect_prune.report.progress import Progress, Timeline
 from detect_prune.report.summary import Stage
 from detect_prune.report.tensorboard import EventWriter
@@ -105,7 +104,7 @@ class Run:
         """When the run ended, and how long it took: set once, so that resuming a finished run changes nothing."""
         self.timings: dict[str, float] = {}
         self.stop = StopSignal(follows=not self.world.main)
-        self.timeline = Timeline([])
+        self.timeline = Timeline({})
         self.phases: dict[str, Phase] = {}
         self._unfinished: dict[str, Any] | None = None
         self._started = self._saved = time.monotonic()
@@ -171,7 +170,7 @@ class Run:
         the closing page."""
         self.phases = phases
         per_epoch = self.task.steps_per_epoch
-        self.timeline = Timeline([PlannedPhase(name, phase.epochs * per_epoch) for name, phase in phases.items()])
+        self.timeline = Timeline({name: phase.epochs * per_epoch for name, phase in phases.items()})
 
     def once(self, stage: str, work: Callable[[], None]) -> None:
         """Does `work` unless the stage is done already, then saves.

@@ -3,8 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from tqdm import tqdm
@@ -163,14 +162,6 @@ class Progress:
         return f"{math.floor(100 * done / total) if total else 100:3d} % ({count})"
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of the job."""
-
-    name: str
-    steps: int
-
-
 class Timeline:
     """Estimates the time left of a whole job from the speed of what is already done.
 
@@ -178,16 +169,11 @@ class Timeline:
     as much as the mean one so far.
 
     Args:
-        phases: all phases in the order in which they run.
-
-    Raises:
-        ValueError: two phases have the same name (a mistake of the caller's).
+        phases: the steps of each phase by its name, in the order in which they run.
     """
 
-    def __init__(self, phases: Sequence[Phase], clock: Callable[[], float] = time.monotonic):
-        self._phases = {phase.name: phase for phase in phases}
-        if len(self._phases) != len(phases):
-            raise ValueError("two phases of a timeline have the same name")
+    def __init__(self, phases: Mapping[str, int], clock: Callable[[], float] = time.monotonic):
+        self._phases = dict(phases)
         self._clock = clock
         self._done = dict.fromkeys(self._phases, 0)
         self._measured = dict.fromkeys(self._phases, 0)
@@ -199,10 +185,10 @@ class Timeline:
         """Phase `name` begins, `done` of its units being done already; all phases before it count as finished."""
         if name not in self._phases:
             raise ValueError(f"no phase {name!r}; this timeline has {', '.join(self._phases)}")
-        for phase in self._phases.values():
-            if phase.name == name:
+        for earlier, steps in self._phases.items():
+            if earlier == name:
                 break
-            self._done[phase.name] = phase.steps
+            self._done[earlier] = steps
         self._done[name] = done
         self._current = name
         self._since = self._clock()
@@ -219,21 +205,21 @@ class Timeline:
 
     @property
     def finished(self) -> bool:
-        return all(self._done[name] >= phase.steps for name, phase in self._phases.items())
+        return all(self._done[name] >= steps for name, steps in self._phases.items())
 
     def seconds_left(self) -> float | None:
         """The estimate in seconds; None while nothing has been measured."""
         if self.finished:
             return 0.0
-        steps = sum(self._measured.values())
-        if not steps:
+        all_measured = sum(self._measured.values())
+        if not all_measured:
             return None
-        mean = sum(self._seconds.values()) / steps
+        mean = sum(self._seconds.values()) / all_measured
         left = 0.0
-        for name, phase in self._phases.items():
+        for name, steps in self._phases.items():
             measured = self._measured[name]
             per_step = self._seconds[name] / measured if measured else mean
-            left += per_step * max(phase.steps - self._done[name], 0)
+            left += per_step * max(steps - self._done[name], 0)
         return left
 
     def text(self) -> str:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from detect_prune.report.progress import Phase, Progress, Timeline, duration
+from detect_prune.report.progress import Progress, Timeline, duration
 
 
 class Clock:
@@ -70,7 +70,7 @@ def test_an_interrupted_loop_leaves_a_last_line_without_claiming_the_end():
 
 def test_terminal_gets_a_bar_with_the_latest_figures():
     stream = Terminal()
-    timeline = Timeline([Phase("dense", 3)])
+    timeline = Timeline({"dense": 3})
     timeline.begin("dense")
     with Progress(3, "dense", stream=stream, timeline=timeline) as progress:
         for _ in range(3):
@@ -103,7 +103,7 @@ def test_duration(seconds, text):
 
 def test_timeline_takes_the_mean_step_until_a_phase_is_measured():
     clock = Clock()
-    timeline = Timeline([Phase("dense", 10), Phase("admm", 20), Phase("retrain", 4)], clock)
+    timeline = Timeline({"dense": 10, "admm": 20, "retrain": 4}, clock)
     assert timeline.text() == "time left not known yet"
     timeline.begin("dense")
     for _ in range(5):
@@ -122,7 +122,7 @@ def test_timeline_takes_the_mean_step_until_a_phase_is_measured():
 
 def test_timeline_of_a_resumed_job_counts_what_is_done_but_not_as_speed():
     clock = Clock()
-    timeline = Timeline([Phase("dense", 1000), Phase("admm", 100)], clock)
+    timeline = Timeline({"dense": 1000, "admm": 100}, clock)
     timeline.begin("admm", done=50)
     assert timeline.seconds_left() is None
     clock.now += 4
@@ -133,7 +133,7 @@ def test_timeline_of_a_resumed_job_counts_what_is_done_but_not_as_speed():
 
 
 def test_progress_advances_the_whole_job():
-    timeline = Timeline([Phase("dense", 4), Phase("admm", 4)])
+    timeline = Timeline({"dense": 4, "admm": 4})
     timeline.begin("dense")
     text = run_piped(4, 1.0, timeline=timeline)
     assert "whole job about" in text.splitlines()[0]
@@ -142,12 +142,10 @@ def test_progress_advances_the_whole_job():
 
 
 def test_timeline_refuses_what_it_was_not_told():
-    with pytest.raises(ValueError, match="same name"):
-        Timeline([Phase("a", 1), Phase("a", 2)])
     with pytest.raises(ValueError, match="no phase 'b'"):
-        Timeline([Phase("a", 1)]).begin("b")
+        Timeline({"a": 1}).begin("b")
     with pytest.raises(ValueError, match="begin"):
-        Timeline([Phase("a", 1)]).advance()
+        Timeline({"a": 1}).advance()
 
 
 def test_a_loop_of_unknown_length_counts_without_a_share():
