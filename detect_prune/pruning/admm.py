@@ -43,21 +43,14 @@ from detect_prune.pruning.counts import detached, prunable_weights, require_trai
 from detect_prune.pruning.importance import Importance, Raw, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks, clear_state, untrained
 from detect_prune.pruning.residuals import Residuals, residuals_of
+from detect_prune.pruning.rho import PRESSING, Rho
 from detect_prune.pruning.schedule import RhoSchedule, cubic
 from detect_prune.pruning.selection import Diverged, Selection, chunks, numbers, require_finite
 
-_MEASURED_STEPS = 10
-"""Steps at the very start over which the loss gradient is measured; the last of them has the penalty already. Where
-the ratio grows it is measured up to the first update, since the first Z then asks for next to nothing."""
 _TELLING = 100.0
 _NEAR = 0.2
 """Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell
 how far the penalty has come with them, and no longer what they are worth."""
-_PRESSING = 0.75
-"""Where the ratio grows, rho grows to bring W to Z only after this share of the updates, and by then the worth is that
-of the whole removal: until then the residual says how fast the ratio grows. By then the cubic has asked for
-98 % of the removal, so that Z still has a third more weights than in the end at 95 % removed, and three times as many
-at 99.2 %."""
 
 
 class GlobalADMM:
@@ -111,24 +104,16 @@ class GlobalADMM:
         if rho is None:
             rho = RhoSchedule.growing() if gradual else RhoSchedule()
         self.schedule = rho if isinstance(rho, RhoSchedule) else RhoSchedule.constant(rho)
-        self.rho: float | None = self.schedule.start
+        self._rho = Rho(self.schedule, gradual, updates)
         self.done = 0
         self.report: Residuals | None = None
         """What the last update found."""
-        self._first_residual = 0.0
-        self._gradient_square = 0.0
-        self._measured = 0
-        self._steps = 0
-        self._peak_rate = 0.0
-        self._limit: float | None = None
         self._pulls: list[float] | None = None
         """The q of the penalty by layer, where the layer has just one; read once, since a GPU has to be waited for."""
         self._gone: dict[str, Tensor] = {}
         """(n, 1, ...) the outputs that are held at zero, for layers that have any. See RhoSchedule.empties_outputs."""
         self._handles: list[Any] = []
         self._optimizer: Optimizer | None = None
-        self._groups: list[dict[str, Any]] = []
-        """The optimizer's parameter groups that hold a pruned weight: what else it trains has rates of its own."""
         self._torn = False
         """Whether an update was broken off, by Ctrl-C or for lack of memory: U is of no use then."""
         # float32 even for half-precision weights: U sums up differences that bf16 would round away.
@@ -151,9 +136,14 @@ class GlobalADMM:
             self._start()
 
     @property
+    def rho(self) -> float | None:
+        """The weight of the penalty; None until it is set from what the first steps show."""
+        return self._rho.value
+
+    @property
     def ready(self) -> bool:
         """Whether an update can be made: what rho and the worth are set from, where it is measured, needs a step."""
-        return self._measured > 0 or (self.rho is not None and bool(self.q))
+        return self._rho.measured > 0 or (self.rho is not None and bool(self.q))
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -172,13 +162,9 @@ class GlobalADMM:
         first Z is asked for some, or there would be nothing for the penalty to do."""
         return cubic((self.done + 1) / (end * self.updates)) if self.gradual else 1.0
 
-    def _first_pressing(self) -> int:
-        """The first update after which rho grows to bring W to Z."""
-        return math.ceil(_PRESSING * self.updates) if self.gradual else 1
-
     def _worths(self, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
-        keep = self.constraint.keep_share(sizes, self._progress(_PRESSING))
+        keep = self.constraint.keep_share(sizes, self._progress(PRESSING))
         return scaled_worths(self.importance, self.weights, keep, self.constraint.costs, squares)
 
     # ---- the W-step's share
@@ -204,10 +190,7 @@ class GlobalADMM:
             raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
         self.detach()
         self._optimizer = optimizer
-        pruned = {id(weight) for weight in self.weights.values()}
-        self._groups = [
-            group for group in optimizer.param_groups if any(id(part) in pruned for part in group["params"])
-        ]
+        self._rho.attach(optimizer, self.weights.values())
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -217,7 +200,8 @@ class GlobalADMM:
         """Lets go of the optimizer: its steps are its own again."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._optimizer, self._groups = [], None, []
+        self._handles, self._optimizer = [], None
+        self._rho.detach()
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -234,23 +218,16 @@ class GlobalADMM:
         self._require_whole()
         require_trainable(self.weights)
         self.drop_gradients()
-        self._steps += 1
-        self._peak_rate = max(self._peak_rate, self._current_rate())
+        self._rho.take_step()
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
             self.importance.observe(gradients)
         if self.rho is None or not self.q:
-            if self.rho is None and not self._first_effective_rho():
-                self._gradient_square += float(sum(gradient.float().square().sum() for gradient in gradients.values()))
-            self._measured += 1
-            if self.gradual or self._measured < _MEASURED_STEPS:
+            if not self._rho.measure(gradients.values()):
                 return
             self._settle()
-        limit = self._largest_worth()
-        if self._limit is None:
-            self._limit = limit
-        elif limit < self._limit:  # the rate has risen again, as with warm restarts
-            self._change(min(self.rho, self._stable_rho()), self.q)
+        if not self._rho.suits_the_rate():
+            self._change(self._rho.lowered(), self.q)
         self._add_penalty()
 
     def drop_gradients(self) -> None:
@@ -273,15 +250,15 @@ class GlobalADMM:
         torch._foreach_add_(force, list(self.u.values()))
         if self._pulls is None:
             single = iter(numbers(q for q in worths if not q.dim()))
-            self._pulls = [1.0 if q.dim() else min(next(single), self._limit) for q in worths]
+            self._pulls = [1.0 if q.dim() else min(next(single), self._rho.limit) for q in worths]
         torch._foreach_mul_(force, [self.rho * pull for pull in self._pulls])
         for part, q in zip(force, worths):
             if q.dim():
-                part.mul_(q.clamp(max=self._limit))
+                part.mul_(q.clamp(max=self._rho.limit))
         if not self.schedule.holds_support:
             for part, z in zip(force, self.z.values()):  # there is no such operation on lists
                 part.masked_fill_(z != 0, 0)
-        if self._moves_weights():
+        if self._rho.moves_weights:
             rates = {id(part): group["lr"] for group in self._optimizer.param_groups for part in group["params"]}
             torch._foreach_mul_(force, [float(rates[id(weight)]) for weight in weights])
             torch._foreach_sub_(weights, force)
@@ -291,36 +268,11 @@ class GlobalADMM:
                     weight.grad = torch.zeros_like(weight)
             torch._foreach_add_([weight.grad for weight in weights], force)
 
-    def _moves_weights(self) -> bool:
-        """Whether the penalty moves W itself, beside the optimizer's step, instead of joining the gradient."""
-        if self._optimizer is None or isinstance(self._optimizer, torch.optim.SGD):
-            return False
-        return self.schedule.decoupled
-
     def _settle(self) -> None:
         """Fixes the first worth and the first rho from what has been measured."""
         if not self.q:
             self._start()
-        if self.rho is None:
-            self.rho = min(self._first_effective_rho() or self._relative_rho(), self._stable_rho())
-
-    def _first_effective_rho(self) -> float:
-        """The first rho where the steps alone say it; 0 where the loss gradient has to.
-
-        Where the ratio grows they are all those up to the first update, as many as there will be between two. With a
-        larger rho, what has just left Z's support would be thrown all the way to -U, beyond zero, before U can tell.
-        """
-        return self._effective_rho() if self.gradual else 0.0
-
-    def _relative_rho(self) -> float:
-        """The rho that gives the penalty's gradient its length relative to the loss gradient's."""
-        push = math.sqrt(self._gradient_square / max(self._measured, 1))
-        if not math.isfinite(push):
-            raise Diverged("the loss gradient is not finite: rho can't be set from it")
-        pull = self._full_pull()
-        # A network that needs no pruning (pull 0) or has no gradient (push 0) still gets a rho that the schedule can
-        # multiply.
-        return self.schedule.relative_start * push / pull if push > 0 and pull > 0 else 1e-6
+        self._rho.settle(self._full_pull)
 
     def _full_pull(self) -> float:
         """The length of the penalty's gradient per rho, were the whole removal asked for now.
@@ -337,37 +289,6 @@ class GlobalADMM:
                 )
             )
         )
-
-    def _current_rate(self) -> float:
-        return max(float(group["lr"]) for group in self._groups)
-
-    def _rate(self) -> float:
-        """The learning rate that rho has to suit: until it falls for the first time it may be that of a warm-up, whose
-        end is then meant."""
-        rate = self._current_rate()
-        return rate if rate < self._peak_rate else max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
-
-    def _stable_rho(self) -> float:
-        """Above this, descent on the penalty alone would swing instead of settle, where q is 1."""
-        rate = self._rate() if self._optimizer is not None else 0.0
-        return self.schedule.stable / rate if rate > 0 else math.inf
-
-    def _largest_worth(self) -> float:
-        """The q above which descent on the penalty alone would swing. The penalty goes no further, where the projection
-        does: one layer of tiny weights must not make rho tiny for all."""
-        return self._stable_rho() / self.rho
-
-    def _effective_rho(self) -> float:
-        """With this, descent on the penalty alone moves W by a given share of its way between two updates. 0 where the
-        steps of the optimizer do not follow the length of the gradient, and the penalty is a part of it."""
-        if self._moves_weights():
-            momentum = 0.0
-        elif isinstance(self._optimizer, torch.optim.SGD):
-            momentum = max(group.get("momentum", 0.0) for group in self._groups)
-        else:
-            return 0.0
-        way = self._rate() / (1 - momentum) * self._steps / max(self.done, 1)
-        return self.schedule.effective / way if way > 0 else 0.0
 
     # ---- the Z-step and the U-step
 
@@ -404,8 +325,7 @@ class GlobalADMM:
         kept = {name: count / weight.numel() for (name, weight), count in zip(self.weights.items(), counts)}
         del masks  # a new q would lie in memory beside them
         self.report = residuals_of(moves, self.rho, self.done, kept, bound)
-        if self.done == self._first_pressing():
-            self._first_residual = self.report.worst
+        self._rho.see_residual(self.done, self.report.worst)
         if self.schedule.ends_stage(self.done, self.updates):
             self._next_stage(lengths)
         self._torn = False
@@ -471,21 +391,20 @@ class GlobalADMM:
         return torch.stack((apart, way, length if q.dim() else length.fill_(square)))
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
-        since = self._first_pressing()
-        factor = self.schedule.growth(self.done, self.updates, since, self._first_residual, self.report.worst)
-        worths = self._worths(lengths) if self.done < since or self.report.worst > _NEAR else self.q
-        self._change(min(max(factor * self.rho, self._effective_rho()), self._stable_rho()), worths)
+        # Where the ratio is still growing, or weights are far from Z, they can tell anew what they are worth.
+        tells = self.done < self._rho.first_pressing or self.report.worst > _NEAR
+        self._change(self._rho.next(self.done, self.report.worst), self._worths(lengths) if tells else self.q)
 
     def _change(self, rho: float, worths: dict[str, Tensor]) -> None:
         """Another rho and q, with which rho * q * u, the multiplier itself, stays what it was."""
         before, worth_before = self.rho, self.q
-        limit_before = self._largest_worth() if self._limit is None else self._limit
-        self.rho, self.q = rho, worths
-        self._limit, self._pulls = self._largest_worth(), None
+        limit_before = self._rho.largest_worth() if self._rho.limit is None else self._rho.limit
+        self._rho.value, self.q = rho, worths
+        self._rho.limit, self._pulls = self._rho.largest_worth(), None
         for name, u in self.u.items():
             old, new = worth_before[name], self.q[name]
             for part, was, is_now in chunks(u, old, new) if new.dim() else [(u, old, new)]:
-                part.mul_(was.clamp(max=limit_before).div_(is_now.clamp(max=self._limit)).mul_(before / self.rho))
+                part.mul_(was.clamp(max=limit_before).div_(is_now.clamp(max=self._rho.limit)).mul_(before / self.rho))
 
     @torch.no_grad()
     def cut(self, optimizer: Optimizer | None = None) -> Masks:
@@ -529,15 +448,9 @@ class GlobalADMM:
             "z": dict(self.z),
             "u": dict(self.u),
             "q": dict(self.q),
-            "rho": self.rho,
+            "rho": self._rho.state_dict(),
             "done": self.done,
             "updates": self.updates,
-            "first_residual": self._first_residual,
-            "gradient_square": self._gradient_square,
-            "measured": self._measured,
-            "steps": self._steps,
-            "peak_rate": self._peak_rate,
-            "limit": self._limit,
             "gone": dict(self._gone),
             "report": self.report.as_dict() if self.report is not None else None,
             "importance": self.importance.state_dict(),
@@ -560,10 +473,8 @@ class GlobalADMM:
         self.q = {name: q.to(self.z[name].device, copy=True) for name, q in state["q"].items()}
         self._gone = {name: gone.to(self.z[name].device, copy=True) for name, gone in state["gone"].items()}
         self._pulls = None
-        self.rho, self.done = state["rho"], state["done"]
-        self._first_residual = state["first_residual"]
-        self._gradient_square, self._measured = state["gradient_square"], state["measured"]
-        self._steps, self._peak_rate, self._limit = state["steps"], state["peak_rate"], state["limit"]
+        self._rho.load_state_dict(state["rho"])
+        self.done = state["done"]
         self.report = Residuals(**state["report"]) if state["report"] is not None else None
         self.importance.load_state_dict(state["importance"])
         self._torn = False

@@ -363,20 +363,20 @@ def test_a_rate_that_rises_again_does_not_make_rho_too_large(kind, rate, gradual
     multiplier, pushes = {}, []
 
     def before(*_):  # rho q U, were no weight's q too large for the penalty
-        multiplier.update({name: admm.rho * q.clamp(max=admm._limit) * admm.u[name] for name, q in admm.q.items()})
+        multiplier.update({name: admm.rho * q.clamp(max=admm._rho.limit) * admm.u[name] for name, q in admm.q.items()})
 
     for number, batch in enumerate(batches(0, 400), 1):
         now = optimizer.param_groups[0]["lr"]
-        if admm._limit is not None:
+        if admm._rho.limit is not None:
             before()
         step(model, optimizer, batch)
         if multiplier:
             for name, q in admm.q.items():
-                after = admm.rho * q.clamp(max=admm._limit) * admm.u[name]
+                after = admm.rho * q.clamp(max=admm._rho.limit) * admm.u[name]
                 torch.testing.assert_close(after, multiplier[name], rtol=1e-4, atol=1e-7)
             multiplier.clear()
             pushes.append(now * admm.rho)
-            assert all(now * admm.rho * q.clamp(max=admm._limit).max() < 0.5001 for q in admm.q.values())
+            assert all(now * admm.rho * q.clamp(max=admm._rho.limit).max() < 0.5001 for q in admm.q.values())
         if number % 10 == 0:
             admm.update()
         restarts.step()
