@@ -43,20 +43,23 @@ class Rho:
         self._peak_rate = 0.0
         self._first_residual = 0.0
         self._optimizer: Optimizer | None = None
-        self._groups: list[dict[str, Any]] = []
-        """The optimizer's parameter groups that hold a pruned weight: what else it trains has rates of its own."""
+        self._numbers: list[int] = []
+        """Of the optimizer's parameter groups that hold a pruned weight: what else it trains has rates of its own. (Not
+        the groups themselves: an optimizer makes new ones where it loads a state.)"""
 
     def attach(self, optimizer: Optimizer, weights: Iterable[Tensor]) -> None:
         """From now on the steps of this optimizer count."""
         pruned = {id(weight) for weight in weights}
         self._optimizer = optimizer
-        self._groups = [
-            group for group in optimizer.param_groups if any(id(part) in pruned for part in group["params"])
+        self._numbers = [
+            number
+            for number, group in enumerate(optimizer.param_groups)
+            if any(id(part) in pruned for part in group["params"])
         ]
 
     def detach(self) -> None:
         """The optimizer's steps count no more."""
-        self._optimizer, self._groups = None, []
+        self._optimizer, self._numbers = None, []
 
     @property
     def moves_weights(self) -> bool:
@@ -111,8 +114,11 @@ class Rho:
 
     # ---- bounds
 
+    def _groups(self) -> list[dict[str, Any]]:
+        return [self._optimizer.param_groups[number] for number in self._numbers]
+
     def _current_rate(self) -> float:
-        return max(float(group["lr"]) for group in self._groups)
+        return max(float(group["lr"]) for group in self._groups())
 
     def _rate(self) -> float:
         """The learning rate that rho has to suit: until it falls for the first time it may be that of a warm-up, whose
@@ -131,7 +137,7 @@ class Rho:
         if self.moves_weights:
             momentum = 0.0
         elif isinstance(self._optimizer, torch.optim.SGD):
-            momentum = max(group.get("momentum", 0.0) for group in self._groups)
+            momentum = max(group.get("momentum", 0.0) for group in self._groups())
         else:
             return 0.0
         way = self._rate() / (1 - momentum) * self._steps / max(done, 1)
