@@ -6,6 +6,8 @@ from pathlib import Path
 
 from recording import portable_command, write_results
 
+from detect_prune.cli.plan import PLAN
+from detect_prune.engine.names import DENSE, METRICS
 from detect_prune.pruning import magnitude_masks
 from detect_prune.report.tables import Table
 from detect_prune.tasks.build import detection_task
@@ -13,8 +15,8 @@ from detect_prune.tasks.build import detection_task
 
 def records_of(folder: Path) -> list[dict]:
     """One flat record a stage of the run in `folder`, and one for one-shot magnitude pruning of its dense network."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    plan = json.loads((folder / "plan.json").read_text())["options"]
+    metrics = json.loads((folder / METRICS).read_text())
+    plan = json.loads((folder / PLAN).read_text())["options"]
     settings, recipe = metrics["settings"], metrics["recipe"]
     common = {
         "network": settings["data"]["network"],
@@ -45,8 +47,8 @@ def records_of(folder: Path) -> list[dict]:
 
 def one_shot(folder: Path, plan: dict) -> dict:
     """Scores the run's dense network after plain global magnitude pruning at the run's ratio."""
-    trained = folder / "dense.weights"
-    cfg, weights = (folder / "dense.cfg", trained) if trained.exists() else (plan["cfg"], plan["weights"])
+    trained = folder / f"{DENSE}.weights"
+    cfg, weights = (folder / f"{DENSE}.cfg", trained) if trained.exists() else (plan["cfg"], plan["weights"])
     task = detection_task(cfg, weights, data=plan["data"], data_root=plan["data_root"], imgsz=plan["imgsz"])
     masks = magnitude_masks(task.model, plan["ratio"], include=plan["include"] or (), exclude=plan["exclude"] or ())
     masks.apply()

@@ -80,18 +80,13 @@ def load_classification(name_or_path: str | Path, root: str | Path | None = None
 
 
 def in_grey(data: ClassificationData) -> ClassificationData:
-    """The set of grey pictures with one channel, which class folders always have in three.
-
-    Raises:
-        DetectPruneError: a picture is in colour.
-    """
-    splits = []
-    for split in (data.train, data.test):
-        grey = split.images[:, :1]
-        if not torch.equal(grey.expand_as(split.images), split.images):
-            raise DetectPruneError(f"pictures in shades of grey are wanted, and some of {data.name} are in colour")
-        splits.append(LabelledPictures(grey.contiguous(), split.labels))
-    return replace(data, train=splits[0], test=splits[1])
+    """The set with one channel, if all of its pictures are in shades of grey, which class folders have in three; else
+    as it is."""
+    splits = (data.train, data.test)
+    if any(not torch.equal(split.images[:, :1].expand_as(split.images), split.images) for split in splits):
+        return data
+    train, test = (LabelledPictures(split.images[:, :1].contiguous(), split.labels) for split in splits)
+    return replace(data, train=train, test=test)
 
 
 def held_out(data: ClassificationData, count: int) -> ClassificationData:

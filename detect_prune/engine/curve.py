@@ -15,11 +15,12 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json, write_text
 from detect_prune.pruning import find_method
 from detect_prune.report import plots
+from detect_prune.report.summary import headline
 from detect_prune.report.tables import Table, score
 
 SETTINGS = ("importance", "bits", "pattern", "gradual", "floor", "include", "exclude", "epochs", "updates", "recipe")
 """What may tell two runs of one method, ratio and seed apart."""
-BEST, TIE = "**best**", "tie"
+BEST_ROW, TIE = "**best**", "tie"
 
 
 def record_of(folder: str | Path) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _residuals(report: dict[str, Any]) -> dict[str, float]:
 def _accuracies(stage: dict[str, Any]) -> dict[str, float]:
     """The headline scores, that by which networks are compared last."""
     primary = stage["primary"]
-    names = [*(name for name in stage["headline"] if name != primary), primary]
+    names = [*(name for name in headline(stage) if name != primary), primary]
     return {"accuracy" if name == "top-1" else name: stage["metrics"][name] for name in names}
 
 
@@ -263,7 +264,7 @@ def _dense(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _marks(rows: Sequence[_Row], name: str) -> list[str]:
-    """For each row what it is among those of its ratio: BEST, TIE or nothing."""
+    """For each row what it is among those of its ratio: BEST_ROW, TIE or nothing."""
     marks = [""] * len(rows)
     for ratio in {row.ratio for row in rows} - {None}:
         rivals = [number for number, row in enumerate(rows) if row.ratio == ratio]
@@ -280,7 +281,7 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
         # Accuracies are fractions of thousands of pictures: what differs by less than 1e-9 is equal.
         near = [n for n in rivals if middle[best] - middle[n] <= max(spread[best], spread[n]) + 1e-9]
         for number in near:
-            marks[number] = TIE if len(near) > 1 else BEST
+            marks[number] = TIE if len(near) > 1 else BEST_ROW
     return marks
 
 

@@ -132,7 +132,7 @@ def prune(
     recipe = _fitted(recipe, task, choice)
     phases = recipe.phases(choice.method, train_dense)
     for phase in phases.values():
-        _require_trainable(phase, task)
+        _require_fitting(phase, task)
     identity = choice.settings.as_dict() | {"train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
@@ -239,8 +239,9 @@ def _fitted(recipe: Recipe, task: Task, choice: Choice) -> Recipe:
     return fitted
 
 
-def _require_trainable(phase: Phase, task: Task) -> None:
-    """Said now, and not after the whole dense training."""
+def _require_fitting(phase: Phase, task: Task) -> None:
+    """Refuses what the phase asks of a network or a loss that has no such thing: now, and not after the whole dense
+    training."""
     find_dropouts(task.model, phase)
     if phase.distill and "teacher" not in inspect.signature(task.loss).parameters:
         raise DetectPruneError("the recipe distills, and the loss of this task takes no teacher")
@@ -311,9 +312,14 @@ def _result(run: Run, stem: str) -> Result:
 
 def _cut_at_once(run: Run, choice: Choice) -> None:
     settings = choice.settings
-    layers = {"include": settings.include, "exclude": settings.exclude}
     try:
-        masks = magnitude_masks(run.model, constraint=choice.constraint, importance=settings.importance, **layers)
+        masks = magnitude_masks(
+            run.model,
+            constraint=choice.constraint,
+            importance=settings.importance,
+            include=settings.include,
+            exclude=settings.exclude,
+        )
     except Diverged as error:
         raise DetectPruneError(str(error)) from None
     _cut(run, masks)

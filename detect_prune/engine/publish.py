@@ -12,7 +12,7 @@ from detect_prune.pruning import too_early
 from detect_prune.report import plots
 from detect_prune.report.page import write_page
 from detect_prune.report.progress import duration
-from detect_prune.report.summary import Stage, closing_table, floor_note, layer_table, part_note, verdict
+from detect_prune.report.summary import Stage, closing_table, floor_note, headline, layer_table, part_note, verdict
 
 
 def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> str:
@@ -25,7 +25,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     stages = [
         Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages
     ]
-    scores = run.stages[0]["headline"]
+    scores = headline(run.stages[0])
     table = closing_table(stages, scores)
     kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in run.weights(run.model).items()}
     layers = layer_table(kept)

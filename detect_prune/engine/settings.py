@@ -1,7 +1,7 @@
 """What is to be removed, and how: settings that are checked together before anything else is done."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -36,7 +36,7 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the same for the same settings however they were given."""
         lists = {"include": list(self.include), "exclude": list(self.exclude)}
-        return asdict(self) | {"bits": dict(self.bits or {})} | lists
+        return vars(self) | {"bits": dict(self.bits or {})} | lists
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ class Metrics:
 
     values: dict[str, float]
     primary: str
-    headline: tuple[str, ...] = ()
     per_class: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    headline: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.headline = tuple(self.headline) or (self.primary,)

@@ -448,7 +448,7 @@ class GlobalADMM:
             "z": dict(self.z),
             "u": dict(self.u),
             "q": dict(self.q),
-            "rho": self._rho.state_dict(),
+            **self._rho.state_dict(),
             "done": self.done,
             "updates": self.updates,
             "gone": dict(self._gone),
@@ -473,7 +473,7 @@ class GlobalADMM:
         self.q = {name: q.to(self.z[name].device, copy=True) for name, q in state["q"].items()}
         self._gone = {name: gone.to(self.z[name].device, copy=True) for name, gone in state["gone"].items()}
         self._pulls = None
-        self._rho.load_state_dict(state["rho"])
+        self._rho.load_state_dict(state)
         self.done = state["done"]
         self.report = Residuals(**state["report"]) if state["report"] is not None else None
         self.importance.load_state_dict(state["importance"])

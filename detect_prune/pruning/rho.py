@@ -41,6 +41,7 @@ class Rho:
         self._gradient_square = 0.0
         self._steps = 0
         self._peak_rate = 0.0
+        self._has_fallen = False
         self._first_residual = 0.0
         self._optimizer: Optimizer | None = None
         self._numbers: list[int] = []
@@ -73,7 +74,9 @@ class Rho:
     def take_step(self) -> None:
         """The optimizer is about to take one."""
         self._steps += 1
-        self._peak_rate = max(self._peak_rate, self._current_rate())
+        rate = self._current_rate()
+        self._has_fallen = self._has_fallen or rate < self._peak_rate
+        self._peak_rate = max(self._peak_rate, rate)
 
     def measure(self, gradients: Iterable[Tensor]) -> bool:
         """Sees the loss gradients of a step; whether that was enough to settle rho without an update."""
@@ -124,7 +127,9 @@ class Rho:
         """The learning rate that rho has to suit: until it falls for the first time it may be that of a warm-up, whose
         end is then meant."""
         rate = self._current_rate()
-        return rate if rate < self._peak_rate else max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
+        if self._has_fallen or rate < self._peak_rate:
+            return rate
+        return max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
 
     def _stable(self) -> float:
         """Above this, descent on the penalty alone would swing instead of settle, where q is 1."""
@@ -186,17 +191,19 @@ class Rho:
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "value": self.value,
+            "rho": self.value,
             "limit": self.limit,
             "measured": self.measured,
             "gradient_square": self._gradient_square,
             "steps": self._steps,
             "peak_rate": self._peak_rate,
+            "has_fallen": self._has_fallen,
             "first_residual": self._first_residual,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where state_dict was called."""
-        self.value, self.limit, self.measured = state["value"], state["limit"], state["measured"]
+        self.value, self.limit, self.measured = state["rho"], state["limit"], state["measured"]
         self._gradient_square, self._steps = state["gradient_square"], state["steps"]
         self._peak_rate, self._first_residual = state["peak_rate"], state["first_residual"]
+        self._has_fallen = state.get("has_fallen", False)  # states of before 2026-11-29 do not say

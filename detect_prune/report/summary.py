@@ -32,6 +32,11 @@ class Stage:
         return {**asdict(self), "metrics": dict(self.metrics)}
 
 
+def headline(row: Mapping[str, Any]) -> Sequence[str]:
+    """Names of the scores that are shown of a row; those of before 2026-11-29 do not say."""
+    return row.get("headline") or [name for name in ("AP", "AP50", "mAP", "top-1") if name in row["metrics"]]
+
+
 def closing_table(stages: Sequence[Stage], metrics: Sequence[str]) -> Table:
     """A row for each stage; `metrics` names the scores that get a column (`("AP", "AP50")` or `("top-1",)`)."""
     table = Table(
@@ -111,8 +116,10 @@ def verdict(dense: Stage, result: Stage, file_name: str = "pruned.weights", chos
     words = [f"{share(gone / result.total)} of {of} are zero ({count(gone)} of {count(result.total)})"]
     words += [
         _file_words(dense, result, file_name),
-        "nothing runs faster yet: ordinary dense inference multiplies by the zeros too, though only "
-        f"{share(result.macs_nonzero / result.macs_dense)} of its multiply-accumulates meet a non-zero weight",
+        "nothing runs faster yet: ordinary dense inference multiplies by the zeros too",
     ]
     sentence = "; ".join(words)
+    if result.macs_nonzero < result.macs_dense:
+        part = share(result.macs_nonzero / result.macs_dense)
+        sentence += f", though only {part} of its multiply-accumulates meet a non-zero weight"
     return sentence[0].upper() + sentence[1:] + "."

@@ -190,7 +190,7 @@ class DetectionTask:
             headline.append("mAP")
             values["mAP"] = voc_metrics(truths, found, self.data.names).mAP or 0.0
         notes = [f"{len(skipped)} validation pictures were left out: {'; '.join(skipped[:3])}"] if skipped else []
-        return Metrics(values, self.primary, tuple(headline), per_class, notes)
+        return Metrics(values, self.primary, per_class, notes, tuple(headline))
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         shown = self.data.val.subset(range(min(SHOWN_PICTURES, len(self.data.val))))

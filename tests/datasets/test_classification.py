@@ -129,12 +129,12 @@ def test_a_download_is_checked_and_whole(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def write_cifar(file):
+def write_cifar(file, pickled=lambda images: pickle.dumps({b"data": images, b"labels": [1, 2, 3, 4]})):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 4, 3072), dtype=np.uint8)
     with tarfile.open(file, "w:gz") as tar:
         for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
-            content = pickle.dumps({b"data": images[number], b"labels": [1, 2, 3, 4]})
+            content = pickled(images[number])
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -262,6 +262,25 @@ def test_a_class_folder_that_can_t_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", closed)
     with pytest.raises(DetectPruneError, match="dog: this folder of pictures can't be read: Permission denied"):
         load_classification(tmp_path / "set")
+
+
+def as_python_2_pickled_it(images):
+    """The published files are of 2009."""
+    count, length = images.shape
+    dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+    data = b"T" + struct.pack("<I", images.size) + images.tobytes()
+    state = b"(K\x01(" + b"J" + struct.pack("<i", count) + b"J" + struct.pack("<i", length) + b"t" + dtype
+    return b"\x80\x02}(U\x04data" + array + state + b"\x89" + data + b"tbU\x06labels](K\x01K\x02K\x03K\x04eu."
+
+
+def test_cifar_as_it_was_published(tmp_path, monkeypatch):
+    file = tmp_path / "cifar-10-python.tar.gz"
+    images = write_cifar(file, as_python_2_pickled_it)
+    monkeypatch.setattr(cifar, "_MD5", hashlib.md5(file.read_bytes()).hexdigest())
+    data = load_classification("cifar10", tmp_path)
+    assert torch.equal(data.train.images.flatten(1), torch.from_numpy(images[:5].reshape(20, -1)))
+    assert data.test.labels.tolist() == [1, 2, 3, 4]
 
 
 def test_a_tar_beside_the_published_archive_is_not_taken_for_the_set(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import json
 import pytest
 from finished import finished_run
 
-from detect_prune.engine.curve import BEST, TIE, beside_longer, compare, record_of, write_curve
+from detect_prune.engine.curve import BEST_ROW, TIE, beside_longer, compare, record_of, write_curve
 from detect_prune.errors import DetectPruneError
 
 
@@ -41,6 +41,28 @@ def test_a_record_names_dropout_and_distillation_where_the_recipe_has_them(tmp_p
     file.write_text(json.dumps(metrics))
     said = "decay 0, dropout 0.2, distilled 0.5 then 2 epochs of sgd at 0.01, decay 0.1, batch"
     assert said in record_of(file.parent)["recipe"]
+
+
+def test_of_a_detector_s_scores_the_primary_one_is_compared(tmp_path):
+    folders = []
+    for method, rows in (("admm", (0.9, 0.5, 0.6, 0.8)), ("dense-longer", (0.9, 0.95))):
+        folders.append(finished_run(tmp_path / method, method, 0.9 if method == "admm" else None, rows=rows))
+        file = folders[-1] / "metrics.json"
+        metrics = json.loads(file.read_text())
+        for stage in metrics["stages"]:
+            value = stage["metrics"].pop("top-1")
+            stage["metrics"] = {"AP50": value, "AP": value / 2, "mAP": value / 3, "AR": 0.1}
+            stage |= {"primary": "AP50", "headline": ["AP", "AP50", "mAP"]}
+            if method == "dense-longer":  # as it was once
+                del stage["headline"]
+        file.write_text(json.dumps(metrics))
+    records = beside_longer([record_of(folder) for folder in folders])
+    assert [name for name in records[0] if f"dense_{name}" in records[0]] == ["AP", "mAP", "AP50"]
+    table = compare(records)
+    assert table.columns[3:6] == ["AP", "mAP", "AP50"]
+    (pruned,) = (row for row in table.rows if row[0] == "admm")
+    cells = dict(zip(table.columns, pruned))
+    assert (cells["AP50"], cells["AP"], cells["loss"], cells["as cut"]) == ("0.800", "0.400", "15.00", "0.500")
 
 
 def test_a_share_of_bytes_is_called_so(tmp_path):
@@ -133,7 +155,7 @@ def cells(records):
 @pytest.mark.parametrize(
     ("admm", "gradual", "marks"),
     [
-        ((0.90, 0.91, 0.92), (0.87, 0.88, 0.885), (BEST, "")),
+        ((0.90, 0.91, 0.92), (0.87, 0.88, 0.885), (BEST_ROW, "")),
         ((0.90, 0.91, 0.92), (0.87, 0.89, 0.92), (TIE, TIE)),
         ((0.90, 0.92), (0.89, 0.89), (TIE, TIE)),  # as far apart as the seeds are, but for rounding
         ((0.90, 0.90), (0.90, 0.90), (TIE, TIE)),

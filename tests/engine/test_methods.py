@@ -4,6 +4,7 @@ import json
 import re
 from copy import deepcopy
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -204,6 +205,13 @@ def test_the_recipe_says_how_admm_prunes_where_the_caller_does_not():
     assert chosen("admm-layerwise", recipe=recipe) == ("raw", False)
     assert check(ToyTask(), Settings(pattern="2:4"), recipe).settings.gradual is False
     assert chosen("gradual", recipe=recipe) == ("raw", False) and chosen("lamp", recipe=recipe) == ("lamp", False)
+
+
+def test_settings_are_the_same_however_they_were_given(tmp_path):
+    given = {"exclude": ["8.*"], "budget": "bytes", "bits": {"4.*": 8}}
+    first = run(tmp_path / "run", method="magnitude", **given)
+    again = {"exclude": ("8.*",), "budget": "bytes", "bits": MappingProxyType({"4.*": 8})}
+    same_bits(first, run(tmp_path / "run", method="magnitude", resume=True, **again))
 
 
 def test_what_the_recipe_said_is_done_and_kept(tmp_path):

@@ -22,6 +22,7 @@ from detect_prune.engine.task import Metrics, NotFinite, Recipe
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Masks, make_pruner, prunable_weights
+from detect_prune.report import plots
 
 
 def test_the_file_holds_exactly_the_weights_that_the_ratio_leaves(whole):
@@ -58,9 +59,12 @@ class ScoredByF1(ToyTask):
         return Metrics({"recall": top / 2, "F1": top}, "F1")
 
 
-def test_the_score_of_any_task_is_in_the_table_the_records_and_the_curve(tmp_path):
+def test_the_score_of_any_task_is_in_the_table_the_records_and_the_curve(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "history", lambda records, path, title, scores: drawn.extend(scores) or path.touch())
     result = run(tmp_path / "run", ScoredByF1(), method="dense-longer", ratio=None)
     assert "F1" in result.text and "recall" not in result.text
+    assert drawn == ["F1"]
     record = record_of(result.folder)
     scores = [stage["metrics"]["F1"] for stage in result.stages]
     assert [record["dense_F1"], record["F1"]] == scores and "recall" not in record

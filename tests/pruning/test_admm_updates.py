@@ -384,6 +384,58 @@ def test_a_rate_that_rises_again_does_not_make_rho_too_large(kind, rate, gradual
     assert admm.cut().n_kept == keep_count(sum(weight.numel() for weight in admm.weights.values()), 0.8)
 
 
+def test_a_rate_that_goes_up_and_down_is_taken_as_it_is_once_it_has_fallen():
+    """However large the rate is that the optimizer was made with, and that no step has."""
+
+    def rhos(made_with):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), made_with)
+        cycle = torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 0.02, step_size_up=50, cycle_momentum=False)
+        admm = GlobalADMM(model, 0.8, updates=40)
+        admm.attach(optimizer)
+        found = []
+        for number, batch in enumerate(batches(0, 400), 1):
+            step(model, optimizer, batch)
+            if number % 10 == 0:
+                admm.update()
+                found.append(admm.rho)
+            cycle.step()
+        return found[10:], admm.report.worst
+
+    (usual, near), (other, far) = rhos(0.02), rhos(1.0)
+    assert max(usual) <= 2 * max(other) and far < 0.1 and near < 0.1
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 0.1), (torch.optim.AdamW, 3e-3)])
+def test_rho_follows_an_optimizer_that_has_loaded_its_state(kind, rate, gradual):
+    def begin():
+        model = network()
+        optimizer = kind(model.parameters(), rate)
+        admm = GlobalADMM(model, 0.8, updates=40, gradual=gradual)
+        admm.attach(optimizer)
+        return model, optimizer, admm
+
+    def rhos(stop):
+        parts, found = begin(), []
+        for number, batch in enumerate(batches(0, 400), 1):
+            if number == stop:
+                states = copy.deepcopy([part.state_dict() for part in parts])
+                parts = begin()
+                for part, state in zip(parts, states):
+                    part.load_state_dict(state)
+            model, optimizer, admm = parts
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (1 - number / 401)
+            step(model, optimizer, batch)
+            if number % 10 == 0:
+                admm.update()
+                found.append(admm.rho)
+        return found
+
+    assert rhos(206) == rhos(None)
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_groups_without_a_pruned_weight_have_no_part_in_rho(kind):
     def rhos(*other):

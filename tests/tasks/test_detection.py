@@ -146,6 +146,15 @@ def test_a_set_of_which_nothing_can_be_read_is_an_error(files, split):
         list(task.inputs()) if split == "train" else task.evaluate(task.model)
 
 
+@pytest.mark.parametrize(("kind", "shown"), [("coco", ("AP", "AP50")), ("voc", ("AP", "AP50", "mAP"))])
+def test_ap_is_shown_and_of_voc_s_pictures_its_own_as_well(files, kind, shown):
+    cfg, weights, data = files
+    task = detection_task(cfg, weights, data=data, batch=4)
+    task.data.format = kind
+    metrics = task.evaluate(task.model)
+    assert metrics.headline == shown and metrics.primary == "AP50" and set(shown) <= metrics.values.keys()
+
+
 def test_one_value_a_channel_is_too_few_for_batch_norm(files):
     cfg, weights, data = files
     assert detection_task(cfg, weights, data=data, batch=1).steps_per_epoch == 8
