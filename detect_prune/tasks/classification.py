@@ -103,7 +103,7 @@ class ClassificationTask:
     def evaluate(self, model: nn.Module) -> Metrics:
         """Share of test pictures whose most probable class is the right one."""
         right = 0
-        with full_float32(), modes_kept(model), torch.inference_mode():
+        with full_float32(), modes_kept(model), torch.no_grad():
             model.eval()
             test = (self.data.test.images, self.data.test.labels)
             for pictures, labels in zip(*(part.split(TEST_BATCH) for part in test)):
