@@ -10,6 +10,13 @@ import pytest
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """Where decoded sets are kept meanwhile."""
+    monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def write_picture() -> Callable[..., Path]:
     """write_picture(path, width, height, seed=0): a smooth random picture, so that JPEG keeps it nearly as it is."""
 

@@ -19,11 +19,7 @@ from detect_prune.datasets import cifar, classification, download
 from detect_prune.datasets.classification import classification_batches, crop_and_flip, held_out, load_classification
 from detect_prune.errors import DetectPruneError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECT_PRUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -242,6 +242,7 @@ def add(tar, name, data, **changes):
 
 
 @pytest.mark.parametrize("mode", ["", "gz", "bz2", "xz"])
+@pytest.mark.usefixtures("cache")
 def test_archives(tmp_path, mode):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=f"w:{mode}", format=tarfile.PAX_FORMAT) as tar:
@@ -252,12 +253,13 @@ def test_archives(tmp_path, mode):
     path = tmp_path / f"set.tar{mode and '.'}{mode}"
     for number in range(250):
         path.write_bytes(mutate_bytes(case(f"tar {mode}", number), whole))
-        error = outcome(f"tar {mode}", number, lambda: read_class_folders(path, tmp_path / "cache"))
+        error = outcome(f"tar {mode}", number, lambda: read_class_folders(path))
         assert error is None or error.file == path
     path.write_bytes(whole)
-    assert read_class_folders(path, tmp_path / "cache")[1] == ("cat", "dög" * 40)
+    assert read_class_folders(path)[1] == ("cat", "dög" * 40)
 
 
+@pytest.mark.usefixtures("cache")
 def test_archives_with_strange_members(tmp_path):
     path = tmp_path / "set.tar"
 
@@ -266,13 +268,13 @@ def test_archives_with_strange_members(tmp_path):
             for split in ("train", "test"):
                 add(tar, f"{split}/cat/0.png", encoded("PNG"))
             add(tar, name, data, **changes)
-        return outcome(name, 0, lambda: read_class_folders(path, tmp_path / "cache"))
+        return outcome(name, 0, lambda: read_class_folders(path))
 
     assert "in no class folder" in str(read_with("train/../1.png", encoded("PNG")))
     assert "/etc/1.png" not in str(read_with("/etc/1.png", encoded("PNG")))
     assert "has 17000000 bytes" in str(read_with("train/cat/1.png", bytes(17_000_000)))
     assert read_with("train/cat/1.png", type=tarfile.SYMTYPE, linkname="/etc/passwd") is None
-    assert "this is a link" in read_class_folders(path, tmp_path / "cache")[4][0]
+    assert "this is a link" in read_class_folders(path)[4][0]
     assert not list(tmp_path.glob("*.png"))
 
 
