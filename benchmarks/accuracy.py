@@ -14,7 +14,7 @@ from recording import RESULTS, circumstances, portable, portable_command, record
 
 from detect_prune.cli.command import run_command
 from detect_prune.cli.plan import PLAN, read_plan
-from detect_prune.engine.curve import beside_longer, compare, flattened, plot_accuracy
+from detect_prune.engine.curve import beside_longer, compare, flattened, plot_accuracy, scores_in
 from detect_prune.errors import DetectPruneError
 
 LEGEND = (
@@ -43,7 +43,7 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
 def doubts(records: Sequence[dict[str, Any]]) -> list[str]:
     """What keeps the table from being a fair comparison, as sentences."""
     sentences = []
-    score = "accuracy" if "accuracy" in records[0] else "AP50"
+    score = scores_in(records[0])[-1]
     starts: dict[int, set[float]] = {}
     for record in records:
         starts.setdefault(record["seed"], set()).add(record[f"dense_{score}"])

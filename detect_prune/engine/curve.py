@@ -154,7 +154,7 @@ def beside_longer(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     by the same recipe, where there is one. How often a method chooses anew plays no part in that."""
     longer = {(record["seed"], record["recipe"]): record for record in records if record["method"] == "dense-longer"}
     return [
-        record | {f"dense_longer_{name}": other[name] for name in _scores(other)}
+        record | {f"dense_longer_{name}": other[name] for name in scores_in(other)}
         if (other := longer.get((record["seed"], record["recipe"]))) is not None
         else record
         for record in records
@@ -173,7 +173,7 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
     Args:
         records: from `record_of`, of one network, one data set and one budget, not empty.
     """
-    names = _scores(records[0])
+    names = scores_in(records[0])
     rows = _rows(records)
     marks = _marks(rows, names[-1])
     table = Table(
@@ -199,7 +199,7 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
 
 def plot_accuracy(records: Sequence[dict[str, Any]], folder: str | Path, name: str) -> None:
     """Writes folder/NAME.png and .svg: accuracy (or AP50) over the ratio, a line for each method and settings."""
-    shown = _scores(records[0])[-1]
+    shown = scores_in(records[0])[-1]
     curves: dict[str, list[tuple[float | None, list[float]]]] = {}
     for row in _rows(records):
         curves.setdefault(row.label, []).append((row.ratio, row.values(shown)))
@@ -235,7 +235,7 @@ def _rows(records: Sequence[dict[str, Any]]) -> list[_Row]:
 
     Where no run stands for the dense networks, they are taken from those that began with them.
     """
-    shown = _scores(records[0])[-1]
+    shown = scores_in(records[0])[-1]
     # What removes nothing has no loss.
     rows = [record if record["ratio"] is None else record | {"loss": _loss(record, shown)} for record in records]
     if all(record["method"] != "dense" for record in records):
@@ -260,7 +260,7 @@ def _loss(record: dict[str, Any], name: str) -> float:
 def _dense(record: dict[str, Any]) -> dict[str, Any]:
     """The network that a run began with, as far as the table shows it."""
     facts = {"method": "dense", "ratio": None, "seed": record["seed"], "n_kept": record["n_total"]}
-    return dict.fromkeys(SETTINGS) | facts | {name: record[f"dense_{name}"] for name in _scores(record)}
+    return dict.fromkeys(SETTINGS) | facts | {name: record[f"dense_{name}"] for name in scores_in(record)}
 
 
 def _marks(rows: Sequence[_Row], name: str) -> list[str]:
@@ -285,7 +285,8 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
     return marks
 
 
-def _scores(record: dict[str, Any]) -> list[str]:
+def scores_in(record: dict[str, Any]) -> list[str]:
+    """Names of a record's scores; by the last one networks are compared."""
     return [name for name in record if f"dense_{name}" in record]
 
 

@@ -397,10 +397,9 @@ class GlobalADMM:
 
     def _change(self, rho: float, worths: dict[str, Tensor]) -> None:
         """Another rho and q, with which rho * q * u, the multiplier itself, stays what it was."""
-        before, worth_before = self.rho, self.q
-        limit_before = self._rho.largest_worth() if self._rho.limit is None else self._rho.limit
-        self._rho.value, self.q = rho, worths
-        self._rho.limit, self._pulls = self._rho.largest_worth(), None
+        worth_before, self.q = self.q, worths
+        before, limit_before = self._rho.change(rho)
+        self._pulls = None
         for name, u in self.u.items():
             old, new = worth_before[name], self.q[name]
             for part, was, is_now in chunks(u, old, new) if new.dim() else [(u, old, new)]:

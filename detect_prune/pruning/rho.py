@@ -160,6 +160,13 @@ class Rho:
             self.limit = largest
         return largest >= self.limit
 
+    def change(self, value: float) -> tuple[float, float]:
+        """Another rho, and the limit that goes with it; returns what both were."""
+        before = self.value, self.largest_worth() if self.limit is None else self.limit
+        self.value = value
+        self.limit = self.largest_worth()
+        return before
+
     def lowered(self) -> float:
         """The rho for a rate that has risen again, as with warm restarts."""
         return min(self.value, self._stable())

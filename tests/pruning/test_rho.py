@@ -1,0 +1,277 @@
+"""rho: how it begins, its bounds, and what of the optimizer it follows."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from admm_problems import Free, batches, network, step
+from torch.nn import functional as F
+
+from detect_prune.pruning import (
+    GlobalADMM,
+    RhoSchedule,
+    keep_count,
+)
+
+
+@pytest.mark.parametrize("importance", ["raw", "lamp"])
+@pytest.mark.parametrize("factor", [1.0, 100.0])
+def test_the_first_penalty_is_a_tenth_of_the_gradient_of_ten_steps(factor, importance):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-12)
+    admm = GlobalADMM(model, 0.8, updates=40, importance=importance, floor=0.0)
+    admm.attach(optimizer)
+    squares = []
+    for pictures, labels in batches(0, 10):
+        assert admm.rho is None
+        optimizer.zero_grad()
+        (factor * F.cross_entropy(model(pictures), labels)).backward()
+        squares.append(sum(float(weight.grad.square().sum()) for weight in admm.weights.values()))
+        optimizer.step()
+    assert admm.rho * _full_pull(admm, 0.8) == pytest.approx(0.1 * (sum(squares) / 10) ** 0.5, rel=1e-3)
+
+
+def _full_pull(admm, ratio):
+    """The length of the penalty's gradient per rho where U is zero: that of q w, of the weights that go."""
+    weights = torch.cat([weight.detach().flatten() for weight in admm.weights.values()])
+    worths = torch.cat([admm.q[name].expand(weight.numel()) for name, weight in admm.weights.items()])
+    order = (worths * weights.square()).sort().indices
+    return float((worths * weights)[order[: len(weights) - keep_count(len(weights), ratio)]].norm())
+
+
+def test_the_first_rho_holds_at_the_end_of_a_warm_up():
+    """The gradient is measured while the rate is a thousandth of what it will be."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer.param_groups[0]["lr"] = 1e-4
+    admm = GlobalADMM(model, 0.8, importance="raw", rho=RhoSchedule(relative_start=1e6))
+    admm.attach(optimizer)
+    for batch in batches(0, 11):
+        step(model, optimizer, batch)
+    assert admm.rho == pytest.approx(admm.schedule.stable / 0.1)
+
+
+@pytest.mark.parametrize("importance", ["raw", "fisher"])
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_rho_suits_the_rate_that_is_to_come_and_the_worths_as_they_are(importance, warmup):
+    """In a warm-up of half the steps the rate is ten times larger than now; fisher's largest worth grows."""
+    model = network()
+    rate, steps = 0.1, 240
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    admm = GlobalADMM(model, 0.8, updates=40, importance=importance)
+    admm.attach(optimizer)
+    for number, batch in enumerate(batches(0, steps), 1):
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, number / max(1.0, warmup * steps))
+        step(model, optimizer, batch)
+        if number % (steps // 40) == 0:
+            admm.update()
+            assert admm.rho * rate <= admm.schedule.stable * (1 + 1e-6)
+            before = [weight.detach().clone() for weight in admm.weights.values()]
+            for weight in admm.weights.values():
+                weight.grad = None
+            admm._before_step(optimizer, (), {})
+            for weight, w, z, u in zip(admm.weights.values(), before, admm.z.values(), admm.u.values()):
+                assert (rate * weight.grad.abs() <= 0.5 * (w - z + u).abs() * (1 + 1e-5) + 1e-12).all()
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 0.1), (torch.optim.AdamW, 3e-3)])
+def test_a_rate_that_rises_again_does_not_make_rho_too_large(kind, rate, gradual):
+    model = network()
+    optimizer = kind(model.parameters(), rate)
+    restarts = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 100)
+    admm = GlobalADMM(model, 0.8, updates=40, gradual=gradual, importance="taylor")
+    admm.attach(optimizer)
+    pushes = []
+
+    def multipliers():
+        return {name: admm.rho * q.clamp(max=admm._rho.limit) * admm.u[name] for name, q in admm.q.items()}
+
+    for number, batch in enumerate(batches(0, 400), 1):
+        now = optimizer.param_groups[0]["lr"]
+        before = None if admm._rho.limit is None else multipliers()
+        step(model, optimizer, batch)
+        if before is not None:
+            for name, after in multipliers().items():
+                torch.testing.assert_close(after, before[name], rtol=1e-4, atol=1e-7)
+            pushes.append(now * admm.rho)
+            assert all(now * admm.rho * q.clamp(max=admm._rho.limit).max() < 0.5001 for q in admm.q.values())
+        if number % 10 == 0:
+            admm.update()
+        restarts.step()
+    assert max(pushes) < 0.5001 and admm.report.worst < 0.1
+    assert admm.cut().n_kept == keep_count(sum(weight.numel() for weight in admm.weights.values()), 0.8)
+
+
+def test_a_rate_that_goes_up_and_down_is_taken_as_it_is_once_it_has_fallen():
+    """However large the rate is that the optimizer was made with, and that no step has."""
+
+    def rhos(made_with):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), made_with)
+        cycle = torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 0.02, step_size_up=50, cycle_momentum=False)
+        admm = GlobalADMM(model, 0.8, updates=40)
+        admm.attach(optimizer)
+        found = []
+        for number, batch in enumerate(batches(0, 400), 1):
+            step(model, optimizer, batch)
+            if number % 10 == 0:
+                admm.update()
+                found.append(admm.rho)
+            cycle.step()
+        return found, admm.report.worst
+
+    for found, worst in (rhos(0.02), rhos(1.0)):
+        assert found == sorted(found) and worst < 0.02
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 0.1), (torch.optim.AdamW, 3e-3)])
+def test_rho_follows_an_optimizer_that_has_loaded_its_state(kind, rate, gradual):
+    def begin():
+        model = network()
+        optimizer = kind(model.parameters(), rate)
+        admm = GlobalADMM(model, 0.8, updates=40, gradual=gradual)
+        admm.attach(optimizer)
+        return model, optimizer, admm
+
+    def rhos(stop):
+        parts, found = begin(), []
+        for number, batch in enumerate(batches(0, 400), 1):
+            if number == stop:
+                states = copy.deepcopy([part.state_dict() for part in parts])
+                parts = begin()
+                for part, state in zip(parts, states):
+                    part.load_state_dict(state)
+            model, optimizer, admm = parts
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (1 - number / 401)
+            step(model, optimizer, batch)
+            if number % 10 == 0:
+                admm.update()
+                found.append(admm.rho)
+        return found
+
+    assert rhos(206) == rhos(None)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_groups_without_a_pruned_weight_have_no_part_in_rho(kind):
+    def rhos(*other):
+        model = network()
+        parameters = dict(model.named_parameters())
+        pruned = [parameters.pop(name) for name in ("0.weight", "4.weight", "6.weight")]
+        rest = {"params": list(parameters.values()), "lr": 0.0}
+        groups = [rest | options for options in other] + [{"params": pruned, "lr": 0.01, **momentum}]
+        optimizer = kind(groups, lr=0.01)
+        admm = GlobalADMM(model, 0.8, updates=30, gradual=True)
+        admm.attach(optimizer)
+        found = []
+        for number, batch in enumerate(batches(0, 300), 1):
+            model.zero_grad()
+            F.cross_entropy(model(batch[0]), batch[1]).backward()
+            for parameter in parameters.values():
+                parameter.grad = None  # the same for every rate
+            optimizer.step()
+            if number % 10 == 0:
+                admm.update()
+                found.append(admm.rho)
+        return found
+
+    momentum = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    alone = rhos({})
+    assert rhos({"lr": 1.0} | ({"momentum": 0.5} if momentum else {})) == alone
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-3])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("gradual", [False, True])
+def test_a_layer_of_almost_nothing_does_not_switch_off_the_rest(size, kind, gradual):
+    """Its q is up to 10^30 times that of the others, which need a penalty all the same. (With a constant rate, Adam's W
+    goes on swinging.)"""
+    model = Free((20, 20), (20, 20))
+    targets = torch.randn(800, generator=torch.Generator().manual_seed(0))
+    targets[400:] *= size
+    with torch.no_grad():
+        for weight, target in zip(model.parameters(), targets.split(400)):
+            weight.copy_(target.view(20, 20))
+    optimizer = kind(model.parameters(), 0.02)
+    admm = GlobalADMM(model, 0.8, updates=40, gradual=gradual)
+    admm.attach(optimizer)
+    for number in range(1, 801):
+        optimizer.zero_grad()
+        (model.vector() - targets + 0.1).square().sum().backward()
+        optimizer.step()
+        if number % 20 == 0:
+            report = admm.update()
+    assert admm.rho > (0.1 if gradual else 1) and (kind is torch.optim.AdamW or report.worst < 0.05)
+    assert admm.cut().n_kept == 160
+
+
+@pytest.mark.parametrize("kind, rho", [(torch.optim.SGD, 0.1 / (1e-3 * 5)), (torch.optim.RMSprop, 1e-6)])
+def test_rho_moves_w_between_two_updates_where_steps_follow_the_gradient(kind, rho):
+    """A tenth of a removed weight goes in the five steps between two updates; adaptive steps have their own length."""
+    model = network()
+    optimizer = kind(model.parameters(), 1e-3)
+    admm = GlobalADMM(model, 0.8, updates=4, rho=RhoSchedule(start=1e-6, stages=2, most=1.0))
+    admm.attach(optimizer)
+    for number, batch in enumerate(batches(0, 10), 1):
+        step(model, optimizer, batch)
+        if number % 5 == 0:
+            admm.update()
+    assert admm.rho == pytest.approx(rho)
+
+
+@pytest.mark.parametrize(("effective", "rate", "larger"), [(0.0, 1e-6, False), (1.0, 1e-6, True), (1.0, 0.1, False)])
+def test_where_the_ratio_grows_the_first_rho_follows_from_all_steps_before_the_first_update(effective, rate, larger):
+    """From how far they go, however long the gradient is; where that is not to count, from the gradient of them all."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.5)
+    schedule = RhoSchedule(relative_start=2.0, effective=effective, stable=1e9)
+    admm = GlobalADMM(model, 0.8, updates=40, importance="raw", gradual=True, rho=schedule)
+    admm.attach(optimizer)
+    squares = []
+    for number, (pictures, labels) in enumerate(batches(0, 15), 1):
+        optimizer.zero_grad()
+        (number * F.cross_entropy(model(pictures), labels)).backward()
+        squares.append(sum(float(weight.grad.square().sum()) for weight in admm.weights.values()))
+        optimizer.step()
+        assert admm.rho is None
+    pull = _full_pull(admm, 0.8)
+    admm.update()
+    measured, settled = 2 * (sum(squares) / 15) ** 0.5 / pull, effective * (1 - 0.5) / (rate * 15)
+    assert admm.rho == pytest.approx(settled or measured, rel=1e-3) and (settled > measured) == larger
+
+
+def test_while_the_ratio_grows_rho_grows_by_as_much_as_w_lags_more_than_a_quarter_behind():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-9)  # W stays where it is
+    schedule = replace(RhoSchedule.growing(), decoupled=False)
+    admm = GlobalADMM(model, 0.97, updates=40, gradual=True, rho=schedule)
+    admm.attach(optimizer)
+    lags = []
+    for number, batch in enumerate(batches(0, 28), 1):  # from the 30th on rho grows to bring W to Z
+        step(model, optimizer, batch)
+        before = admm.rho
+        lags.append(admm.update().worst)
+        if number == 1:
+            continue
+        wanted = max(lags[-1] / 0.25, 1) if number % 2 == 0 else 1  # a stage has two updates
+        assert admm.rho / before == pytest.approx(wanted)
+    assert min(lags) < 0.25 and max(lags) > 0.5
+
+
+def test_rho_may_grow_where_the_rate_has_fallen():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = RhoSchedule(start=1.0, least=50.0, most=50.0, effective=0.0)
+    admm = GlobalADMM(model, 0.8, updates=4, importance="raw", rho=schedule)
+    admm.attach(optimizer)
+    rhos = []
+    for rate, batch in zip((0.1, 0.01, 0.001), batches(0, 3)):
+        optimizer.param_groups[0]["lr"] = rate
+        step(model, optimizer, batch)
+        admm.update()
+        rhos.append(admm.rho)
+    assert rhos == pytest.approx([5.0, 50.0, 500.0], rel=1e-3)
