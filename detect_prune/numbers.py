@@ -1,4 +1,4 @@
-"""Numbers in text files, read strictly: Python's float() and int() also take 1_000 and the digits of all scripts."""
+"""Numbers in text: told in words, and read strictly (Python's int() also takes 1_000 and the digits of all scripts)."""
 
 import math
 import re
@@ -16,3 +16,8 @@ def parse_number(text: str) -> float:
 def parse_whole(text: str) -> int | None:
     """The whole number that `text` is (of 18 digits at most), or None."""
     return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """1 picture, 1,500 pictures; 2 boxes."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -10,6 +10,7 @@ from detect_prune.cli.command import run_command
 from detect_prune.cli.options import Parser, add_network_options, add_use_options, share
 from detect_prune.cli.plan import fresh_folder
 from detect_prune.errors import DetectPruneError
+from detect_prune.numbers import counted
 
 OUT = Path("runs/detect")
 
@@ -92,6 +93,6 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
     for reason in finder.skipped:
         print(f"skipped: {reason}")
     print(
-        f"{finder.objects} objects in {finder.seen} pictures, {finder.seen / seconds:.1f} pictures a second, "
-        f"reading and drawing included; drawn in {out}"
+        f"{counted(finder.objects, 'object')} in {counted(finder.seen, 'picture')}, "
+        f"{finder.seen / seconds:.1f} pictures a second, reading and drawing included; drawn in {out}"
     )

@@ -15,6 +15,7 @@ from detect_prune.darknet.network import Darknet
 from detect_prune.darknet.steps import Step
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path, open_binary
+from detect_prune.numbers import counted
 
 _FLOAT = np.dtype("<f4")
 MAX_HEADER = 20  # bytes
@@ -144,8 +145,8 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
     of = f"{net.cfg.path or 'the cfg'} has {expected:,} weights"
     if found > expected:
         raise DetectPruneError(
-            f"{_floats(found - expected)} too many: the file has {found:,}, {of}, the last in the {steps[-1].title}; "
-            "are these weights of another network?",
+            f"{counted(found - expected, 'float')} too many: the file has {found:,}, {of}, the last in the "
+            f"{steps[-1].title}; are these weights of another network?",
             file=path,
         )
     end = 0
@@ -155,13 +156,9 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
         end += step.floats
         if end > found:
             raise DetectPruneError(
-                f"{_floats(expected - found)} too few: the file has {found:,}, {of}; "
-                f"it ends {_floats(found - end + step.floats)} into the {step.title}, which has {step.floats:,}; "
-                "is it cut off, of another network" + ("?" if partial else ", or a backbone's?"),
+                f"{counted(expected - found, 'float')} too few: the file has {found:,}, {of}; "
+                f"it ends {counted(found - end + step.floats, 'float')} into the {step.title}, which has "
+                f"{step.floats:,}; is it cut off, of another network" + ("?" if partial else ", or a backbone's?"),
                 file=path,
             )
     return steps
-
-
-def _floats(count: int) -> str:
-    return f"{count:,} float{'' if count == 1 else 's'}"

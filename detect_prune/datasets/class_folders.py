@@ -18,6 +18,7 @@ from detect_prune.datasets.cache import cache_folder, cached_folder
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture, decode_picture, read_picture
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import list_folder, open_binary, write_json
+from detect_prune.numbers import counted
 from detect_prune.transfer import digest_of
 
 _SPLITS = ("train", "test")
@@ -125,7 +126,7 @@ def _decode(source: Path, is_archive: bool, target: Path) -> None:
         np.save(target / f"{split}-images.npy", np.stack([picture for _, _, picture in entries]).transpose(0, 3, 1, 2))
         np.save(target / f"{split}-labels.npy", np.array([classes.index(label) for label, _, _ in entries]))
     warnings = [
-        f"{len(reasons)} pictures of {split} were left out: {'; '.join(sorted(reasons)[:3])}"
+        f"{counted(len(reasons), 'picture')} of {split} left out: {'; '.join(sorted(reasons)[:3])}"
         for split, reasons in broken.items()
         if reasons
     ]

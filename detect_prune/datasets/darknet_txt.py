@@ -8,7 +8,7 @@ from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilde
 from detect_prune.datasets.picture import CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text
-from detect_prune.numbers import parse_number, parse_whole
+from detect_prune.numbers import counted, parse_number, parse_whole
 
 _DATA_KEYS = (
     *("classes", "train", "valid", "names", "backup", "results", "eval", "map", "difficult"),
@@ -127,7 +127,7 @@ def _add_list(builder: DetectionSetBuilder, file: Path, folder: Path | None) -> 
             f"none of its {len(entries)} pictures has labels; the first would be {labels}", file=file
         )
     if unlabelled:
-        warnings.append(f"{file.name}: {unlabelled} pictures have no label file and count as empty")
+        warnings.append(f"{file.name}: {counted(unlabelled, 'picture')} without a label file, taken as empty")
     return warnings
 
 

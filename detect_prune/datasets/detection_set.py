@@ -10,6 +10,7 @@ import numpy as np
 
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import list_folder
+from detect_prune.numbers import counted
 from detect_prune.structures import Truth
 
 
@@ -215,9 +216,7 @@ class DetectionSetBuilder:
         if len(which) == 0:
             return
         name = _path(paths, path_ends, owner[which[0]]).name
-        self.warnings.append(
-            f"{len(which)} {'box' if len(which) == 1 else 'boxes'} {what}: {done} (the first in {name})"
-        )
+        self.warnings.append(f"{counted(len(which), 'box', 'boxes')} {what}: {done} (the first in {name})")
 
 
 def _path(paths: np.ndarray, path_ends: np.ndarray, index: int) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detect_prune.numbers import counted
 from detect_prune.structures import Detections, Truth
 
 _MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -60,7 +61,7 @@ class CocoResult:
         lines += [f"{row.name:{width}}  {row.truths:6d}  {shown(row.AP)}  {shown(row.AP50)}" for row in self.classes]
         for names in (_MEASURES[:6], _MEASURES[6:]):
             lines.append("  ".join(f"{name} {shown(getattr(self, name)).strip()}" for name in names))
-        return "\n".join([*lines, f"COCO's AP over IoU .50:.95 on {self.pictures} pictures"])
+        return "\n".join([*lines, f"COCO's AP over IoU .50:.95 on {counted(self.pictures, 'picture')}"])
 
 
 def shown(value: float | None) -> str:

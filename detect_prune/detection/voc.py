@@ -9,6 +9,7 @@ import torch
 
 from detect_prune.boxes import pairwise_iou
 from detect_prune.detection.coco import shown
+from detect_prune.numbers import counted
 from detect_prune.structures import Detections, Truth
 
 DIFFICULT_RULES = ("ignore", "drop", "keep")
@@ -84,7 +85,7 @@ class VocResult:
                 *lines,
                 f"mAP at IoU {self.iou_threshold:.2f} ({how}): {shown(self.mAP).strip()} over the classes that have "
                 f"truths, {shown(self.mAP_all).strip()} over all",
-                f"{self.pictures} pictures; difficult objects: {self.difficult}",
+                f"{counted(self.pictures, 'picture')}; difficult objects: {self.difficult}",
                 f"at confidence {self.confidence:.2f}: TP {self.TP}, FP {self.FP}, FN {self.FN}, "
                 f"precision {self.precision:.3f}, recall {self.recall:.3f}",
             ]

@@ -27,6 +27,7 @@ from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.export.darknet import save_network
+from detect_prune.numbers import counted
 from detect_prune.report.figures import contact_sheet, draw_boxes
 from detect_prune.tasks.detector import Detector, load
 from detect_prune.tasks.inference import to_input
@@ -189,7 +190,7 @@ class DetectionTask:
         if self.data.format == "voc":
             headline.append("mAP")
             values["mAP"] = voc_metrics(truths, found, self.data.names).mAP or 0.0
-        notes = [f"{len(skipped)} validation pictures were left out: {'; '.join(skipped[:3])}"] if skipped else []
+        notes = [f"{counted(len(skipped), 'validation picture')} left out: {'; '.join(skipped[:3])}"] if skipped else []
         return Metrics(values, self.primary, per_class, notes, tuple(headline))
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:

@@ -315,9 +315,9 @@ def test_a_picture_that_can_not_be_read_is_left_out_and_named(tmp_path, packed):
         assert len(data.train) == 7 and data.train.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
         assert torch.equal(data.train.images, whole.train.images[[0, 1, 2, 3, 5, 7, 8]])
         in_train, in_test = data.warnings
-        assert in_train.startswith("2 pictures of train were left out: ")
+        assert in_train.startswith("2 pictures of train left out: ")
         assert "cat/1.png: the picture is cut" in in_train
-        assert in_test.startswith("1 pictures of test were left out: ") and "ant/0.png" in in_test
+        assert in_test.startswith("1 picture of test left out: ") and "ant/0.png" in in_test
     for file in (folder / "test").rglob("*.png"):
         file.write_bytes(b"no picture")
     with pytest.raises(DetectPruneError, match="no picture that can be read in test/CLASS"):

@@ -16,7 +16,7 @@ def test_reads_lists_and_labels(darknet_folder, file):
     assert data.train[0].labels.tolist() == [0, 1]
     assert np.allclose(data.train[1].boxes, [[42, 10, 60, 30]], atol=1e-4)  # clipped
     assert len(data.train[2].boxes) == 0
-    assert any("1 pictures have no label file" in w for w in data.warnings)
+    assert any("1 picture without a label file" in w for w in data.warnings)
     assert any("clipped" in w for w in data.warnings)
 
 
