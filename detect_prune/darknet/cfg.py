@@ -17,6 +17,7 @@ from detect_prune.darknet.keys import ALIASES, KEYS, NOT_SUPPORTED, STRUCTURE, W
 from detect_prune.darknet.section import Option, Section, convert, shown, wrong
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_text
+from detect_prune.numbers import counted
 
 # The largest width or height: four times the largest official network, and an input that still fits into memory.
 MAX_INPUT_SIDE = 8192
@@ -145,7 +146,7 @@ class _Notes:
 
     def _unread(self, section: str, key: str) -> str:
         others = len(self.unread[section, key]) - 1
-        again = f" and on {others} other line{'s' if others > 1 else ''}" if others else ""
+        again = f" and on {counted(others, 'other line')}" if others else ""
         return f"nothing here reads {shown(key)} of a [{section}]{_near(key, KEYS[section])}{again}"
 
 

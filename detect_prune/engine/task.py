@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detect_prune.engine.distributed import World
 from detect_prune.errors import DetectPruneError
+from detect_prune.numbers import counted
 from detect_prune.pruning import Method
 
 
@@ -72,7 +73,7 @@ class Phase:
 
     def __str__(self) -> str:
         words = [
-            f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} of {self.optimizer}",
+            f"{counted(self.epochs, 'epoch')} of {self.optimizer}",
             f"rate {self.lr:g}",
             f"warmed up over {100 * self.warmup:g} % of the steps",
             f"falling to {100 * self.final_lr:g} % of it",
