@@ -40,6 +40,12 @@ class Rho:
         """Steps whose loss gradients have been measured."""
         self._gradient_square = 0.0
         self._steps = 0
+        self._attached_rate = 0.0
+        """The learning rate when the optimizer was attached: whoever sets a warm-up's rates by hand has set none yet."""
+        self._first_rate = 0.0
+        self._full_rate = 0.0
+        """What a warm-up rises to, by the optimizer's groups at the first step. Saved, since the optimizer of a resumed
+        run may have been made with any rate."""
         self._peak_rate = 0.0
         self._has_fallen = False
         self._first_residual = 0.0
@@ -49,14 +55,24 @@ class Rho:
         the groups themselves: an optimizer makes new ones where it loads a state.)"""
 
     def attach(self, optimizer: Optimizer, weights: Iterable[Tensor]) -> None:
-        """From now on the steps of this optimizer count."""
+        """From now on the steps of this optimizer count.
+
+        Raises:
+            ValueError: nothing says how long its steps are.
+        """
         pruned = {id(weight) for weight in weights}
-        self._optimizer = optimizer
-        self._numbers = [
+        numbers = [
             number
             for number, group in enumerate(optimizer.param_groups)
             if any(id(part) in pruned for part in group["params"])
         ]
+        for group in (optimizer.param_groups[number] for number in numbers):
+            if "lr" not in group:
+                raise ValueError("rho follows the optimizer's learning rate, and its groups have no 'lr'")
+            if isinstance(optimizer, torch.optim.SGD) and group["momentum"] >= 1:
+                raise ValueError(f"with a momentum of {group['momentum']:g} steps add up without end; below 1 is needed")
+        self._optimizer, self._numbers = optimizer, numbers
+        self._attached_rate = self._current_rate()
 
     def detach(self) -> None:
         """The optimizer's steps count no more."""
@@ -73,8 +89,14 @@ class Rho:
 
     def take_step(self) -> None:
         """The optimizer is about to take one."""
-        self._steps += 1
         rate = self._current_rate()
+        if self._steps == 0:
+            self._first_rate = rate
+            # max_lr is OneCycleLR's, whose initial_lr is where it begins.
+            self._full_rate = max(
+                float(group.get("max_lr", group.get("initial_lr", self._attached_rate))) for group in self._groups()
+            )
+        self._steps += 1
         self._has_fallen = self._has_fallen or rate < self._peak_rate
         self._peak_rate = max(self._peak_rate, rate)
 
@@ -124,12 +146,11 @@ class Rho:
         return max(float(group["lr"]) for group in self._groups())
 
     def _rate(self) -> float:
-        """The learning rate that rho has to suit: until it falls for the first time it may be that of a warm-up, whose
-        end is then meant."""
+        """The learning rate that rho has to suit: where it has risen, and until it falls for the first time, it is that
+        of a warm-up, whose end is meant."""
         rate = self._current_rate()
-        if self._has_fallen or rate < self._peak_rate:
-            return rate
-        return max(rate, float(self._optimizer.defaults.get("lr", 0.0)))
+        warms_up = self._peak_rate > self._first_rate and not self._has_fallen and rate >= self._peak_rate
+        return max(rate, self._full_rate) if warms_up else rate
 
     def _stable(self) -> float:
         """Above this, descent on the penalty alone would swing instead of settle, where q is 1."""
@@ -142,7 +163,7 @@ class Rho:
         if self.moves_weights:
             momentum = 0.0
         elif isinstance(self._optimizer, torch.optim.SGD):
-            momentum = max(group.get("momentum", 0.0) for group in self._groups())
+            momentum = max(group["momentum"] for group in self._groups())
         else:
             return 0.0
         way = self._rate() / (1 - momentum) * self._steps / max(done, 1)
@@ -203,6 +224,8 @@ class Rho:
             "measured": self.measured,
             "gradient_square": self._gradient_square,
             "steps": self._steps,
+            "first_rate": self._first_rate,
+            "full_rate": self._full_rate,
             "peak_rate": self._peak_rate,
             "has_fallen": self._has_fallen,
             "first_residual": self._first_residual,
@@ -214,3 +237,6 @@ class Rho:
         self._gradient_square, self._steps = state["gradient_square"], state["steps"]
         self._peak_rate, self._first_residual = state["peak_rate"], state["first_residual"]
         self._has_fallen = state.get("has_fallen", False)  # states of before 2026-11-29 do not say
+        # Those of before 2026-11-30 do not say these.
+        self._first_rate = state.get("first_rate", self._peak_rate)
+        self._full_rate = state.get("full_rate", self._attached_rate)

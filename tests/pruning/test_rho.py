@@ -40,16 +40,69 @@ def _full_pull(admm, ratio):
     return float((worths * weights)[order[: len(weights) - keep_count(len(weights), ratio)]].norm())
 
 
-def test_the_first_rho_holds_at_the_end_of_a_warm_up():
-    """The gradient is measured while the rate is a thousandth of what it will be."""
+def _by_hand(optimizer):
+    def begin_at(step):
+        optimizer.param_groups[0]["lr"] = 0.1 * (step + 1) / 50
+
+    return begin_at
+
+
+def _by_a_scheduler(kind, **options):
+    def scheduler(optimizer):
+        schedule = kind(optimizer, **options)
+        return lambda step: schedule.step() if step else None
+
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    "warm_up",
+    [
+        _by_hand,
+        _by_a_scheduler(torch.optim.lr_scheduler.LinearLR, start_factor=0.02, total_iters=50),
+        _by_a_scheduler(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=100, cycle_momentum=False),
+    ],
+)
+def test_the_first_rho_holds_at_the_end_of_a_warm_up(warm_up):
+    """The gradient is measured while the rate is a small part of what it will be."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    optimizer.param_groups[0]["lr"] = 1e-4
     admm = GlobalADMM(model, 0.8, importance="raw", rho=RhoSchedule(relative_start=1e6))
     admm.attach(optimizer)
-    for batch in batches(0, 11):
+    schedule = warm_up(optimizer)
+    for number, batch in enumerate(batches(0, 11)):
+        schedule(number)
         step(model, optimizer, batch)
+    assert optimizer.param_groups[0]["lr"] < 0.03
     assert admm.rho == pytest.approx(admm.schedule.stable / 0.1)
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 0.03), (torch.optim.AdamW, 3e-3)])
+def test_the_rate_that_counts_is_that_of_the_steps(kind, rate, gradual):
+    """Not what the optimizer was made with where its group has its own, nor what the rate was before ADMM began."""
+
+    def rhos(make):
+        model = network()
+        optimizer = make(model)
+        admm = GlobalADMM(model, 0.8, updates=30, gradual=gradual)
+        admm.attach(optimizer)
+        found = []
+        for number, batch in enumerate(batches(0, 300), 1):
+            step(model, optimizer, batch)
+            if number % 10 == 0:
+                admm.update()
+                found.append(admm.rho)
+        return found
+
+    def fallen(model):
+        optimizer = kind(model.parameters(), 100 * rate)
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.01)
+        return optimizer
+
+    plain = rhos(lambda model: kind(model.parameters(), rate))
+    assert rhos(lambda model: kind([{"params": list(model.parameters()), "lr": rate}], lr=100 * rate)) == plain
+    assert rhos(fallen) == pytest.approx(plain)
 
 
 @pytest.mark.parametrize("importance", ["raw", "fisher"])
@@ -126,27 +179,30 @@ def test_a_rate_that_goes_up_and_down_is_taken_as_it_is_once_it_has_fallen():
         assert found == sorted(found) and worst < 0.02
 
 
+@pytest.mark.parametrize("warmup", [0, 300])
 @pytest.mark.parametrize("gradual", [False, True])
 @pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 0.1), (torch.optim.AdamW, 3e-3)])
-def test_rho_follows_an_optimizer_that_has_loaded_its_state(kind, rate, gradual):
-    def begin():
+def test_rho_follows_an_optimizer_that_has_loaded_its_state(kind, rate, gradual, warmup):
+    """Whatever rate the new one was made with: torch does not load that."""
+
+    def begin(made_with):
         model = network()
-        optimizer = kind(model.parameters(), rate)
+        optimizer = kind(model.parameters(), made_with)
         admm = GlobalADMM(model, 0.8, updates=40, gradual=gradual)
         admm.attach(optimizer)
         return model, optimizer, admm
 
     def rhos(stop):
-        parts, found = begin(), []
+        parts, found = begin(rate), []
         for number, batch in enumerate(batches(0, 400), 1):
             if number == stop:
                 states = copy.deepcopy([part.state_dict() for part in parts])
-                parts = begin()
+                parts = begin(100 * rate)
                 for part, state in zip(parts, states):
                     part.load_state_dict(state)
             model, optimizer, admm = parts
             for group in optimizer.param_groups:
-                group["lr"] = rate * (1 - number / 401)
+                group["lr"] = rate * (number / warmup if number < warmup else 1 - (number - warmup) / 401)
             step(model, optimizer, batch)
             if number % 10 == 0:
                 admm.update()
@@ -154,6 +210,19 @@ def test_rho_follows_an_optimizer_that_has_loaded_its_state(kind, rate, gradual)
         return found
 
     assert rhos(206) == rhos(None)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=1.0), "a momentum of 1 .* below 1 is needed"),
+        (lambda parameters: torch.optim.Optimizer(parameters, {"step_size": 0.1}), "have no 'lr'"),
+    ],
+)
+def test_an_optimizer_whose_steps_have_no_known_length_is_refused(make, named):
+    model = network()
+    with pytest.raises(ValueError, match=named):
+        GlobalADMM(model, 0.8).attach(make(model.parameters()))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
