@@ -41,7 +41,7 @@ class Rho:
         self._gradient_square = 0.0
         self._steps = 0
         self._attached_rate = 0.0
-        """The learning rate when the optimizer was attached: whoever sets a warm-up's rates by hand has set none yet."""
+        """The learning rate when the optimizer was attached: whoever warms up by hand has not yet begun."""
         self._first_rate = 0.0
         self._full_rate = 0.0
         """What a warm-up rises to, by the optimizer's groups at the first step. Saved, since the optimizer of a resumed
@@ -70,7 +70,9 @@ class Rho:
             if "lr" not in group:
                 raise ValueError("rho follows the optimizer's learning rate, and its groups have no 'lr'")
             if isinstance(optimizer, torch.optim.SGD) and group["momentum"] >= 1:
-                raise ValueError(f"with a momentum of {group['momentum']:g} steps add up without end; below 1 is needed")
+                raise ValueError(
+                    f"with a momentum of {group['momentum']:g} steps add up without end; below 1 is needed"
+                )
         self._optimizer, self._numbers = optimizer, numbers
         self._attached_rate = self._current_rate()
 
