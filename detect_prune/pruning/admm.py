@@ -30,7 +30,6 @@ parameter_groups leaves it out for prunable weights during ADMM.
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,13 +37,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.budgets import DEFAULT_FLOOR, one_constraint
-from detect_prune.pruning.constraints import Constraint, describe, require_made_for
+from detect_prune.pruning.constraints import Constraint, describe, require_made_for, require_state
 from detect_prune.pruning.counts import detached, prunable_weights, require_trainable
 from detect_prune.pruning.importance import Importance, Raw, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks, clear_state, untrained
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.rho import PRESSING, Rho
-from detect_prune.pruning.schedule import RhoSchedule, cubic
+from detect_prune.pruning.schedule import RhoSchedule, cubic, whole_updates
 from detect_prune.pruning.selection import Diverged, Selection, chunks, numbers, require_finite
 
 _TELLING = 100.0
@@ -94,17 +93,15 @@ class GlobalADMM:
         exclude: Sequence[str] = (),
         constraint: Constraint | None = None,
     ):
-        if not isinstance(updates, Integral) or updates < 1:
-            raise ValueError(f"ADMM needs a whole number of updates, at least one, not {updates!r}")
         self.weights = prunable_weights(model, include, exclude)
         self.constraint = one_constraint(self.weights, ratio, constraint, floor, DEFAULT_FLOOR)
-        self.updates = updates
+        self.updates = whole_updates(updates)
         self.gradual = gradual
         self.importance = make_importance(importance)
         if rho is None:
             rho = RhoSchedule.growing() if gradual else RhoSchedule()
         self.schedule = rho if isinstance(rho, RhoSchedule) else RhoSchedule.constant(rho)
-        self._rho = Rho(self.schedule, gradual, updates)
+        self._rho = Rho(self.schedule, gradual, self.updates)
         self.done = 0
         self.report: Residuals | None = None
         """What the last update found."""
@@ -284,7 +281,10 @@ class GlobalADMM:
         return math.sqrt(
             sum(
                 numbers(
-                    (weight * self.q[name].clamp(max=_TELLING)).masked_fill_(masks[name], 0).square_().sum()
+                    (weight.to(self.z[name].dtype) * self.q[name].clamp(max=_TELLING))
+                    .masked_fill_(masks[name], 0)
+                    .square_()
+                    .sum()
                     for name, weight in self.weights.items()
                 )
             )
@@ -460,9 +460,10 @@ class GlobalADMM:
         """Takes up where state_dict was called; the attached optimizer stays attached.
 
         Raises:
-            ValueError: the state belongs to another network, constraint, importance or schedule, or another number of
-                updates.
+            ValueError: it is no such state, or belongs to another network, constraint, importance or schedule, or
+                another number of updates.
         """
+        require_state(state)
         if state["z"].keys() != self.z.keys() or any(state["z"][name].shape != z.shape for name, z in self.z.items()):
             raise ValueError("this state of ADMM belongs to another network, or to another choice of layers")
         require_made_for(state, self.updates, self._made_for())

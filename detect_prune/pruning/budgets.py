@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from torch import Tensor, nn
 
-from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio
+from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio, require_constraint
 from detect_prune.pruning.counts import as_ratio, count_macs, keep_count, matches, prunable_weights
 from detect_prune.pruning.patterns import BlockBudget, NOfM
 
@@ -25,7 +25,9 @@ def ratio_budget(weights: Mapping[str, Tensor], ratio: float | str | Decimal, fl
         ratio: removal ratio, read as a decimal.
         floor: see GlobalBudget.
     """
-    return GlobalBudget(keep_count(sum(weight.numel() for weight in weights.values()), ratio), floor=floor)
+    return GlobalBudget(
+        keep_count(sum(weight.numel() for weight in weights.values()), ratio), floor=floor, layers=weights
+    )
 
 
 def one_constraint(
@@ -49,7 +51,7 @@ def one_constraint(
         return ratio_budget(weights, ratio, default_floor if floor is None else floor)
     if floor is not None:
         raise ValueError("a floor goes with a removal ratio; a constraint has its own")
-    return constraint
+    return require_constraint(constraint)
 
 
 def macs_budget(
@@ -70,7 +72,7 @@ def macs_budget(
     """
     costs = macs_per_weight(model, weights, example_input)
     dense = sum(weight.numel() * costs[name] for name, weight in weights.items())
-    return GlobalBudget(keep_count(dense, ratio), costs, floor)
+    return GlobalBudget(keep_count(dense, ratio), costs, floor, weights)
 
 
 def macs_per_weight(model: nn.Module, weights: Mapping[str, Tensor], example_input: Tensor) -> dict[str, int]:
@@ -113,7 +115,7 @@ def bytes_budget(
     """
     costs = bytes_per_weight(weights, bits)
     dense = sum(Decimal(str(costs[name])) * weight.numel() for name, weight in weights.items())
-    return GlobalBudget(float(dense - as_ratio(ratio) * dense), costs, floor)
+    return GlobalBudget(float(dense - as_ratio(ratio) * dense), costs, floor, weights)
 
 
 def bytes_per_weight(weights: Mapping[str, Tensor], bits: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -126,7 +128,7 @@ def bytes_per_weight(weights: Mapping[str, Tensor], bits: Mapping[str, float] | 
     Raises:
         ValueError: a pattern matches no layer, or bits are not positive.
     """
-    bits = dict(bits or {})
+    bits = {pattern: float(number) for pattern, number in (bits or {}).items()}
     for pattern, number in bits.items():
         if not any(matches(name, pattern) for name in weights):
             raise ValueError(f"the pattern {pattern!r} matches no layer that is pruned; there are {', '.join(weights)}")
@@ -205,7 +207,7 @@ def make_constraint(
     found.floors(sizes)
     if block == 1:
         return found
-    blocks = BlockBudget(found.budget, block, costs=found.costs, floor=floor)
+    blocks = BlockBudget(found.budget, block, costs=found.costs, floor=floor, layers=weights)
     blocks.block_floors({name: weight.shape for name, weight in weights.items()})
     return blocks
 
@@ -214,6 +216,7 @@ def _parse_pattern(pattern: str | None) -> tuple[int, tuple[int, int] | None]:
     """The length of a block (1 for single weights), and N and M where that is the pattern."""
     if pattern is None:
         return 1, None
+    pattern = str(pattern)
     if found := re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern):
         return 1, (int(found[1]), int(found[2]))
     if (found := re.fullmatch(r"1x(\d{1,4})", pattern)) and int(found[1]) > 0:

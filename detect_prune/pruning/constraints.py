@@ -70,6 +70,19 @@ def _as_text(setting: object) -> object:
     return float(setting) if isinstance(setting, Real) else setting
 
 
+def require_constraint(constraint: Constraint) -> Constraint:
+    """The constraint itself. Raises ValueError if it is no such object: a ratio, say."""
+    if isinstance(constraint, type) or not hasattr(constraint, "project"):
+        raise ValueError(f"a constraint was expected, such as make_constraint(model, ratio) gives, not {constraint!r}")
+    return constraint
+
+
+def require_state(state: Mapping[str, Any]) -> None:
+    """Raises ValueError unless this is the saved state of what prunes."""
+    if "updates" not in state:
+        raise ValueError("this is no state of what prunes while a network trains: its own state_dict was expected")
+
+
 def require_made_for(state: Mapping[str, Any], updates: int, made_for: list[str]) -> None:
     """Raises ValueError unless a saved state of what prunes is one of as many updates, made for the same."""
     if state["updates"] != updates:
@@ -86,12 +99,21 @@ class GlobalBudget:
         costs: name -> c of each weight of that layer; 1 for every layer that is not named.
         floor: no layer keeps less than this share of what an even cut would leave it (and never less than one
             weight): keeps layers alive that the ranking would empty. 0 leaves just the one weight.
+        layers: names of the layers that the budget is meant for, where it was reckoned from these: it is refused for
+            others, which would have to live on it too.
 
     Raises:
         ValueError: the budget is not finite, a cost is not positive, or the floor is no share.
     """
 
-    def __init__(self, budget: float, costs: Mapping[str, float] | None = None, floor: float = 0.0):
+    def __init__(
+        self,
+        budget: float,
+        costs: Mapping[str, float] | None = None,
+        floor: float = 0.0,
+        layers: Iterable[str] | None = None,
+    ):
+        floor = float(floor)
         if not math.isfinite(budget):
             raise ValueError(f"the budget is a finite number, not {budget}")
         if not 0 <= floor <= 1:
@@ -102,6 +124,7 @@ class GlobalBudget:
         self.budget = budget
         self.costs = dict(costs or {})
         self.floor = floor
+        self._layers = None if layers is None else frozenset(layers)
         # Sums of whole numbers are exact, those of tenths are not: 500 weights at 0.2 would cost more than 100.
         self._unit = _common_unit(self.costs.values())
         self._budget = budget if self._unit == 1 else math.floor(budget * self._unit * (1 + _ROUNDING))
@@ -130,8 +153,13 @@ class GlobalBudget:
 
         Raises:
             ValueError: the budget does not pay for them: there are more layers than weights that may stay, say. Or
-                there are costs of a layer that is not there.
+                there are costs of a layer that is not there. Or the budget was made for other layers.
         """
+        if self._layers is not None and self._layers != sizes.keys():
+            raise ValueError(
+                f"this budget was made for {', '.join(sorted(self._layers))}, and not for "
+                f"{', '.join(sizes)}: include and exclude have to be the same for both"
+            )
         strangers = self.costs.keys() - sizes.keys()
         if strangers:
             raise ValueError(f"there are costs for {', '.join(sorted(strangers))}, and no such layer is pruned")

@@ -176,33 +176,41 @@ def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
 
     Returns:
         The name of each layer's weight -> its count.
+
+    Raises:
+        ValueError: the batch is empty.
     """
     totals: dict[str, Macs] = {}
     names = {module: f"{prefix}.weight" if prefix else "weight" for prefix, module in model.named_modules()}
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
         # Over a batch of the layer's own, which need not be the network's: that has the regions of each picture, say.
+        name, weight, given = names[module], module.weight, inputs[0] if inputs else named["input"]
+        if weight.numel() == 0:
+            return
         if isinstance(module, _ConvTransposeNd):
-            positions = inputs[0].numel() // module.in_channels
+            positions = given.numel() // module.in_channels
         elif isinstance(module, _ConvNd):
             positions = output.numel() // module.out_channels
         else:
-            positions = output.numel() // module.out_features
-        name, weight = names[module], module.weight
+            positions = given.numel() // module.in_features
         before = totals.get(name, Macs(0, 0))
         kept = int(weight.count_nonzero())
         totals[name] = Macs(before.dense + positions * weight.numel(), before.nonzero + positions * kept)
 
+    pictures = len(example_input)
+    if pictures == 0:
+        raise ValueError("multiplications are counted over a batch of at least one picture, and this one is empty")
     layers = [module for module in model.modules() if isinstance(module, _ConvNd | nn.Linear)]
-    handles = [module.register_forward_hook(hook) for module in layers]
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in layers]
     try:
-        with modes_kept(model), torch.no_grad():
+        # A network that was compiled in place would not call the hooks.
+        with modes_kept(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             model.eval()
             model(example_input)
     finally:
         for handle in handles:
             handle.remove()
-    pictures = example_input.shape[0]
     return {
         name: Macs(totals[name].dense // pictures, totals[name].nonzero // pictures)
         for name in names.values()

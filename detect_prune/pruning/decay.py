@@ -8,7 +8,7 @@ from detect_prune.pruning.admm import GlobalADMM
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, admm: GlobalADMM | None = None) -> list[dict[str, Any]]:
-    """Groups for an optimizer: weight decay for weights only, never for a bias, a scale or a shift.
+    """Groups for an optimizer: weight decay where a parameter has two or more dimensions, so for no bias or batch norm.
 
     Args:
         admm: where given, the weights that it holds get no decay either: decay pulls the weights that stay away from Z

@@ -145,8 +145,9 @@ class Fisher:
         unseen = [name for name in weights if name not in self._mean]
         if unseen:
             raise Unmeasured(
-                f"the importance of {', '.join(unseen)} is measured from gradients, and there were none: attach an "
-                "optimizer and take steps; a layer that the network does not use is to be excluded"
+                f"the importance of {', '.join(unseen)} is measured from gradients, and there were none: it wants "
+                "steps of an optimizer that ADMM is attached to, or an object that has seen some; a layer that the "
+                "network does not use is to be excluded"
             )
         return {
             name: self._mean[name].to(weight.device) / (1 - self.decay ** self._steps[name])
@@ -252,7 +253,7 @@ def scaled_worths(
         )
     )
     if plain == 0:
-        raise Diverged("all prunable weights are zero: none is worth more than another")
+        raise Diverged("all prunable weights are zero, or their squares are: none is worth more than another")
     if not (plain < math.inf and 0 < weighted < math.inf):
         raise Diverged("the worth of the weights is not a finite number: weights or gradients have become too large")
     return {name: value.mul_(plain / weighted) if squares[name] else value.fill_(1) for name, value in q.items()}

@@ -130,7 +130,7 @@ def _lamp_cut(stretches: Sequence[_Stretch], prices: Sequence[float], budget: fl
         for stretch, price in zip(stretches, prices)
     ]
     # Items are ranked by worth over cost: equal ones leave just the value.
-    layers = [Items(each, torch.tensor(price, dtype=each.dtype), price) for each, price in zip(scores, prices)]
+    layers = [Items(each, each.new_tensor(price), price) for each, price in zip(scores, prices)]
     left = budget - sum(price * stretch.above for stretch, price in zip(stretches, prices))
     # The scores fall with the squares, so a mask is a run of ones.
     counts = numbers(mask.count_nonzero() for mask in select(layers, max(left, 0.0)).masks)

@@ -34,10 +34,7 @@ class Masks:
             wrong = sorted(masks.keys() ^ self._weights.keys())
             raise ValueError(f"the masks do not belong to this network: {', '.join(wrong)} is on one side only")
         for name, weight in self._weights.items():
-            if masks[name].shape != weight.shape:
-                raise ValueError(
-                    f"the mask of {name} is {tuple(masks[name].shape)}, its weights are {tuple(weight.shape)}"
-                )
+            _require_shape(name, masks[name], weight)
             mask = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(masks[name])
             self._removed[name] = mask.logical_not_()
 
@@ -73,7 +70,8 @@ class Masks:
         """Zeroes the removed weights, of this network or of a copy of it (an average of its weights, say).
 
         Raises:
-            ValueError: the other network has no weights of these names; of one that is wrapped hand over the inside.
+            ValueError: the other network has no weights of these names and shapes; of one that is wrapped hand over the
+                inside.
         """
         if model is None:
             weights: Mapping[str, Tensor] = self._weights
@@ -81,6 +79,7 @@ class Masks:
             weights = dict(model.named_parameters(remove_duplicate=False))
         _require_names(self._removed, weights)
         for name, removed in self._removed.items():
+            _require_shape(name, removed, weights[name])
             weights[name].masked_fill_(removed, 0)
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -218,6 +217,11 @@ def _require_names(masks: Mapping[str, Any], found: Mapping[str, Tensor]) -> Non
         raise ValueError(f"the masks do not belong to this network, which has no {', '.join(missing)}")
 
 
+def _require_shape(name: str, mask: Tensor, weight: Tensor) -> None:
+    if mask.shape != weight.shape:
+        raise ValueError(f"the mask of {name} is {tuple(mask.shape)}, its weights are {tuple(weight.shape)}")
+
+
 def untrained(weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> list[str]:
     """Names of the weights that are no parameters of this optimizer."""
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -234,11 +238,11 @@ def clear_state(optimizer: Optimizer, weight: nn.Parameter, removed: Tensor) -> 
 def _pack(mask: Tensor) -> Tensor:
     bits = mask.contiguous().flatten().to("cpu", torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    return (bits << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    return (bits << torch.arange(8, dtype=torch.uint8, device="cpu")).sum(1, dtype=torch.uint8)
 
 
 def _unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    bits = (packed.cpu()[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    bits = (packed.cpu()[:, None] >> torch.arange(8, dtype=torch.uint8, device="cpu")) & 1
     n = torch.Size(shape).numel()
     if not n <= bits.numel() < n + 8:
         raise ValueError(f"{len(packed)} bytes of mask do not fit {n} weights")

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.admm import GlobalADMM
-from detect_prune.pruning.constraints import Constraint, describe, require_made_for
+from detect_prune.pruning.constraints import Constraint, describe, require_constraint, require_made_for, require_state
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.importance import Importance, make_importance
 from detect_prune.pruning.masks import Masks
 from detect_prune.pruning.one_shot import best_support
-from detect_prune.pruning.schedule import cubic
+from detect_prune.pruning.schedule import cubic, whole_updates
 
 _FAINT = 1e-15
 """Smaller than a trained weight is, and its square is not zero in float32. (float16's least number is larger.)"""
@@ -136,10 +136,8 @@ class GradualMagnitude:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
     ):
-        if updates < 1:
-            raise ValueError(f"gradual pruning needs at least one update, not {updates}")
         self.weights = prunable_weights(model, include, exclude)
-        self.constraint, self.updates, self.done = constraint, updates, 0
+        self.constraint, self.updates, self.done = require_constraint(constraint), whole_updates(updates), 0
         self.report: Tightened | None = None
         self.importance = make_importance(importance)
         if self.importance.observes:
@@ -168,16 +166,18 @@ class GradualMagnitude:
         if self.done >= self.updates:
             raise ValueError(f"all {self.updates} planned updates are done; nothing more is to be removed")
         self.done += 1
-        progress = cubic(self.done / self.updates)
-        selection = best_support(self._ranked(), self.constraint, self.importance, progress)
-        masks, self.masks.bound = selection.named(self.weights)
-        # Where costs differ, what is left of the budget would buy back cheap ones.
-        self.masks.replace({name: mask & self.masks[name] for name, mask in masks.items()})
+        self._tighten(cubic(self.done / self.updates))
         counts = self.masks.kept()
         kept = {name: left / total for name, (left, total) in counts.items()}
         overall = sum(left for left, _ in counts.values()) / self.masks.n_total
         self.report = Tightened(self.done, kept, overall, self.masks.bound)
         return self.report
+
+    def _tighten(self, progress: float) -> None:
+        selection = best_support(self._ranked(), self.constraint, self.importance, progress)
+        masks, self.masks.bound = selection.named(self.weights)
+        # Where costs differ, what is left of the budget would buy back cheap ones.
+        self.masks.replace({name: mask & self.masks[name] for name, mask in masks.items()})
 
     def _ranked(self) -> dict[str, Tensor]:
         """The weights; what is still there and zero by chance is worth more than what is gone, with which it would tie:
@@ -191,8 +191,15 @@ class GradualMagnitude:
                     ranked[name] = weight.masked_fill(faint, max(_FAINT, kind.tiny * kind.eps))
         return ranked
 
+    @torch.no_grad()
     def cut(self, optimizer: Optimizer | None = None) -> Masks:
-        """The masks as the last update left them."""
+        """The masks as the last update left them; where updates are missing, tightened to the whole removal first.
+
+        Raises:
+            Diverged: the weights are not finite.
+        """
+        if self.done < self.updates:
+            self._tighten(1.0)
         self.masks.detach()
         self.masks.apply()
         if optimizer is not None:
@@ -217,8 +224,10 @@ class GradualMagnitude:
         """Takes up where state_dict was called; the attached optimizer stays attached.
 
         Raises:
-            ValueError: the state belongs to another network, constraint or importance, or another number of updates.
+            ValueError: it is no such state, or belongs to another network, constraint or importance, or another number
+                of updates.
         """
+        require_state(state)
         require_made_for(state, self.updates, self._made_for())
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]

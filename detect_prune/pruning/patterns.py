@@ -5,7 +5,8 @@ a transposed convolution they are the other way round; exclude such layers where
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -25,12 +26,12 @@ class NOfM:
     stay. A layer with n inputs or fewer (a depthwise convolution) thus keeps all.
 
     Args:
-        n, m: 0 < n < m.
+        n, m: whole numbers, 0 < n < m.
     """
 
     def __init__(self, n: int, m: int):
-        if not 0 < n < m:
-            raise ValueError(f"a pattern keeps n of m weights with 0 < n < m, not {n}:{m}")
+        if not (isinstance(n, Integral) and isinstance(m, Integral) and 0 < n < m):
+            raise ValueError(f"a pattern keeps n of m weights, whole numbers with 0 < n < m, not {n}:{m}")
         self.n, self.m = n, m
         self.costs: dict[str, float] = {}
 
@@ -64,7 +65,7 @@ class BlockBudget(GlobalBudget):
     zeros in whole blocks. The budget is spent to within one block. The last block of a layer may be shorter.
 
     Args:
-        budget, costs, floor: see GlobalBudget; costs are those of a weight.
+        budget, costs, floor, layers: see GlobalBudget; costs are those of a weight.
         length: N of 1xN.
         dim: 0 for consecutive outputs that share an input, which a loop over outputs can load at once (Lin et al.
             2021, arXiv 2105.14713); 1 for consecutive inputs of one output.
@@ -78,9 +79,10 @@ class BlockBudget(GlobalBudget):
         dim: int = 0,
         costs: Mapping[str, float] | None = None,
         floor: float = 0.0,
+        layers: Iterable[str] | None = None,
     ):
-        super().__init__(budget, costs, floor)
-        if length < 1 or dim not in (0, 1):
+        super().__init__(budget, costs, floor, layers)
+        if not isinstance(length, Integral) or length < 1 or dim not in (0, 1):
             raise ValueError(f"a block is at least one weight long, along dimension 0 or 1; not {length} along {dim}")
         self.length, self.dim = length, dim
 

@@ -1,10 +1,22 @@
 """How rho and the ratio grow over the updates."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 _SETTLING = 0.9
 """After this share of the updates W is meant to have met Z; the rest lets both settle."""
+
+
+def whole_updates(updates: int) -> int:
+    """The number of updates as Python's own int, which a saved state can hold.
+
+    Raises:
+        ValueError: it is no whole number, or less than one.
+    """
+    if not isinstance(updates, Integral) or updates < 1:
+        raise ValueError(f"the updates are a whole number of them, at least one update, not {updates!r}")
+    return int(updates)
 
 
 def is_due(step: int, total: int, times: int) -> bool:
@@ -82,12 +94,17 @@ class RhoSchedule:
     """While the ratio grows W lags behind Z, whatever rho is; with a larger primal residual than this rho grows."""
 
     def __post_init__(self) -> None:
-        if self.start is not None and not 0 < self.start < float("inf"):
+        if self.start is not None and not 0 < self.start < math.inf:
             raise ValueError(f"rho must be positive, not {self.start}")
-        limits = 1 <= self.least <= self.most and self.effective >= 0 and self.stable > 0 and self.lag > 0
-        limits = limits and 0 < self.dual_step < 1.618
-        if self.stages < 1 or not 0 < self.goal < 1 or self.relative_start <= 0 or not limits:
+        limits = 1 <= self.least <= self.most and 0 <= self.effective < math.inf and self.stable > 0 and self.lag > 0
+        limits = limits and 0 < self.dual_step < 1.618 and isinstance(self.stages, Integral) and self.stages >= 1
+        if not limits or not 0 < self.goal < 1 or not 0 < self.relative_start < math.inf:
             raise ValueError(f"this schedule of rho can't be followed: {self}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Real) and not isinstance(value, bool):
+                # A saved state holds no numbers of numpy's.
+                object.__setattr__(self, field.name, int(value) if field.name == "stages" else float(value))
 
     @classmethod
     def constant(cls, rho: float) -> "RhoSchedule":

@@ -52,8 +52,13 @@ def require_finite(weights: Mapping[str, Tensor]) -> None:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether its values lie side by side in memory, in whichever order."""
-    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    return tensor.numel() == span
+    dense = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1:
+            if stride != dense:
+                return False
+            dense *= size
+    return True
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -265,7 +270,8 @@ def _threshold(layers: Sequence[Items], budget: float) -> tuple[float, float]:
 
 def _next(score: float, layers: Sequence[Items]) -> float:
     """The next larger number that a score can be."""
-    value = torch.tensor(score, dtype=torch.promote_types(layers[0].values.dtype, torch.float32))
+    kind = torch.promote_types(layers[0].values.dtype, torch.float32)
+    value = torch.tensor(score, dtype=kind, device="cpu")
     larger = float(value.nextafter(torch.full_like(value, math.inf)))
     # Above zero come the denormal numbers, unless the processor was told to take them for zero.
     return larger if larger > score else torch.finfo(value.dtype).tiny

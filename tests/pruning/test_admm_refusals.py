@@ -37,6 +37,8 @@ def test_what_is_refused():
         ({"ratio": 0.5, "rho": -1.0}, "positive"),
         ({"ratio": 0.5, "floor": 2}, "floor"),
         ({"constraint": LayerwiseRatio(0.5), "floor": 0.1}, "has its own"),
+        ({"constraint": 0.5}, "a constraint was expected.*make_constraint"),
+        ({"constraint": "2:4"}, "a constraint was expected"),
         # At once, though the worth is not yet known.
         ({"ratio": 0.9999, "importance": "taylor"}, "smaller"),
         (
@@ -63,6 +65,8 @@ def test_what_is_refused():
         admm.update()
     with pytest.raises(ValueError, match="another network"):
         admm.load_state_dict(GlobalADMM(nn.Linear(3, 3), 0.5).state_dict())
+    with pytest.raises(ValueError, match="no state of what prunes"):
+        admm.load_state_dict(model.state_dict())
     with pytest.raises(ValueError, match="of 40 updates"):
         admm.load_state_dict(GlobalADMM(model, 0.5, updates=40).state_dict())
     with pytest.raises(ValueError, match=r"made for .*'stages': 9"):
@@ -89,9 +93,18 @@ def test_a_state_that_means_the_same_is_taken():
     GlobalADMM(model, 0.5, rho=np.float64(1), floor=0.0).load_state_dict(state)
 
 
-def test_a_rho_of_numpy_s_is_saved_as_a_plain_number(tmp_path):
-    torch.save(GlobalADMM(network(), 0.5, rho=np.float64(0.3)).state_dict(), tmp_path / "state.pt")
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["rho"] == 0.3
+@pytest.mark.parametrize("rho", [np.float64(0.3), RhoSchedule(start=np.float64(0.3), most=np.float64(3))])
+def test_numbers_of_numpy_s_are_saved_as_plain_ones(tmp_path, rho):
+    model = network()
+    admm = GlobalADMM(model, 0.5, rho=rho, updates=np.int64(3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    admm.attach(optimizer)
+    for batch in batches(0, 2):
+        step(model, optimizer, batch)
+        admm.update()
+    gradual = GradualMagnitude(model, LayerwiseRatio(0.5), updates=np.int64(3))
+    torch.save((admm.state_dict(), gradual.state_dict()), tmp_path / "state.pt")
+    assert [state["updates"] for state in torch.load(tmp_path / "state.pt", weights_only=True)] == [3, 3]
 
 
 def test_only_what_trains_pruned_weights_must_not_maximize():

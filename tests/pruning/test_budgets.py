@@ -1,5 +1,8 @@
 """From one number to a set: what is counted, and that just so much of it is left."""
 
+from decimal import Decimal
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,7 +22,7 @@ from detect_prune.pruning import (
     make_constraint,
     prunable_weights,
 )
-from detect_prune.pruning.budgets import bytes_budget, macs_budget
+from detect_prune.pruning.budgets import bytes_budget, macs_budget, ratio_budget
 
 PICTURE = torch.zeros(1, 1, 28, 28)
 DENSE_MACS = 24 * 24 * 500 + 8 * 8 * 25000 + 400000 + 5000
@@ -162,3 +165,23 @@ def test_plain_values_describe_each_set():
 def test_what_does_not_go_together_is_refused(options, match):
     with pytest.raises(ValueError, match=match):
         make_constraint(lenet(), **({"ratio": 0.5} | options))
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": "macs"}, {"budget": "bytes"}, {"pattern": "1x4"}])
+def test_a_budget_is_for_the_layers_that_it_was_made_for(options):
+    """The others would have to live on it too, at a cost that nobody counted."""
+    model = lenet()
+    constraint = make_constraint(model, 0.5, example_input=PICTURE, include=["conv*"], **options)
+    assert magnitude_masks(model, constraint=constraint, include=["conv*"]).n_total == 25500
+    for wrong in ({}, {"include": ["conv1"]}):
+        with pytest.raises(ValueError, match=r"made for conv1\.weight, conv2\.weight, and not for conv1\.weight"):
+            GlobalADMM(model, constraint=constraint, **wrong)
+
+
+def test_numbers_of_any_kind_are_read():
+    model = lenet()
+    weights = prunable_weights(model)
+    one = bytes_per_weight(weights, {"fc*": 4})
+    assert bytes_per_weight(weights, {"fc*": Decimal(4)}) == bytes_per_weight(weights, {"fc*": np.float32(4)}) == one
+    floors = [ratio_budget(weights, 0.99, floor).floor for floor in (0.05, Decimal("0.05"), "0.05")]
+    assert floors == [0.05] * 3

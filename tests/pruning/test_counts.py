@@ -81,13 +81,15 @@ def test_a_layer_without_weights_is_left_out():
         (nn.LazyLinear(3), "no shape yet"),
         (nn.Linear(3, 3, dtype=torch.complex64), "complex64"),
         (nn.Linear(3, 3).to(torch.float8_e4m3fn), "float8"),
-        (nn.Linear(4, 3), "gaps or overlaps"),
+        (torch.ones(3, 8)[:, ::2], "gaps or overlaps"),
+        (torch.ones(9)[::4, None].expand(3, 5), "gaps or overlaps"),  # as many values as places
         (prune.identity(nn.Linear(3, 3), "weight"), "prune.remove"),
     ],
 )
 def test_what_can_not_be_ranked_is_named_and_may_be_excluded(layer, sentence):
-    if sentence.startswith("gaps"):
-        layer.weight = nn.Parameter(torch.ones(3, 8)[:, ::2])
+    if isinstance(layer, torch.Tensor):
+        weight, layer = layer, nn.Linear(3, 3)
+        layer.weight = nn.Parameter(weight)
     model = nn.Sequential(nn.Linear(3, 3), layer)
     with pytest.raises(ValueError, match=rf"^1\.weight .*{sentence}.*exclude such layers"):
         prunable_weights(model)
@@ -172,3 +174,41 @@ def test_macs_of_groups_strides_transposed_and_repeated_layers():
     assert macs["twice.weight"].dense == 2 * (2 * 8) * 36
     assert model.training and model.norm.training and not model.frozen.training
     assert torch.equal(model.norm.running_mean, torch.zeros(8))
+
+
+class Unusual(nn.Module):
+    """Calls its layers by name, has one without an output, and one that returns more than its output."""
+
+    class Two(nn.Linear):
+        def forward(self, input):
+            return super().forward(input), None
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 4, 2, stride=2)
+        self.none = nn.Linear(8, 1)
+        self.none.weight, self.none.bias = nn.Parameter(torch.zeros(0, 8)), None
+        self.two = self.Two(8, 5)
+
+    def forward(self, x):
+        x = self.up(input=x)
+        return self.none(x), self.two(x)
+
+
+def test_layers_that_are_called_otherwise_are_counted():
+    counts = count_macs(Unusual(), torch.zeros(2, 3, 4, 4))
+    assert {name: each.dense for name, each in counts.items()} == {
+        "up.weight": 4 * 4 * 3 * 4 * 2 * 2,
+        "two.weight": 4 * 8 * 8 * 5,
+    }
+    with pytest.raises(ValueError, match="at least one picture"):
+        count_macs(Unusual(), torch.zeros(0, 3, 4, 4))
+
+
+def test_a_network_that_is_compiled_in_place_is_counted_all_the_same():
+    model = nn.Sequential(nn.Linear(20, 50), nn.ReLU(), nn.Linear(50, 2))
+    expected = count_macs(model, torch.zeros(1, 20))
+    model.compile(backend="eager")
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 20))
+    assert count_macs(model, torch.zeros(1, 20)) == expected != {}

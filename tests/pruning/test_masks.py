@@ -292,3 +292,18 @@ def test_held_with_its_momentum_where_a_closure_computes_the_gradients():
         if name in masks:
             for value in (weight, optimizer.state[weight]["momentum_buffer"]):
                 assert torch.count_nonzero(value[~masks[name]]) == 0 and torch.count_nonzero(value)
+
+
+def test_another_default_device_changes_nothing():
+    model = network()
+    masks = magnitude_masks(model, 0.8, importance="lamp")
+    with torch.device("meta"):
+        same = Masks.from_state_dict(model, masks.state_dict())
+        again = magnitude_masks(model, 0.8, importance="lamp")
+    for name in masks:
+        assert torch.equal(masks[name], same[name]) and torch.equal(masks[name], again[name])
+
+
+def test_a_network_of_other_shapes_is_refused():
+    with pytest.raises(ValueError, match=r"mask of weight is \(1, 20\), its weights are \(50, 20\)"):
+        magnitude_masks(nn.Linear(20, 1), 0.5).apply(nn.Linear(20, 50))

@@ -14,6 +14,7 @@ from detect_prune.pruning import (
     GradualMagnitude,
     LayerwiseRatio,
     find_method,
+    keep_count,
     make_constraint,
     make_pruner,
 )
@@ -127,9 +128,29 @@ def test_gradual_goes_on_to_the_bit():
 
 def test_gradual_refuses_what_it_can_t_do():
     model = network()
-    for options, match in (({"updates": 0}, "at least one"), ({"importance": "fisher"}, "weights alone")):
+    for options, match in (
+        ({"updates": 0}, "at least one"),
+        ({"updates": float("nan")}, "whole number"),
+        ({"updates": "6"}, "whole number"),
+        ({"importance": "fisher"}, "weights alone"),
+    ):
         with pytest.raises(ValueError, match=match):
             GradualMagnitude(model, make_constraint(model, 0.5), **options)
+    with pytest.raises(ValueError, match="a constraint was expected"):
+        GradualMagnitude(model, 0.5)
+    with pytest.raises(ValueError, match="no state of what prunes"):
+        build()[2].load_state_dict({})
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+def test_gradual_s_cut_is_the_whole_one_though_updates_are_missing(updates):
+    _, optimizer, gradual = build()
+    for _ in range(updates):
+        gradual.update()
+    before = {name: gradual.masks[name] for name in gradual.masks}
+    masks = gradual.cut(optimizer)
+    assert masks.n_kept == keep_count(masks.n_total, 0.9)
+    assert all(not (masks[name] & ~before[name]).any() for name in masks), "nothing comes back"
 
 
 def test_methods_by_name():

@@ -109,10 +109,10 @@ def test_masks_lie_in_memory_as_the_weights_do():
 
 
 def test_what_is_no_pattern_is_refused():
-    for n, m in ((0, 4), (4, 4), (5, 4)):
-        with pytest.raises(ValueError, match="0 < n < m"):
+    for n, m in ((0, 4), (4, 4), (5, 4), (1.5, 4), (2, 4.0)):
+        with pytest.raises(ValueError, match="whole numbers with 0 < n < m"):
             NOfM(n, m)
-    for length, dim in ((0, 0), (4, 2)):
+    for length, dim in ((0, 0), (4, 2), (4.0, 0)):
         with pytest.raises(ValueError, match="block"):
             BlockBudget(10, length, dim=dim)
     with pytest.raises(Diverged):

@@ -344,3 +344,23 @@ def test_rho_may_grow_where_the_rate_has_fallen():
         admm.update()
         rhos.append(admm.rho)
     assert rhos == pytest.approx([5.0, 50.0, 500.0], rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_the_first_rho_of_half_precision_is_that_of_single(size):
+    """The squares of a million weights add up to more than float16 holds, or each of them is less than it does."""
+
+    def rho(dtype):
+        model = torch.nn.Linear(1000, 1000, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(size * torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0)))
+        model.to(dtype)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-9)
+        admm = GlobalADMM(model, 0.5, importance="raw")
+        admm.attach(optimizer)
+        for _ in range(11):
+            model.weight.grad = torch.full_like(model.weight, 0.01)
+            optimizer.step()
+        return admm.rho
+
+    assert rho(torch.float16) == pytest.approx(rho(torch.float32), rel=1e-2)

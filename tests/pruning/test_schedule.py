@@ -49,6 +49,10 @@ def test_bad_schedules_are_refused():
         ("dual_step", 0.0),
         ("dual_step", 1.7),
         ("lag", 0.0),
+        ("relative_start", float("nan")),
+        ("relative_start", float("inf")),
+        ("effective", float("inf")),
+        ("stages", 2.5),
     ):
         with pytest.raises(ValueError):
             RhoSchedule(**{name: value})
