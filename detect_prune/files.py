@@ -27,6 +27,10 @@ _NO_TENSORS = (
 """How torch's reader trips over bytes that are damaged, or that it would have to unpickle (which it then advises)."""
 
 
+UNFINISHED = ".unfinished-"
+"""How the names of files and folders begin that a kill may leave behind, see `remove_unfinished`."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
@@ -40,7 +44,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     target = _target(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f"{UNFINISHED}{target.stem[:40]}-", suffix=target.suffix, dir=target.parent
+        )
     except OSError as error:
         raise _not_written(path, error) from None
     os.close(handle)
@@ -58,6 +64,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             raise _not_written(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Removes what a process that was killed while it wrote has left in a folder and in those below: whole checkpoints,
+    maybe. To be called where nobody else is writing there."""
+    for path in list(Path(folder).rglob(f"{UNFINISHED}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _target(path: Path) -> Path:
@@ -143,6 +159,25 @@ def open_binary(path: str | Path, what: str, error: type[DetectPruneError] = Det
         raise error(f"a zero byte can't be part of a name; a {what} was expected", file=path) from None
     kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
     raise error(f"this is {kind}; a {what} was expected here", file=path)
+
+
+def write_tensors(path: str | Path, value: Any) -> None:
+    """Writes tensors and plain values, atomically: the same bytes for the same values.
+
+    Raises:
+        DetectPruneError: as `atomic_path`.
+    """
+    import torch
+
+    # By a file of ours: given a name, torch writes it into the archive, and has an error of its own for a full disk.
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            # After a full disk torch ends its archive all the same, and complains of that.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read_tensors(path: str | Path, what: str) -> Any:

@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import pickle
+import resource
 import stat
 
 import pytest
+import torch
 
 from detect_prune import files
 from detect_prune.errors import DetectPruneError
@@ -15,9 +17,11 @@ from detect_prune.files import (
     make_folder,
     read_tensors,
     read_text,
+    remove_unfinished,
     require_disk_space,
     require_writable,
     write_json,
+    write_tensors,
     write_text,
 )
 
@@ -158,3 +162,38 @@ def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path):
 def test_a_byte_order_mark_is_no_text(tmp_path):
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbfx")
     assert read_text(tmp_path / "a", "text") == "x"
+
+
+def test_tensors_are_the_same_bytes_whenever_they_are_written(tmp_path):
+    state = {"weight": torch.arange(6.0).view(2, 3), "step": 3}
+    for name in ("a.pt", "b.pt"):
+        write_tensors(tmp_path / name, state)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    assert torch.equal(read_tensors(tmp_path / "a.pt", "checkpoint")["weight"], state["weight"])
+
+
+def test_a_disk_that_fills_up_while_tensors_are_written_is_one_sentence(tmp_path):
+    path = tmp_path / "last.pt"
+    write_tensors(path, torch.zeros(3))
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(DetectPruneError, match=r"last\.pt: can't be written: File too large"):
+            write_tensors(path, torch.zeros(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_kill_leaves_half_written_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    kept = [tmp_path / ".lock", tmp_path / "last.pt", tmp_path / "pictures" / "a.jpg"]
+    for path in kept:
+        path.touch()
+    killed = [atomic_path(path) for path in kept[1:]]  # never left
+    left = [each.__enter__() for each in killed]
+    (tmp_path / f"{files.UNFINISHED}scratch").mkdir()
+    (tmp_path / f"{files.UNFINISHED}scratch" / "pruned.weights").touch()
+    assert all(path.exists() for path in left)
+    remove_unfinished(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)

@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any
 
 from detect_prune.cli.command import INTERRUPTED
-from detect_prune.cli.plan import PLAN
-from detect_prune.engine.names import METRICS
+from detect_prune.cli.plan import PLAN, is_finished
+from detect_prune.engine.stop import stopping_signals
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Runs:
     """Runs of a sweep as processes of their own; finished ones are not run again.
 
     A run that was begun goes on from its last checkpoint. With room for one run its output is the sweep's, with room
-    for several it goes to NAME.log. While entered, Ctrl-C and a kill of the sweep are handed on to the runs.
+    for several it goes to NAME.log. While entered, what stops the sweep is handed on to the runs.
 
     Args:
         folder: of the sweep.
@@ -51,7 +52,7 @@ class Runs:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Runs":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stopping_signals():
             self._before[number] = signal.signal(number, self._stop)
         return self
 
@@ -122,7 +123,7 @@ class Runs:
         from detect_prune.engine.run import Stopped
 
         folder = self._folder_of(run.name)
-        if (folder / METRICS).exists():
+        if is_finished(folder):
             return folder
         if self._stopping:
             raise Stopped(self.folder)
@@ -179,8 +180,7 @@ def _remove_without_plan(folder: Path) -> None:
         DetectPruneError: there is something in it.
     """
     try:
-        for unfinished in folder.glob(f".{Path(PLAN).stem}-*"):
-            unfinished.unlink()
+        remove_unfinished(folder)
         folder.rmdir()
     except FileNotFoundError:
         pass

@@ -111,6 +111,13 @@ def resume_plan(
     return folder, plan.argv
 
 
+def is_finished(folder: Path, finished: str = METRICS) -> bool:
+    """Whether the folder has the file that a run writes at its end. (An empty one is what a full disk or a power cut
+    may leave.)"""
+    file = folder / finished
+    return file.exists() and file.stat().st_size > 0
+
+
 @contextmanager
 def started_elsewhere(folder: Path) -> Iterator[None]:
     """Adds where the run of this folder was started to the error of a file that is missing here: its name may be
@@ -149,7 +156,7 @@ def _reads_as(action: argparse.Action, value: Any) -> bool:
 def _newest_unfinished(command: str, project: Path, finished: str) -> Path:
     plans = sorted(project.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in (path.parent for path in plans):
-        if (folder / finished).exists():
+        if is_finished(folder, finished):
             continue
         try:
             if read_plan(folder).command == command:

@@ -171,10 +171,11 @@ def _prune(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     asked = args.ratio or args.layer_ratios
     removed = f"removal ratio {asked}; " if asked else ""
     print(f"{job.says}\n{removed}everything is kept in {begun.folder}", flush=True)
-    if not job.task.trained:
-        print(f"{_untrained(args)}, so a dense network is trained first", flush=True)
-    elif args.weights is not None:
-        _tell_of_zeros(Masks.from_nonzero(job.task.model, args.include or (), args.exclude or ()))
+    if args.resume is None:
+        if not job.task.trained:
+            print(f"{_untrained(args)}, so a dense network is trained first", flush=True)
+        elif args.weights is not None:
+            _tell_of_zeros(Masks.from_nonzero(job.task.model, args.include or (), args.exclude or ()))
     result = prune(job.task.model, ratio=_chosen_ratio(args), **begun.arguments, **chosen_options(args))
     print(result.text)
     if job.sample:

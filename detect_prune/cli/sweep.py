@@ -4,6 +4,7 @@ import argparse
 import gc
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -133,6 +134,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     from detect_prune.cli.build import look_up
     from detect_prune.datasets import SAMPLE
     from detect_prune.engine.curve import record_of, write_curve
+    from detect_prune.engine.lock import lock_folder
 
     project = Path(args.project or PROJECT)
     changed = []
@@ -173,7 +175,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     devices = _devices(args.device) * (args.jobs or 1)
     if args.cfg is not None and args.workers is None:
         args.workers = default_workers(min(len(devices), len(points)))
-    with Runs(folder, devices, changed) as runs:
+    with closing(lock_folder(folder)), Runs(folder, devices, changed) as runs:
         dense = {seed: _shared(args, made) for seed in seeds}
         if args.train_dense:
             started = [_dense_run(seed, args) for seed in seeds]

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import atomic_path, read_tensors
+from detect_prune.files import read_tensors, write_tensors
 
 FORMAT = "detect_prune checkpoint 1"
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Writes `state` atomically; a kill in the middle leaves the checkpoint before it."""
-    with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+    write_tensors(path, {"format": FORMAT, **state})
 
 
 def plain_values(value: Any) -> Any:

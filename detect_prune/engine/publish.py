@@ -59,7 +59,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
         flat,
         layers,
     )
-    write_text(run.folder / "table.md", f"{table.markdown()}\n\n{sentence}\n")
+    write_text(run.folder / "table.md", f"{table.markdown()}\n\n{' '.join([sentence, *notes])}\n")
     record = plain_values(
         {
             "stages": run.stages,

@@ -20,7 +20,7 @@ from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
 from detect_prune.engine.trainer import StepReport, Trainer
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import require_disk_space
+from detect_prune.files import remove_unfinished, require_disk_space
 from detect_prune.pruning import Masks, Pruner, prunable_weights
 from detect_prune.report.figures import save_picture
 from detect_prune.report.progress import Progress, Timeline
@@ -349,6 +349,7 @@ class Run:
         if resume and not self.folder.is_dir():
             raise DetectPruneError("no such folder; that of a run to resume was expected", file=self.folder)
         self._kept.enter_context(lock_folder(self.folder))
+        remove_unfinished(self.folder)
         saved = (self.folder / LAST).exists()
         if saved and not resume:
             raise DetectPruneError(
@@ -405,6 +406,8 @@ class Run:
                 f"{self.world.size}: with dropout the run ends at other weights than it would have",
                 flush=True,
             )
+        if state["finished"] is None and (other := _other_arithmetic(state["machine"], self.machine)):
+            print(f"{other}: it ends at other weights than it would have, by rounding", flush=True)
         # Of the machine where the steps were timed, and of the command that began the run.
         self.command, self.machine = state["command"], state["machine"]
         self.finished = state["finished"]
@@ -422,6 +425,13 @@ class Run:
         # one is whole.
         size = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
         require_disk_space(self.folder, 2 * 6 * size + 2 * size + 50_000_000)
+
+
+def _other_arithmetic(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of the machine decides how sums are rounded and is not what it was; nothing if all is."""
+    names = [name for name in ("processor", "gpu", "threads", "torch", "opencv") if begun.get(name) != now.get(name)]
+    were, are = (", ".join(f"{name} {machine.get(name, '-')}" for name in names) for machine in (begun, now))
+    return f"this run was begun with {were}, and goes on with {are}" if names else ""
 
 
 def _differences(settings: Mapping[str, Any], begun: Mapping[str, Any]) -> list[str]:

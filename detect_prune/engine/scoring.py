@@ -9,6 +9,7 @@ from detect_prune.engine.names import PRUNED
 from detect_prune.engine.run import Run
 from detect_prune.engine.task import Metrics
 from detect_prune.export.sizes import zip_size
+from detect_prune.files import UNFINISHED
 from detect_prune.pruning import Masks, count_macs
 from detect_prune.report.summary import Stage
 
@@ -20,7 +21,7 @@ def score(run: Run, stage: str, keep_as: str | None = None) -> None:
 
 def _score(run: Run, stage: str, keep_as: str | None) -> None:
     metrics = run.task.evaluate(run.model)
-    with tempfile.TemporaryDirectory(dir=run.folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=run.folder) as scratch:
         folder = run.folder if keep_as else Path(scratch)
         weights_file = run.task.save(run.model, folder, keep_as or PRUNED)[-1]
         row = _row(run, run.model, stage, metrics, weights_file)

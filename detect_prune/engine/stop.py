@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from types import FrameType
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """Ctrl-C, a kill, and a terminal that has closed, unless that is to be ignored (`nohup`)."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        found.append(hang_up)
+    return found
+
+
 class StopSignal:
-    """While entered, the first SIGINT or SIGTERM inside a `guarded` stretch only sets `requested`.
+    """While entered, the first of `stopping_signals` inside a `guarded` stretch only sets `requested`.
 
     The loop looks at `requested` after each step, saves, and leaves. An evaluation between two steps of a phase is
     finished first, which can take minutes. Outside guarded stretches, and at the second signal, KeyboardInterrupt is
@@ -26,7 +35,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stopping_signals():
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -17,7 +17,7 @@ from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe, Teacher
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import atomic_path
+from detect_prune.files import write_tensors
 from detect_prune.pruning import modes_kept
 from detect_prune.state_dict import load_state
 from detect_prune.tasks.inference import full_float32
@@ -117,10 +117,7 @@ class ClassificationTask:
     def save(self, model: nn.Module, folder: Path, stem: str) -> list[Path]:
         """A state dict of contiguous tensors, to be read with `torch.load(..., weights_only=True)`."""
         path = folder / f"{stem}.pt"
-        with atomic_path(path) as temporary:
-            torch.save(
-                {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary
-            )
+        write_tensors(path, {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
         return [path]
 
     def load(self, folder: Path, stem: str) -> nn.Module:
@@ -134,6 +131,7 @@ class ClassificationTask:
             "data": self.data.name,
             "training pictures": len(self.data.train),
             "test pictures": len(self.data.test),
+            "data digest": f"{self.data.train.digest()}-{self.data.test.digest()}",
             "batch": self.batch,
             "augmentation": "crop and flip" if self.augment else "none",
         }

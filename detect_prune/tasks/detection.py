@@ -212,6 +212,7 @@ class DetectionTask:
             "data": self.data.name,
             "training pictures": len(self.data.train),
             "validation pictures": len(self.data.val),
+            "data digest": f"{self.data.train.digest()}-{self.data.val.digest()}",
             "classes": len(self.data.names),
             "input": f"{self.size[0]}x{self.size[1]}",
             "letterbox": self.letterbox,
@@ -225,7 +226,7 @@ class DetectionTask:
         if self.skipped:
             by = f" by process {self.world.rank}" if self.world.size > 1 else ""
             problems.append(
-                f"{len(self.skipped)} training pictures were skipped{by}: {'; '.join(sorted(self.skipped)[:3])}"
+                f"{counted(len(self.skipped), 'training picture')} skipped{by}: {'; '.join(sorted(self.skipped)[:3])}"
             )
         return problems
 

@@ -15,6 +15,7 @@ from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN
 from detect_prune.engine.run import Stopped
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import UNFINISHED
 
 
 def test_a_run_that_outlived_its_sweep_is_told_as_at_work_and_not_as_failed(tmp_path):
@@ -107,7 +108,7 @@ class TestRuns:
 
     def test_a_folder_from_a_kill_before_the_plan_is_used(self, tmp_path, calls):
         (tmp_path / "a").mkdir()
-        (tmp_path / "a" / ".plan-x1y2.json").touch()
+        (tmp_path / "a" / f"{UNFINISHED}plan-x1y2.json").touch()
         assert Runs(tmp_path, ["cpu"]).finish(self.RUNS[:1]) == [tmp_path / "a"]
 
     def test_a_folder_of_something_else_is_in_the_way(self, tmp_path, calls):

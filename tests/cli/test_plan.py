@@ -130,7 +130,8 @@ def test_the_newest_unfinished_run_of_the_command_is_taken(tmp_path):
         command = made.__name__.rpartition(".")[2]
         folder = saved(tmp_path / name, ["--cfg", name], made, command)
         os.utime(folder / "plan.json", (1000 - age, 1000 - age))
-    (tmp_path / "finished" / "metrics.json").touch()
+    (tmp_path / "finished" / "metrics.json").write_text("{}")
+    (tmp_path / "new" / "metrics.json").touch()  # what a full disk leaves is no end
     args, folder, _ = resume(["--resume"], tmp_path)
     assert folder == tmp_path / "new" and args.cfg == "new"
     with pytest.raises(DetectPruneError, match="made by 'train', not by 'prune'"):

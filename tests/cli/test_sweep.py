@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from held import held_elsewhere
 from toy import ToyTask
 
 from detect_prune.cli import prune, sweep, train
@@ -221,6 +222,26 @@ def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatc
     assert sweep.main(again) == INTERRUPTED
     changed = ["--workers", "1", "--save-every", "2.0"]
     assert seen == [(["cpu"] * 3, "4", []), (["cpu"] * 2, "6", []), (["cpu"] * 3, "1", changed)]
+
+
+def test_two_sweeps_do_not_work_in_one_folder(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("fcntl")
+    (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
+    data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=3)
+    monkeypatch.chdir(tmp_path)
+    begun = []
+
+    class Runs(sweep.Runs):
+        def finish(self, runs):
+            begun.append(runs)
+            raise Stopped(self.folder)
+
+    monkeypatch.setattr(sweep, "Runs", Runs)
+    words = ["--cfg", "tiny.cfg", "--data", str(data), "--ratios", "0.5", "--batch", "2", "--device", "cpu"]
+    assert sweep.main(words) == INTERRUPTED and len(begun) == 1
+    with held_elsewhere(tmp_path / "runs" / "sweep" / "tiny"):
+        assert sweep.main(["--resume"]) == 2
+    assert "another process is at work" in capsys.readouterr().err and len(begun) == 1
 
 
 def test_ratios_are_asked_for(capsys):

@@ -20,6 +20,21 @@ def build(*pictures):
     return builder.finish(), builder.warnings
 
 
+def test_a_digest_tells_what_is_in_a_set_and_not_where_it_lies():
+    def digest(folder="/folder", names=NAMES, files="ab", width=10, box=(1, 2, 6, 8), label=1, owner=0):
+        builder = DetectionSetBuilder(names)
+        for number, name in enumerate(files):
+            builder.add_picture(f"{folder}/{name}.jpg", number, width, 20)
+        boxes = np.array([box], np.float32)
+        builder.add_boxes(np.array([owner]), boxes, np.array([label]), np.array([9.0]), np.array([False]))
+        return builder.finish().digest()
+
+    assert digest() == digest("/elsewhere")
+    others = [{"names": ("a", "c")}, {"files": "ba"}, {"files": "abc"}, {"width": 11}]
+    others += [{"box": (1, 2, 6, 9)}, {"label": 0}, {"owner": 1}]
+    assert len({digest(), *(digest(**other) for other in others)}) == 1 + len(others)
+
+
 def test_boxes_are_clipped_and_empty_ones_dropped():
     dataset, warnings = build(
         ((10, 20), [(-5, 2, 6, 30), (3, 3, 3, 9), (12, 1, 15, 4), (5, 5, 4, 9)]), ((8, 8), []), ((6, 6), [(0, 0, 6, 6)])

@@ -229,8 +229,8 @@ def test_a_corrupt_picture_is_skipped_counted_and_reported(here, tiny_cfg, tiny_
         path.write_bytes(path.read_bytes()[:40])
     assert run(*options(tiny_cfg, tiny_data, "--ratio", "0.5", "--name", "x")) == 0
     notes = json.loads((here / "runs/prune/x/metrics.json").read_text())["notes"]
-    assert any("1 training pictures" in note and "3.png" in note for note in notes)
-    assert any("1 validation pictures" in note and "3.png" in note for note in notes)
+    assert any("1 training picture skipped" in note and "3.png" in note for note in notes)
+    assert any("1 validation picture left out" in note and "3.png" in note for note in notes)
     assert "3.png" in capsys.readouterr().out
 
 
@@ -244,6 +244,16 @@ def test_val_and_detect_do_not_adapt_heads(here, tiny_cfg, tiny_data, capsys):
     (here / "three.names").write_text("a\nb\nc\n")
     assert run("detect", *pair, "--names", "three.names", tiny_data.parent / "val") == 2
     assert "3 names were given" in capsys.readouterr().err
+
+
+def test_resume_refuses_other_data_of_as_many_pictures(here, tiny_cfg, tiny_data, capsys):
+    assert run(*options(tiny_cfg, tiny_data, "--ratio", "0.5", "--name", "x")) == 0
+    file = Path(tiny_data).parent / "train.json"
+    found = json.loads(file.read_text())
+    found["annotations"][0]["bbox"][2] -= 1
+    file.write_text(json.dumps(found))
+    assert run("prune", "--resume", "runs/prune/x") == 2
+    assert "other settings (data: data digest)" in capsys.readouterr().err
 
 
 def test_resume_refuses_other_settings_and_unknown_runs(here, tiny_cfg, tiny_data, capsys):

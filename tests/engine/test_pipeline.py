@@ -47,6 +47,12 @@ def test_each_stage_is_measured_and_kept(whole):
     assert list(whole.folder.glob("events.out.tfevents.*"))
 
 
+def test_what_is_said_of_the_run_stands_under_the_table_as_well(whole):
+    """The set of points has a picture that can't be read."""
+    for file in ("table.md", "index.html"):
+        assert "not read: torn.png" in (whole.folder / file).read_text()
+
+
 def test_the_page_has_the_settings_that_were_made(whole):
     page = (whole.folder / "index.html").read_text()
     assert json.loads((whole.folder / "metrics.json").read_text())["settings"]["pattern"] is None

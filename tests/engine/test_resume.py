@@ -12,12 +12,14 @@ from toy import FP32, StopsItself, ToyTask, run, same_bits
 
 from detect_prune.engine import run as run_module
 from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
+from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.pipeline import train
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.run import Run, Stopped
 from detect_prune.engine.task import Metrics
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import UNFINISHED
 from detect_prune.pruning import Masks
 
 
@@ -244,6 +246,28 @@ def test_a_run_from_before_a_setting_was_told_goes_on(tmp_path):
     with pytest.raises(Stopped):
         run(tmp_path / "run", StopsItself(3))
     run(tmp_path / "run", Told(), resume=True)
+
+
+def test_what_a_kill_left_half_written_is_gone_when_the_run_goes_on(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(3))
+    left = tmp_path / "run" / f"{UNFINISHED}last-x1y2.pt"
+    left.touch()
+    run(tmp_path / "run", resume=True)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("threads", 77), ("torch", "9.9"), ("gpu", "a GPU")])
+def test_a_run_that_goes_on_with_other_arithmetic_says_so(tmp_path, monkeypatch, capsys, name, value):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(3))
+    monkeypatch.setattr(run_module, "describe_machine", lambda device: describe_machine(device) | {name: value})
+    run(tmp_path / "run", resume=True)
+    said = capsys.readouterr().out
+    assert said.count("and goes on with") == 1 and f"and goes on with {name} {value}: " in said
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["machine"].get(name) != value
+    run(tmp_path / "run", resume=True)  # a finished one computes nothing more
+    assert "goes on with" not in capsys.readouterr().out
 
 
 def test_a_folder_with_a_run_is_not_overwritten(whole):

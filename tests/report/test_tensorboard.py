@@ -1,7 +1,10 @@
+import errno
 from contextlib import closing
 
 import numpy as np
+import pytest
 
+from detect_prune.errors import DetectPruneError
 from detect_prune.report.tensorboard import EventWriter
 
 
@@ -36,3 +39,14 @@ def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path):
     events = read(tmp_path).Scalars("loss")
     assert [e.step for e in events] == list(range(12)), "no step twice, none lost"
     assert [e.value for e in events] == [1.0] * 6 + [2.0] * 6
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(EventWriter(tmp_path)) as writer:
+        for method, arguments in (("add_scalar", ({"loss": 1.0}, 1)), ("add_image", ("a", np.zeros((8, 8, 3)), 1))):
+            with monkeypatch.context() as patched, pytest.raises(DetectPruneError, match="written: No space left"):
+                patched.setattr(writer._writer, method, full)
+                (writer.scalars if method == "add_scalar" else writer.picture)(*arguments)

@@ -1,5 +1,7 @@
 """The classification task: which pictures the statistics come from, and checkpoints as weights."""
 
+import copy
+
 import cv2
 import numpy as np
 import pytest
@@ -58,6 +60,16 @@ def test_a_checkpoint_of_a_run_can_be_used_as_weights(data, tmp_path, monkeypatc
     save_checkpoint(tmp_path / "other.pt", {"model": torch.nn.Linear(2, 2).state_dict()})
     with pytest.raises(DetectPruneError, match=r"other\.pt: these weights belong to another network"):
         classification_task("lenet5", tmp_path / "other.pt", device="cpu")
+
+
+def test_settings_tell_other_pictures_apart(data):
+    def digest(change=lambda images, labels: None):
+        other = copy.deepcopy(data)
+        change(other.train.images, other.test.labels)
+        return task_of(other).settings()["data digest"]
+
+    assert digest() == digest()
+    assert len({digest(), digest(lambda x, _: x[3].add_(1)), digest(lambda _, y: y[3].add_(1))}) == 3
 
 
 def test_pictures_that_are_held_out_are_scored_on(data, tmp_path, monkeypatch):
