@@ -13,6 +13,7 @@ from detect_prune.engine.names import METRICS, SWEEP
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json, write_text
+from detect_prune.numbers import counted
 from detect_prune.pruning import find_method
 from detect_prune.report import plots
 from detect_prune.report.summary import headline
@@ -84,7 +85,7 @@ def _removed_share(ratio: Any, last: dict[str, Any]) -> float | None:
 
 def _in_words(phases: Iterable[Phase]) -> str:
     return " then ".join(
-        f"{phase.epochs} epochs of {phase.optimizer} at {phase.lr:g}, decay {phase.weight_decay:g}"
+        f"{counted(phase.epochs, 'epoch')} of {phase.optimizer} at {phase.lr:g}, decay {phase.weight_decay:g}"
         + (f", dropout {phase.dropout:g}" if phase.dropout is not None else "")
         + (f", distilled {phase.distill:g}" if phase.distill else "")
         for phase in phases

@@ -9,7 +9,7 @@ from detect_prune.engine.names import METRICS
 from detect_prune.engine.run import Run
 from detect_prune.files import write_json, write_text
 from detect_prune.pruning import too_early
-from detect_prune.report import plots
+from detect_prune.report import plots, tables
 from detect_prune.report.page import write_page
 from detect_prune.report.progress import duration
 from detect_prune.report.summary import Stage, closing_table, floor_note, headline, layer_table, part_note, verdict
@@ -48,7 +48,9 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     took = duration(finished["seconds"])
     flat = _flat(run.settings) | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
     flat |= {"precision": str(run.precision), "took": took, "date": finished["date"]}
-    flat |= {"command": run.command or "-"} | _flat(run.machine)
+    memory = run.machine["memory"]
+    machine = run.machine | {"memory": None if memory is None else tables.size(memory)}
+    flat |= {"command": run.command or "-"} | _flat(machine)
     write_page(
         run.folder / "index.html",
         run.task.name,
