@@ -67,9 +67,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Removes what a process that was killed while it wrote has left in a folder and in those below: whole checkpoints,
-    maybe. To be called where nobody else is writing there."""
-    for path in list(Path(folder).rglob(f"{UNFINISHED}*")):
+    """Removes what a process that was killed while it wrote has left in a folder: whole checkpoints, maybe. To be
+    called where nobody else is writing there."""
+    for path in list(Path(folder).glob(f"{UNFINISHED}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -174,8 +174,8 @@ def write_tensors(path: str | Path, value: Any) -> None:
         try:
             torch.save(value, file)
         except RuntimeError as error:
-            # After a full disk torch ends its archive all the same, and complains of that.
-            if isinstance(error.__context__, OSError):
+            # After a full disk or a Ctrl-C torch ends its archive all the same, and complains of that.
+            if error.__context__ is not None:
                 raise error.__context__ from None
             raise
 

@@ -1,6 +1,7 @@
 """Whole files or none, and every failure in one sentence that names its file."""
 
 import errno
+import io
 import json
 import os
 import pickle
@@ -185,6 +186,23 @@ def test_a_disk_that_fills_up_while_tensors_are_written_is_one_sentence(tmp_path
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_a_ctrl_c_while_tensors_are_written_stays_one(tmp_path, monkeypatch, after):
+    class Interrupted(io.FileIO):
+        writes = 0
+
+        def write(self, data):
+            self.writes += 1
+            if self.writes == after + 1:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(files, "open", Interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors(tmp_path / "last.pt", [torch.zeros(1000)] * 5)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_kill_leaves_half_written_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "pictures").mkdir()
     kept = [tmp_path / ".lock", tmp_path / "last.pt", tmp_path / "pictures" / "a.jpg"]
@@ -192,8 +210,12 @@ def test_what_a_kill_leaves_half_written_is_removed_and_nothing_else(tmp_path):
         path.touch()
     killed = [atomic_path(path) for path in kept[1:]]  # never left
     left = [each.__enter__() for each in killed]
+    (tmp_path / "inner" / "pictures").mkdir(parents=True)
+    elsewhere = tmp_path / "inner" / f"{files.UNFINISHED}x.pt"  # of another run, which may be at work
+    elsewhere.touch()
     (tmp_path / f"{files.UNFINISHED}scratch").mkdir()
     (tmp_path / f"{files.UNFINISHED}scratch" / "pruned.weights").touch()
     assert all(path.exists() for path in left)
-    remove_unfinished(tmp_path)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    for folder in (tmp_path, tmp_path / "pictures", tmp_path / "not there"):
+        remove_unfinished(folder)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*kept, elsewhere])

@@ -55,8 +55,8 @@ def build_job(args: argparse.Namespace, world: World = ALONE) -> Job:
         look_up(args)
     task = _task(args, world)
     _override(task, args)
-    # The digest is for --resume, not for people.
-    shown = ", ".join(f"{name} {value}" for name, value in task.settings().items() if name != "cfg digest")
+    # The digests are for --resume, not for people.
+    shown = ", ".join(f"{name} {value}" for name, value in task.settings().items() if not name.endswith("digest"))
     if args.pretrained is not None:
         start = f"a backbone's weights {args.pretrained}"
     else:

@@ -15,7 +15,7 @@ from typing import Any
 
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN, is_finished
-from detect_prune.engine.stop import stopping_signals
+from detect_prune.engine.stop import forget_terminal, stopping_signals
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import remove_unfinished
 
@@ -61,6 +61,7 @@ class Runs:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        forget_terminal(number)
         with self._beginning:
             self._stopping = True
             for process in self._processes:

@@ -34,6 +34,7 @@ from detect_prune.cli.options import (
 from detect_prune.cli.plan import PLAN, fresh_folder, read_plan, resume_plan, save_plan
 from detect_prune.engine.names import SWEEP, TRAINED
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import remove_unfinished
 
 PROJECT = Path("runs/sweep")
 OWN = {"ratios", "methods", "seeds", "name", "project", "resume", "device", "jobs"}
@@ -176,6 +177,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     if args.cfg is not None and args.workers is None:
         args.workers = default_workers(min(len(devices), len(points)))
     with closing(lock_folder(folder)), Runs(folder, devices, changed) as runs:
+        remove_unfinished(folder)
         dense = {seed: _shared(args, made) for seed in seeds}
         if args.train_dense:
             started = [_dense_run(seed, args) for seed in seeds]

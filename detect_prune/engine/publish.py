@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detect_prune.engine.checkpoint import plain_values
-from detect_prune.engine.names import METRICS
+from detect_prune.engine.names import METRICS, PICTURES
 from detect_prune.engine.run import Run
 from detect_prune.files import write_json, write_text
 from detect_prune.pruning import too_early
@@ -92,7 +92,7 @@ def _pictures(run: Run) -> dict[str, Path]:
     pictures = {}
     for row in (run.stages[0], run.stages[-1]):
         begin = run.picture_path(row["name"], "").stem
-        for path in sorted((run.folder / "pictures").glob(f"{begin}*.jpg")):
+        for path in sorted((run.folder / PICTURES).glob(f"{begin}*.jpg")):
             pictures[f"{row['name']}: {path.stem.removeprefix(begin)}"] = path
     return pictures
 

@@ -14,7 +14,7 @@ from torch import nn
 from detect_prune.engine.checkpoint import load_checkpoint, plain_values, save_checkpoint
 from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
-from detect_prune.engine.names import BEST, LAST
+from detect_prune.engine.names import BEST, LAST, PICTURES
 from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
 from detect_prune.engine.stop import StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
@@ -116,7 +116,8 @@ class Run:
             self._begin(resume, precision)
         except BaseException:
             # Not left to the garbage collector: a notebook keeps the traceback, and with it this run and its lock.
-            self._kept.close()
+            with contextlib.suppress(DetectPruneError):
+                self._kept.close()
             raise
 
     def _begin(self, resume: bool, precision: Precision | None) -> None:
@@ -153,8 +154,11 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._kept.close()
         try:
+            # What went wrong first, or that the run has stopped and saved itself, says more than a log that can't be
+            # closed.
+            with contextlib.suppress(*([] if kind is None else [DetectPruneError])):
+                self._kept.close()
             if kind is Stopped:
                 # torchrun kills all processes when the first one leaves: not before process 0 has saved.
                 self.world.gather(0)
@@ -261,7 +265,7 @@ class Run:
             save_picture(self.picture_path(stage.name, name), picture)
 
     def picture_path(self, stage: str, name: str) -> Path:
-        return self.folder / "pictures" / f"{stage} {name}.jpg".replace(" + ", "-").replace(" ", "-")
+        return self.folder / PICTURES / f"{stage} {name}.jpg".replace(" + ", "-").replace(" ", "-")
 
     def keep_if_best(self, metrics: Metrics) -> None:
         """Writes `best.pt` if no evaluation of this run that was offered here scored higher."""
@@ -349,7 +353,8 @@ class Run:
         if resume and not self.folder.is_dir():
             raise DetectPruneError("no such folder; that of a run to resume was expected", file=self.folder)
         self._kept.enter_context(lock_folder(self.folder))
-        remove_unfinished(self.folder)
+        for folder in (self.folder, self.folder / PICTURES):
+            remove_unfinished(folder)
         saved = (self.folder / LAST).exists()
         if saved and not resume:
             raise DetectPruneError(
@@ -429,7 +434,8 @@ class Run:
 
 def _other_arithmetic(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What of the machine decides how sums are rounded and is not what it was; nothing if all is."""
-    names = [name for name in ("processor", "gpu", "threads", "torch", "opencv") if begun.get(name) != now.get(name)]
+    told = [name for name in ("processor", "threads", "torch", "opencv") if name in begun]  # once less was recorded
+    names = [name for name in (*told, "gpu") if begun.get(name) != now.get(name)]
     were, are = (", ".join(f"{name} {machine.get(name, '-')}" for name in names) for machine in (begun, now))
     return f"this run was begun with {were}, and goes on with {are}" if names else ""
 

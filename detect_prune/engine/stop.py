@@ -1,7 +1,9 @@
-"""Ctrl-C and kill, answered between two steps instead of in the middle of one."""
+"""Ctrl-C, a kill and a terminal that closes, answered between two steps instead of in the middle of one."""
 
 import contextlib
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -14,6 +16,19 @@ def stopping_signals() -> list[signal.Signals]:
     if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
         found.append(hang_up)
     return found
+
+
+def forget_terminal(number: int) -> None:
+    """Where the signal says that the terminal has closed: from now on nothing is written there, which would be an
+    error."""
+    if number != getattr(signal, "SIGHUP", None):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # it may be closed
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 class StopSignal:
@@ -54,6 +69,7 @@ class StopSignal:
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        forget_terminal(number)
         if self.requested or not self._guarded:
             raise KeyboardInterrupt
         self.requested = True

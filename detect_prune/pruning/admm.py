@@ -463,7 +463,7 @@ class GlobalADMM:
             ValueError: it is no such state, or belongs to another network, constraint, importance or schedule, or
                 another number of updates.
         """
-        require_state(state)
+        require_state(state, "z")
         if state["z"].keys() != self.z.keys() or any(state["z"][name].shape != z.shape for name, z in self.z.items()):
             raise ValueError("this state of ADMM belongs to another network, or to another choice of layers")
         require_made_for(state, self.updates, self._made_for())

@@ -77,10 +77,10 @@ def require_constraint(constraint: Constraint) -> Constraint:
     return constraint
 
 
-def require_state(state: Mapping[str, Any]) -> None:
-    """Raises ValueError unless this is the saved state of what prunes."""
-    if "updates" not in state:
-        raise ValueError("this is no state of what prunes while a network trains: its own state_dict was expected")
+def require_state(state: Mapping[str, Any], holds: str) -> None:
+    """Raises ValueError unless this is the saved state of what prunes in this way, which has an entry `holds`."""
+    if not {"updates", holds} <= state.keys():
+        raise ValueError("this is no state of what prunes in this way: what its own state_dict gave was expected")
 
 
 def require_made_for(state: Mapping[str, Any], updates: int, made_for: list[str]) -> None:
@@ -158,7 +158,8 @@ class GlobalBudget:
         if self._layers is not None and self._layers != sizes.keys():
             raise ValueError(
                 f"this budget was made for {', '.join(sorted(self._layers))}, and not for "
-                f"{', '.join(sizes)}: include and exclude have to be the same for both"
+                f"{', '.join(sizes)}: include and exclude have to be the same for both (and of a network that is "
+                "wrapped hand over the inside)"
             )
         strangers = self.costs.keys() - sizes.keys()
         if strangers:

@@ -1,8 +1,9 @@
 """Which weights can be pruned, how many of them stay, and how many multiplications they stand for."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
@@ -164,6 +165,13 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def _uncompiled() -> AbstractContextManager:
+    """A network that was compiled in place does not call the hooks of its layers, but for this."""
+    if "torch._dynamo" not in sys.modules:  # then none was, and to import it takes a second
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
 def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
     """Multiply-accumulates of every convolution and linear layer that one forward pass uses, per picture.
 
@@ -185,13 +193,14 @@ def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
         # Over a batch of the layer's own, which need not be the network's: that has the regions of each picture, say.
-        name, weight, given = names[module], module.weight, inputs[0] if inputs else named["input"]
+        name, weight, given = names[module], module.weight, inputs[0] if inputs else next(iter(named.values()))
         if weight.numel() == 0:
             return
         if isinstance(module, _ConvTransposeNd):
             positions = given.numel() // module.in_channels
         elif isinstance(module, _ConvNd):
-            positions = output.numel() // module.out_channels
+            made = output[0] if isinstance(output, tuple) else output
+            positions = made.numel() // module.out_channels
         else:
             positions = given.numel() // module.in_features
         before = totals.get(name, Macs(0, 0))
@@ -204,8 +213,7 @@ def count_macs(model: nn.Module, example_input: Tensor) -> dict[str, Macs]:
     layers = [module for module in model.modules() if isinstance(module, _ConvNd | nn.Linear)]
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module in layers]
     try:
-        # A network that was compiled in place would not call the hooks.
-        with modes_kept(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with modes_kept(model), torch.no_grad(), _uncompiled():
             model.eval()
             model(example_input)
     finally:

@@ -227,7 +227,7 @@ class GradualMagnitude:
             ValueError: it is no such state, or belongs to another network, constraint or importance, or another number
                 of updates.
         """
-        require_state(state)
+        require_state(state, "masks")
         require_made_for(state, self.updates, self._made_for())
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]

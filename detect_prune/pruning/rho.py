@@ -42,10 +42,11 @@ class Rho:
         self._steps = 0
         self._attached_rate = 0.0
         """The learning rate when the optimizer was attached: whoever warms up by hand has not yet begun."""
-        self._first_rate = 0.0
         self._full_rate = 0.0
         """What a warm-up rises to, by the optimizer's groups at the first step. Saved, since the optimizer of a resumed
         run may have been made with any rate."""
+        self._warms_up = False
+        """Whether the steps so far, or the first one of a new optimizer, say that there is one."""
         self._peak_rate = 0.0
         self._has_fallen = False
         self._first_residual = 0.0
@@ -93,11 +94,15 @@ class Rho:
         """The optimizer is about to take one."""
         rate = self._current_rate()
         if self._steps == 0:
-            self._first_rate = rate
             # max_lr is OneCycleLR's, whose initial_lr is where it begins.
             self._full_rate = max(
                 float(group.get("max_lr", group.get("initial_lr", self._attached_rate))) for group in self._groups()
             )
+            # An optimizer that has trained already has a state, and its rate may have fallen before ADMM began.
+            trained = any(self._optimizer.state.get(part) for group in self._groups() for part in group["params"])
+            self._warms_up = not trained and rate < self._full_rate
+        elif rate > self._peak_rate:
+            self._warms_up = True
         self._steps += 1
         self._has_fallen = self._has_fallen or rate < self._peak_rate
         self._peak_rate = max(self._peak_rate, rate)
@@ -148,10 +153,10 @@ class Rho:
         return max(float(group["lr"]) for group in self._groups())
 
     def _rate(self) -> float:
-        """The learning rate that rho has to suit: where it has risen, and until it falls for the first time, it is that
-        of a warm-up, whose end is meant."""
+        """The learning rate that rho has to suit: in a warm-up, until the rate falls for the first time, that of its
+        end."""
         rate = self._current_rate()
-        warms_up = self._peak_rate > self._first_rate and not self._has_fallen and rate >= self._peak_rate
+        warms_up = self._warms_up and not self._has_fallen and rate >= self._peak_rate
         return max(rate, self._full_rate) if warms_up else rate
 
     def _stable(self) -> float:
@@ -226,8 +231,8 @@ class Rho:
             "measured": self.measured,
             "gradient_square": self._gradient_square,
             "steps": self._steps,
-            "first_rate": self._first_rate,
             "full_rate": self._full_rate,
+            "warms_up": self._warms_up,
             "peak_rate": self._peak_rate,
             "has_fallen": self._has_fallen,
             "first_residual": self._first_residual,
@@ -240,5 +245,5 @@ class Rho:
         self._peak_rate, self._first_residual = state["peak_rate"], state["first_residual"]
         self._has_fallen = state.get("has_fallen", False)  # states of before 2026-11-29 do not say
         # Those of before 2026-11-30 do not say these.
-        self._first_rate = state.get("first_rate", self._peak_rate)
         self._full_rate = state.get("full_rate", self._attached_rate)
+        self._warms_up = state.get("warms_up", self._peak_rate < self._full_rate)

@@ -1,5 +1,6 @@
 """The runs of a sweep: none is made twice, one that was begun goes on, and a stop reaches them all."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from held import held_elsewhere
 
+from detect_prune.cli import child_runs
 from detect_prune.cli.child_runs import ChildRun, Runs
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN
@@ -138,7 +140,10 @@ class TestRuns:
             runs.finish(self.RUNS)
         assert told == [signal.SIGTERM]
 
-    def test_a_kill_reaches_the_run(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_kill_reaches_the_run(self, tmp_path, monkeypatch, number):
+        closed = []
+        monkeypatch.setattr(child_runs, "forget_terminal", closed.append)  # the terminal of these tests stays
         waits = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
         with Runs(tmp_path, ["cpu"]) as runs:
             monkeypatch.setattr(sys, "executable", "/bin/true")
@@ -147,9 +152,11 @@ class TestRuns:
                 process = subprocess.Popen(waits, stdout=subprocess.PIPE)
                 process.stdout.readline()
                 runs._processes.add(process)
-                runs._stop(signal.SIGTERM, None)
-                return process.wait(timeout=30)
+                os.kill(os.getpid(), number)
+                assert process.wait(timeout=30) == -number
+                return INTERRUPTED
 
             monkeypatch.setattr(runs, "_wait", wait)
             with pytest.raises(Stopped):
                 runs.finish(self.RUNS[:1])
+        assert closed == [number]

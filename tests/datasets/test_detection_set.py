@@ -21,17 +21,17 @@ def build(*pictures):
 
 
 def test_a_digest_tells_what_is_in_a_set_and_not_where_it_lies():
-    def digest(folder="/folder", names=NAMES, files="ab", width=10, box=(1, 2, 6, 8), label=1, owner=0):
+    def digest(folder="/folder", names=NAMES, files="ab", width=10, box=(1, 2, 6, 8), label=1, owner=0, crowd=False):
         builder = DetectionSetBuilder(names)
         for number, name in enumerate(files):
             builder.add_picture(f"{folder}/{name}.jpg", number, width, 20)
         boxes = np.array([box], np.float32)
-        builder.add_boxes(np.array([owner]), boxes, np.array([label]), np.array([9.0]), np.array([False]))
+        builder.add_boxes(np.array([owner]), boxes, np.array([label]), np.array([9.0]), np.array([crowd]))
         return builder.finish().digest()
 
     assert digest() == digest("/elsewhere")
     others = [{"names": ("a", "c")}, {"files": "ba"}, {"files": "abc"}, {"width": 11}]
-    others += [{"box": (1, 2, 6, 9)}, {"label": 0}, {"owner": 1}]
+    others += [{"box": (1, 2, 6, 9)}, {"label": 0}, {"owner": 1}, {"crowd": True}]
     assert len({digest(), *(digest(**other) for other in others)}) == 1 + len(others)
 
 

@@ -248,12 +248,17 @@ def test_val_and_detect_do_not_adapt_heads(here, tiny_cfg, tiny_data, capsys):
 
 def test_resume_refuses_other_data_of_as_many_pictures(here, tiny_cfg, tiny_data, capsys):
     assert run(*options(tiny_cfg, tiny_data, "--ratio", "0.5", "--name", "x")) == 0
-    file = Path(tiny_data).parent / "train.json"
-    found = json.loads(file.read_text())
-    found["annotations"][0]["bbox"][2] -= 1
-    file.write_text(json.dumps(found))
-    assert run("prune", "--resume", "runs/prune/x") == 2
-    assert "other settings (data: data digest)" in capsys.readouterr().err
+    assert "digest" not in capsys.readouterr().out, "that is for --resume, not for people"
+    for split in ("train", "val"):
+        file = Path(tiny_data).parent / f"{split}.json"
+        before = file.read_text()
+        found = json.loads(before)
+        found["annotations"][0]["bbox"][2] -= 1
+        file.write_text(json.dumps(found))
+        assert run("prune", "--resume", "runs/prune/x") == 2
+        assert "other settings (data: data digest)" in capsys.readouterr().err
+        file.write_text(before)
+    assert run("prune", "--resume", "runs/prune/x") == 0
 
 
 def test_resume_refuses_other_settings_and_unknown_runs(here, tiny_cfg, tiny_data, capsys):

@@ -3,7 +3,10 @@
 import json
 import math
 import os
+import pty
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -15,6 +18,7 @@ from torch import nn
 from toy import ToyTask, toy_network
 
 from detect_prune import prune, train
+from detect_prune.engine import stop as stop_module
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.machine import describe_machine
@@ -112,16 +116,39 @@ def test_a_batch_that_could_not_be_read_is_a_step_without_a_change():
     assert len(list(steps)) == 6
 
 
-def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once():
+def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once(monkeypatch):
     with StopSignal() as stop, stop.guard():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr(stop_module, "forget_terminal", lambda number: None)  # the terminal of these tests stays
     for number in (signal.SIGTERM, signal.SIGHUP):
         with StopSignal(), pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
         assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_terminal_that_closes_is_a_stop_and_nothing_more_is_written_there(tmp_path):
+    program = """
+import pathlib, sys, time
+from detect_prune.engine.stop import StopSignal
+with StopSignal() as stop, stop.guard():
+    print("begun", flush=True)
+    while not stop.requested:
+        time.sleep(0.01)
+    print("to nobody", flush=True)
+    pathlib.Path(sys.argv[1]).write_text("saved")
+"""
+    master, slave = pty.openpty()
+    words = [sys.executable, "-c", program, str(tmp_path / "last")]
+    with subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        assert os.read(master, 100).startswith(b"begun")
+        os.close(master)
+        process.send_signal(signal.SIGHUP)  # as the system does where the terminal is the process's own
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "last").read_text() == "saved"
 
 
 def test_a_terminal_that_closes_stops_nothing_under_nohup():

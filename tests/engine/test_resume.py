@@ -257,17 +257,31 @@ def test_what_a_kill_left_half_written_is_gone_when_the_run_goes_on(tmp_path):
     assert not left.exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("threads", 77), ("torch", "9.9"), ("gpu", "a GPU")])
-def test_a_run_that_goes_on_with_other_arithmetic_says_so(tmp_path, monkeypatch, capsys, name, value):
+@pytest.mark.parametrize("name", ["threads", "torch", "opencv", "processor", "gpu"])
+def test_a_run_that_goes_on_with_other_arithmetic_says_so(tmp_path, monkeypatch, capsys, name):
     with pytest.raises(Stopped):
         run(tmp_path / "run", StopsItself(3))
-    monkeypatch.setattr(run_module, "describe_machine", lambda device: describe_machine(device) | {name: value})
+    monkeypatch.setattr(run_module, "describe_machine", lambda device: describe_machine(device) | {name: "77"})
     run(tmp_path / "run", resume=True)
     said = capsys.readouterr().out
-    assert said.count("and goes on with") == 1 and f"and goes on with {name} {value}: " in said
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["machine"].get(name) != value
+    assert said.count("and goes on with") == 1 and f"and goes on with {name} 77: " in said
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["machine"].get(name) != "77"
     run(tmp_path / "run", resume=True)  # a finished one computes nothing more
     assert "goes on with" not in capsys.readouterr().out
+
+
+def test_a_log_that_can_t_be_closed_hides_neither_the_stop_nor_the_handlers(tmp_path, monkeypatch):
+    def full(writer):
+        raise DetectPruneError("TensorBoard's events can't be written")
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(run_module.EventWriter, "close", full)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(3))
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(DetectPruneError, match="events can't be written"):
+        run(tmp_path / "run", resume=True)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_folder_with_a_run_is_not_overwritten(whole):

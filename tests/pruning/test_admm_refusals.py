@@ -65,8 +65,9 @@ def test_what_is_refused():
         admm.update()
     with pytest.raises(ValueError, match="another network"):
         admm.load_state_dict(GlobalADMM(nn.Linear(3, 3), 0.5).state_dict())
-    with pytest.raises(ValueError, match="no state of what prunes"):
-        admm.load_state_dict(model.state_dict())
+    for state in (model.state_dict(), GradualMagnitude(model, LayerwiseRatio(0.5), updates=1).state_dict()):
+        with pytest.raises(ValueError, match="no state of what prunes"):
+            admm.load_state_dict(state)
     with pytest.raises(ValueError, match="of 40 updates"):
         admm.load_state_dict(GlobalADMM(model, 0.5, updates=40).state_dict())
     with pytest.raises(ValueError, match=r"made for .*'stages': 9"):

@@ -176,6 +176,8 @@ def test_a_budget_is_for_the_layers_that_it_was_made_for(options):
     for wrong in ({}, {"include": ["conv1"]}):
         with pytest.raises(ValueError, match=r"made for conv1\.weight, conv2\.weight, and not for conv1\.weight"):
             GlobalADMM(model, constraint=constraint, **wrong)
+    with pytest.raises(ValueError, match=r"made for .* wrapped hand over the inside"):
+        magnitude_masks(nn.DataParallel(model), constraint=constraint, include=["*conv*"])
 
 
 def test_numbers_of_any_kind_are_read():

@@ -183,16 +183,21 @@ class Unusual(nn.Module):
         def forward(self, input):
             return super().forward(input), None
 
+    class Pair(nn.Conv2d):
+        def forward(self, picture):
+            return super().forward(picture), None
+
     def __init__(self):
         super().__init__()
         self.up = nn.ConvTranspose2d(3, 4, 2, stride=2)
         self.none = nn.Linear(8, 1)
         self.none.weight, self.none.bias = nn.Parameter(torch.zeros(0, 8)), None
         self.two = self.Two(8, 5)
+        self.conv = self.Pair(4, 6, 3)
 
     def forward(self, x):
         x = self.up(input=x)
-        return self.none(x), self.two(x)
+        return self.none(x), self.two(x), self.conv(picture=x)
 
 
 def test_layers_that_are_called_otherwise_are_counted():
@@ -200,6 +205,7 @@ def test_layers_that_are_called_otherwise_are_counted():
     assert {name: each.dense for name, each in counts.items()} == {
         "up.weight": 4 * 4 * 3 * 4 * 2 * 2,
         "two.weight": 4 * 8 * 8 * 5,
+        "conv.weight": 6 * 6 * 6 * 4 * 3 * 3,
     }
     with pytest.raises(ValueError, match="at least one picture"):
         count_macs(Unusual(), torch.zeros(0, 3, 4, 4))

@@ -46,7 +46,12 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with closing(EventWriter(tmp_path)) as writer:
-        for method, arguments in (("add_scalar", ({"loss": 1.0}, 1)), ("add_image", ("a", np.zeros((8, 8, 3)), 1))):
+        calls = {
+            "add_scalar": lambda: writer.scalars({"loss": 1.0}, 1),
+            "add_image": lambda: writer.picture("a", np.zeros((8, 8, 3), np.uint8), 1),
+            "close": writer.close,
+        }
+        for method, call in calls.items():
             with monkeypatch.context() as patched, pytest.raises(DetectPruneError, match="written: No space left"):
                 patched.setattr(writer._writer, method, full)
-                (writer.scalars if method == "add_scalar" else writer.picture)(*arguments)
+                call()
