@@ -1,20 +1,23 @@
 """What ADMM costs: one Z and U update against `kthvalue`, and the penalty against a training step.
 
 Everything is a ratio of medians of one run, taken in turns, so that a busy machine disturbs both sides alike:
-`python benchmarks/update_speed.py` (Linux; under a minute on two quiet cores).
+`python benchmarks/update_speed.py` (under a minute on two quiet cores).
 """
 
 import argparse
-import ctypes
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import torch
 from recording import circumstances, write_results
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from detect_prune.cli.prune import IMPORTANCES
 from detect_prune.darknet import Darknet, load_cfg
@@ -35,21 +38,18 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def peak_of_temporaries(work: Callable[[], object]) -> int:
-    """By how many bytes the process grew at most while `work` ran: Linux keeps that peak, and can be told to forget it.
+    """How many bytes torch held at most while `work` ran, beyond what it held before.
 
-    Memory that is free inside the process is given back first, or it would hide what is allocated.
+    Counted from the allocations themselves: what the process holds says how the system's allocator had cut up its
+    memory, and differs between one update and the next by the weights' own size.
     """
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    work()
-    return memory("VmHWM") - before
-
-
-def memory(field: str) -> int:
-    """Bytes, from the process's own status."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    with TemporaryDirectory() as folder:
+        profiled.export_chrome_trace(str(trace := Path(folder, "trace.json")))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(accumulate(size for _, size in changes))
 
 
 def schedule(gradual: bool, stages: int = 20) -> RhoSchedule:
@@ -59,8 +59,8 @@ def schedule(gradual: bool, stages: int = 20) -> RhoSchedule:
 
 def update_figures(model: nn.Module, repeats: int, importance: str, gradual: bool) -> dict[str, float]:
     """One Z and U update of all of the model's weights, beside `kthvalue` over their magnitudes."""
-    # Two updates a stage: every other one also sets rho and the worths anew.
-    updates, rho = 2 * repeats + 4, schedule(gradual, repeats + 2)
+    # Two updates a stage: every other one also sets rho and the worths anew, but for the very last, which is not made.
+    updates, rho = 2 * repeats + 6, schedule(gradual, repeats + 3)
     admm = GlobalADMM(model, RATIO, updates=updates, rho=rho, importance=importance, gradual=gradual)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     admm.attach(optimizer)
