@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,11 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"DETECT_PRUNE_TEST_DATA names {path}, which is not a folder")
     return path
+
+
+@pytest.fixture
+def terminal():
+    """SIGHUP ends a process, as in a terminal: under nohup it is ignored, and in all that the tests start as well."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

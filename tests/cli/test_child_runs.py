@@ -141,7 +141,7 @@ class TestRuns:
         assert told == [signal.SIGTERM]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-    def test_a_kill_reaches_the_run(self, tmp_path, monkeypatch, number):
+    def test_a_kill_reaches_the_run(self, tmp_path, monkeypatch, terminal, number):
         closed = []
         monkeypatch.setattr(child_runs, "forget_terminal", closed.append)  # the terminal of these tests stays
         waits = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]

@@ -116,7 +116,7 @@ def test_a_batch_that_could_not_be_read_is_a_step_without_a_change():
     assert len(list(steps)) == 6
 
 
-def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once(monkeypatch):
+def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once(monkeypatch, terminal):
     with StopSignal() as stop, stop.guard():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
@@ -129,7 +129,7 @@ def test_a_signal_waits_for_the_end_of_a_guarded_step_and_only_once(monkeypatch)
         assert signal.getsignal(number) == signal.SIG_DFL
 
 
-def test_a_terminal_that_closes_is_a_stop_and_nothing_more_is_written_there(tmp_path):
+def test_a_terminal_that_closes_is_a_stop_and_nothing_more_is_written_there(tmp_path, terminal):
     program = """
 import pathlib, sys, time
 from detect_prune.engine.stop import StopSignal
@@ -147,18 +147,18 @@ with StopSignal() as stop, stop.guard():
         assert os.read(master, 100).startswith(b"begun")
         os.close(master)
         process.send_signal(signal.SIGHUP)  # as the system does where the terminal is the process's own
-        assert process.wait(timeout=60) == 0
+        try:
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
     assert (tmp_path / "last").read_text() == "saved"
 
 
-def test_a_terminal_that_closes_stops_nothing_under_nohup():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopSignal() as stop, stop.guard():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.requested
-    finally:
-        signal.signal(signal.SIGHUP, before)
+def test_a_terminal_that_closes_stops_nothing_under_nohup(terminal):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignal() as stop, stop.guard():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested
 
 
 def test_a_process_that_follows_waits_for_the_word_of_another_everywhere():
