@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,11 @@ class ClassificationData:
     test: LabelledPictures
     warnings: list[str] = field(default_factory=list)
     """Sentences on pictures that could not be read and were left out."""
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells these pictures from others, see LabelledPictures.digest; made once, since it reads all of them."""
+        return f"{self.train.digest()}-{self.test.digest()}"
 
 
 def load_classification(name_or_path: str | Path, root: str | Path | None = None) -> ClassificationData:

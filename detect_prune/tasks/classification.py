@@ -131,7 +131,7 @@ class ClassificationTask:
             "data": self.data.name,
             "training pictures": len(self.data.train),
             "test pictures": len(self.data.test),
-            "data digest": f"{self.data.train.digest()}-{self.data.test.digest()}",
+            "data digest": self.data.digest,
             "batch": self.batch,
             "augmentation": "crop and flip" if self.augment else "none",
         }

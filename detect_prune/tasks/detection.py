@@ -212,7 +212,7 @@ class DetectionTask:
             "data": self.data.name,
             "training pictures": len(self.data.train),
             "validation pictures": len(self.data.val),
-            "data digest": f"{self.data.train.digest()}-{self.data.val.digest()}",
+            "data digest": self.data.digest,
             "classes": len(self.data.names),
             "input": f"{self.size[0]}x{self.size[1]}",
             "letterbox": self.letterbox,

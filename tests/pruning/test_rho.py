@@ -15,6 +15,19 @@ from detect_prune.pruning import (
 )
 
 
+def trained_rhos(model, optimizer, admm, after_step=lambda: None):
+    """rho after each update, of which there is one in ten steps."""
+    admm.attach(optimizer)
+    found = []
+    for number, batch in enumerate(batches(0, 10 * admm.updates), 1):
+        step(model, optimizer, batch)
+        if number % 10 == 0:
+            admm.update()
+            found.append(admm.rho)
+        after_step()
+    return found
+
+
 @pytest.mark.parametrize("importance", ["raw", "lamp"])
 @pytest.mark.parametrize("factor", [1.0, 100.0])
 def test_the_first_penalty_is_a_tenth_of_the_gradient_of_ten_steps(factor, importance):
@@ -90,15 +103,7 @@ def test_the_rate_that_counts_is_that_of_the_steps(kind, rate, gradual):
     def rhos(make):
         model = network()
         optimizer = make(model)
-        admm = GlobalADMM(model, 0.8, updates=30, gradual=gradual)
-        admm.attach(optimizer)
-        found = []
-        for number, batch in enumerate(batches(0, 300), 1):
-            step(model, optimizer, batch)
-            if number % 10 == 0:
-                admm.update()
-                found.append(admm.rho)
-        return found
+        return trained_rhos(model, optimizer, GlobalADMM(model, 0.8, updates=30, gradual=gradual))
 
     def fallen(model):
         optimizer = kind(model.parameters(), 100 * rate, **options)
@@ -176,15 +181,7 @@ def test_a_rate_that_goes_up_and_down_is_taken_as_it_is_once_it_has_fallen():
         optimizer = torch.optim.SGD(model.parameters(), made_with)
         cycle = torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 0.02, step_size_up=50, cycle_momentum=False)
         admm = GlobalADMM(model, 0.8, updates=40)
-        admm.attach(optimizer)
-        found = []
-        for number, batch in enumerate(batches(0, 400), 1):
-            step(model, optimizer, batch)
-            if number % 10 == 0:
-                admm.update()
-                found.append(admm.rho)
-            cycle.step()
-        return found, admm.report.worst
+        return trained_rhos(model, optimizer, admm, cycle.step), admm.report.worst
 
     for found, worst in (rhos(0.02), rhos(1.0)):
         assert found == sorted(found) and worst < 0.02
