@@ -14,7 +14,14 @@ from recording import RESULTS, circumstances, portable, portable_command, record
 
 from detect_prune.cli.command import run_command
 from detect_prune.cli.plan import PLAN, read_plan
-from detect_prune.engine.curve import beside_longer, compare, flattened, plot_accuracy, scores_in
+from detect_prune.engine.curve import (
+    beside_longer,
+    compare,
+    flattened,
+    plot_accuracy,
+    scores_in,
+    seeds_of_several_starts,
+)
 from detect_prune.errors import DetectPruneError
 
 LEGEND = (
@@ -44,12 +51,9 @@ def doubts(records: Sequence[dict[str, Any]]) -> list[str]:
     """What keeps the table from being a fair comparison, as sentences."""
     sentences = []
     score = scores_in(records[0])[-1]
-    starts: dict[int, set[float]] = {}
-    for record in records:
-        starts.setdefault(record["seed"], set()).add(record[f"dense_{score}"])
-    different = [str(seed) for seed, found in sorted(starts.items()) if len(found) > 1]
-    if different:
-        sentences.append(f"Not all runs of one seed begin with the same dense network (seed {', '.join(different)}).")
+    if different := seeds_of_several_starts(records):
+        seeds = ", ".join(map(str, different))
+        sentences.append(f"Not all runs of one seed begin with the same dense network (seed {seeds}).")
     for fact, name in (("recipe", "recipe"), ("updates", "number of updates"), ("precision", "precision")):
         found = dict.fromkeys(record[fact] for record in records if record["method"] != "dense")
         found.pop(None, None)  # what does not prune while it is trained makes no updates

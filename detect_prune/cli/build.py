@@ -61,7 +61,8 @@ def build_job(args: argparse.Namespace, world: World = ALONE) -> Job:
         start = f"a backbone's weights {args.pretrained}"
     else:
         start = f"weights {args.weights}" if args.weights is not None else "no weights to start from"
-    return Job(task, args.data == SAMPLE, "\n".join([f"{shown}, {start}, device {task.device}", *task.notes]))
+    sample = args.cfg is not None and args.data == SAMPLE  # a classifier's data may be a folder of that name
+    return Job(task, sample, "\n".join([f"{shown}, {start}, device {task.device}", *task.notes]))
 
 
 def look_up(args: argparse.Namespace) -> None:
@@ -75,8 +76,8 @@ def look_up(args: argparse.Namespace) -> None:
         if args.data == SAMPLE and args.data_root is not None:
             raise DetectPruneError("there is no COCO here; --data says which data set it is", file=args.data_root)
     if args.weights is None and args.pretrained is None and args.cfg is not None and args.data != SAMPLE:
-        usual = Path("weights") / f"{Path(args.cfg).stem}.weights"
-        args.weights = str(usual) if os.path.isfile(usual) else None
+        found = next(filter(os.path.isfile, _usual_weights(args.cfg)), None)
+        args.weights = None if found is None else str(found)
 
 
 def _task(args: argparse.Namespace, world: World) -> Task:
@@ -187,10 +188,14 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
     return model.to(choose_device(args.device))
 
 
-def _weights_of(cfg: str) -> Path:
-    """The weights beside the cfg, as a run leaves them, or those of its name in ./weights."""
+def _usual_weights(cfg: str) -> tuple[Path, Path]:
+    """Where weights are looked for that were not named: beside the cfg, where a run leaves them, and in ./weights."""
     beside = Path(cfg).with_suffix(".weights")
-    usual = Path("weights") / beside.name
+    return beside, Path("weights") / beside.name
+
+
+def _weights_of(cfg: str) -> Path:
+    beside, usual = _usual_weights(cfg)
     for path in (beside, usual):
         if os.path.isfile(path):
             return path

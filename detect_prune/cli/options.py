@@ -80,9 +80,13 @@ def folder_name(text: str) -> str:
 
 
 def device_name(text: str) -> str:
-    """An argparse type: cpu, cuda or cuda:N. Whether it is here is asked later, by `choose_device`."""
+    """An argparse type: cpu, cuda, cuda:N, or N for the last. Whether it is here is asked later, by `choose_device`."""
+    if re.fullmatch(r"\d{1,3}", text):
+        return f"cuda:{text}"
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no device; cpu, cuda or cuda:N was expected")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no device; cpu, cuda, cuda:N or N was expected (for several GPUs: torchrun)"
+        )
     return text
 
 
@@ -133,7 +137,10 @@ def add_use_options(parser: argparse.ArgumentParser, default_imgsz: str = "the c
         help=f"a detector's input width and height (default: {default_imgsz})",
     )
     parser.add_argument(
-        "--device", type=device_name, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU if there is one)"
+        "--device",
+        type=device_name,
+        metavar="NAME",
+        help="cpu, cuda, or a GPU's number (default: the GPU if there is one)",
     )
 
 

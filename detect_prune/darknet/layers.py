@@ -41,6 +41,7 @@ class Convolution(nn.Module):
         self.activation = step.activation
         self.blur = Blur(step.blur, step.stride) if step.blur else None
         nn.init.kaiming_normal_(self.conv.weight, a=0.1, nonlinearity="leaky_relu")
+        self._draw_no_zeros()
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
@@ -51,9 +52,15 @@ class Convolution(nn.Module):
         x = ACTIVATIONS[self.activation](x)
         return x if self.blur is None else self.blur(x)
 
+    @torch.no_grad()
+    def _draw_no_zeros(self) -> None:
+        # A draw in a million or two is exactly zero, and a zero says that a weight was pruned.
+        self.conv.weight.masked_fill_(self.conv.weight == 0, 1e-6)
+
     def start_as_head(self, head: steps.Head) -> None:
         """Fresh weights for a convolution that feeds a [yolo]: boxes near their anchors, objects rare."""
         nn.init.normal_(self.conv.weight, std=0.01)
+        self._draw_no_zeros()
         if self.conv.bias is not None:
             with torch.no_grad():
                 self.conv.bias.view(len(head.spec.anchors), 5 + head.spec.classes)[:, 4] = OBJECTNESS_PRIOR

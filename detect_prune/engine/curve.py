@@ -187,7 +187,7 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
             row.method,
             *row.settings.values(),
             "-" if row.ratio is None else f"{100 * row.ratio:g} %",
-            f"{row.records[0]['n_kept']:,}",
+            f"{round(median(row.values('n_kept'))):,}",  # with a budget of macs or bytes seeds differ
             *(_shown(name, median(row.values(name))) for name in names),
             f"{_shown(names[-1], min(values))} .. {_shown(names[-1], max(values))}" if len(values) > 1 else "-",
             f"{100 * median(losses):.2f}" if losses else "-",
@@ -271,9 +271,7 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
         rivals = [number for number, row in enumerate(rows) if row.ratio == ratio]
         unlike = len({rows[number].records[0]["recipe"] for number in rivals}) > 1
         runs = [record for number in rivals for record in rows[number].records]
-        # Rounded: another device may score the same network differently in the last digits.
-        begun = {(record["seed"], round(record[f"dense_{name}"], 6)) for record in runs}
-        unlike = unlike or len(begun) > len({seed for seed, _ in begun})
+        unlike = unlike or bool(seeds_of_several_starts(runs))
         if len(rivals) < 2 or unlike or any(rows[number].seeds < 2 for number in rivals):
             continue
         middle = {number: median(rows[number].values(name)) for number in rivals}
@@ -284,6 +282,16 @@ def _marks(rows: Sequence[_Row], name: str) -> list[str]:
         for number in near:
             marks[number] = TIE if len(near) > 1 else BEST_ROW
     return marks
+
+
+def seeds_of_several_starts(records: Sequence[dict[str, Any]]) -> list[int]:
+    """The seeds whose runs did not all begin with the same dense network, as far as its score tells."""
+    score = scores_in(records[0])[-1]
+    starts: dict[int, set[float]] = {}
+    for record in records:
+        # Rounded: another device may score the same network differently in the last digits.
+        starts.setdefault(record["seed"], set()).add(round(record[f"dense_{score}"], 6))
+    return sorted(seed for seed, found in starts.items() if len(found) > 1)
 
 
 def scores_in(record: dict[str, Any]) -> list[str]:

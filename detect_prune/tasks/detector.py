@@ -57,17 +57,17 @@ class Detector(Darknet):
         """Finds objects in one picture.
 
         Args:
-            picture: a file, or (H, W, 3) uint8 RGB.
+            picture: a file, turned upright as its EXIF says, as viewers show it; or (H, W, 3) uint8 RGB.
             score_threshold: lowest score that is returned.
             iou_threshold: of the non-maximum suppression that the cfg names.
 
         Returns:
-            Detections in pixels of the picture, best first.
+            Detections in pixels of the picture (the upright one), best first.
 
         Raises:
             DetectPruneError: the file is not a picture that can be read.
         """
-        pixels = read_picture(picture) if isinstance(picture, (str, Path)) else picture
+        pixels = read_picture(picture, upright=True) if isinstance(picture, (str, Path)) else picture
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise DetectPruneError(
                 f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}"

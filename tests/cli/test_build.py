@@ -1,5 +1,7 @@
 """What is looked up for the user, and when it no longer is."""
 
+import cv2
+import numpy as np
 import pytest
 from tiny import TINY_CFG, write_coco
 
@@ -98,6 +100,25 @@ def test_val_and_detect_take_the_weights_beside_the_cfg_first(here):
         write_weights(made, place)
         used = detector_for_use(args)
         assert all((a == b).all() for a, b in zip(made.parameters(), used.parameters()))
+
+
+def test_a_run_begins_with_the_weights_beside_the_cfg_first(here):
+    (here / "run").mkdir()
+    (here / "run/tiny.cfg").write_text(TINY_CFG)
+    for found in ("weights/tiny.weights", "run/tiny.weights"):
+        write_weights(load("tiny.cfg"), found)
+        args = options("--cfg", "run/tiny.cfg")
+        build_job(args)
+        assert args.weights == found
+
+
+def test_a_classifier_s_folder_may_be_called_sample(here):
+    for part in ("train", "test"):
+        for label, grey in (("black", 0), ("white", 255)):
+            (here / "sample" / part / label).mkdir(parents=True)
+            cv2.imwrite(str(here / "sample" / part / label / "1.png"), np.full((28, 28), grey, np.uint8))
+    words = ["--model", "lenet5", "--data", "sample", "--ratio", "0.5", "--device", "cpu"]
+    assert not build_job(prune.parser().parse_args(words)).sample
 
 
 @pytest.mark.parametrize("zeros, held", [(0, False), (1, True)])

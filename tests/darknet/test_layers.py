@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny import TINY_CFG
 
-from detect_prune.darknet import Darknet
+from detect_prune.darknet import Darknet, parse_cfg
 from detect_prune.darknet.activations import ACTIVATIONS
 
 
@@ -304,3 +305,11 @@ def test_activation(name):
     want = [FORMULAS[name](value) for value in x.tolist()]
     # Darknet writes the constants of selu and gelu with four to six digits.
     np.testing.assert_allclose(ACTIVATIONS[name](x).numpy(), want, atol=2e-4 if name in ("selu", "gelu") else 1e-9)
+
+
+def test_fresh_weights_are_never_zero(monkeypatch):
+    """A zero says that a weight was pruned; of so many normal draws some are zero."""
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda weight, **given: torch.nn.init.zeros_(weight))
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda weight, **given: torch.nn.init.zeros_(weight))
+    net = Darknet(parse_cfg(TINY_CFG))
+    assert all(bool(part.all()) for name, part in net.named_parameters() if part.dim() == 4)

@@ -176,8 +176,14 @@ def test_nothing_is_the_best_among_runs_of_different_recipes():
     assert {row["of its ratio"] for row in cells(runs).values()} == {""}
 
 
+def test_what_seeds_keep_is_their_median():
+    runs = [record(seed=seed, n_kept=kept) for seed, kept in enumerate((100, 520, 500))]
+    assert cells(runs)["admm"]["kept"] == "500"
+
+
 def test_nothing_is_the_best_among_runs_that_began_with_different_dense_networks():
-    for other, mark in ((0.95, "**best**"), (0.94, "")):
+    # The second is the same network, scored on another device.
+    for other, mark in ((0.95, "**best**"), (0.95 + 1e-9, "**best**"), (0.94, "")):
         runs = [record("admm", seed, 0.92) | {"dense_accuracy": 0.95} for seed in range(3)]
         runs += [record("gradual", seed, 0.90) | {"dense_accuracy": other} for seed in range(3)]
         assert {row[0]: row[-1] for row in compare(runs).rows}["admm"] == mark

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import TINY_CFG, write_coco
 
 from detect_prune.darknet import parse_cfg
@@ -131,3 +132,12 @@ def test_float32_on_a_gpu_is_as_on_the_processor(model, gpu):
     with torch.inference_mode(), full_float32():
         for theirs, ours in zip(model(pictures), inference_copy(model.to(gpu))(pictures.to(gpu))):
             torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_photograph_is_seen_as_its_viewers_show_it(model, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    turned, upright = (model.predict(one, score_threshold=1e-4) for one in (tmp_path / "a.png", np.rot90(pixels, -1)))
+    assert len(upright.boxes) and np.array_equal(turned.boxes, upright.boxes)
