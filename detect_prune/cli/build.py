@@ -153,14 +153,14 @@ def begin(
     project = Path(args.project or project)
     resuming = args.resume is not None
     if resuming:
-        folder, argv, options = world.once(lambda: (*resume_plan(command, made, args, project), vars(args)))
+        folder, argv, options = world.on_main(lambda: (*resume_plan(command, made, args, project), vars(args)))
         vars(args).update(options)
     with started_elsewhere(folder) if resuming else nullcontext():
         job = world.main_first(lambda: build_job(args, world))
     if not resuming:
         check(job.task)
-        folder = world.once(lambda: fresh_folder(project, args.name or name(job.task), job.sample))
-        world.once(lambda: save_plan(folder, command, args, argv))
+        folder = world.on_main(lambda: fresh_folder(project, args.name or name(job.task), job.sample))
+        world.on_main(lambda: save_plan(folder, command, args, argv))
     arguments = {
         "task": job.task,
         "folder": folder,

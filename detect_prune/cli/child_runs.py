@@ -15,7 +15,8 @@ from typing import Any
 
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN, is_finished
-from detect_prune.engine.stop import forget_terminal, stopping_signals
+from detect_prune.engine.lock import lock_folder
+from detect_prune.engine.stop import Stopped, forget_terminal, stopping_signals
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import remove_unfinished
 
@@ -74,8 +75,6 @@ class Runs:
             Stopped: the sweep was asked to stop.
             DetectPruneError: a run has failed; those that were not begun yet are not begun.
         """
-        from detect_prune.engine.run import Stopped
-
         free: Queue[str] = Queue()
         for device in self.devices:
             free.put(device)
@@ -120,9 +119,6 @@ class Runs:
         return sample if sample.exists() else self.folder / name
 
     def _finish_one(self, run: ChildRun, device: str, environment: dict[str, str]) -> Path:
-        from detect_prune.engine.lock import lock_folder
-        from detect_prune.engine.run import Stopped
-
         folder = self._folder_of(run.name)
         if is_finished(folder):
             return folder
@@ -156,8 +152,6 @@ class Runs:
             return self._wait(self._begin(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
 
     def _begin(self, command: Sequence[str], **options: Any) -> subprocess.Popen:
-        from detect_prune.engine.run import Stopped
-
         with self._beginning:
             if self._stopping:
                 raise Stopped(self.folder)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from detect_prune.engine.stop import Stopped
 from detect_prune.errors import DetectPruneError
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def run_together(
     try:
         # Imported here: it takes seconds, and --help should not.
         from detect_prune.engine.distributed import World
-        from detect_prune.engine.run import Stopped
 
         flush_denormals()
         world = World.from_environment()

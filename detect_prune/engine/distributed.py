@@ -161,7 +161,7 @@ class World:
                 dist.all_gather_object(values, value)
         return values
 
-    def once(self, work: Callable[[], T]) -> T:
+    def on_main(self, work: Callable[[], T]) -> T:
         """Process 0 does it; the others wait, and are given what came of it."""
         result = [work() if self.main else None]
         if self.size > 1:

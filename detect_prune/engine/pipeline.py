@@ -186,8 +186,8 @@ def train(
     precision: Precision | None = None,
     command: str = "",
 ) -> Result:
-    """Trains a network with the recipe's dense phase, holding `masks` if given, and then with the dropout of its
-    retraining; the arguments are those of `prune`.
+    """Trains a network with the recipe's dense phase. `masks` are held, and then the dropout is that of
+    its retraining. The arguments are those of `prune`.
 
     Raises:
         DetectPruneError: the network has no weights that could be pruned, and so counted, or as `prune` does.
@@ -299,14 +299,14 @@ def _teacher(run: Run, phase: Phase) -> Teacher | None:
 
 
 def _reestimate(run: Run) -> None:
-    run.world.once(lambda: reestimate(run.model, run.task.inputs()))
+    run.world.on_main(lambda: reestimate(run.model, run.task.inputs()))
     run.world.share(run.model)
 
 
 def _result(run: Run, stem: str) -> Result:
     problems = [sentence for each in run.world.collect(run.task.problems()) for sentence in each]
     finished = run.finish()
-    stages, text = run.world.once(lambda: (run.stages, publish(run, finished, problems)))
+    stages, text = run.world.on_main(lambda: (run.stages, publish(run, finished, problems)))
     return Result(run.folder, run.task.load(run.folder, stem), stages, text)
 
 

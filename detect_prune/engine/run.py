@@ -16,7 +16,7 @@ from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.names import BEST, LAST, PICTURES
 from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
-from detect_prune.engine.stop import StopSignal
+from detect_prune.engine.stop import Stopped, StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
 from detect_prune.engine.trainer import StepReport, Trainer
 from detect_prune.errors import DetectPruneError
@@ -29,16 +29,6 @@ from detect_prune.report.tensorboard import EventWriter
 
 EVALUATIONS_PER_PHASE = 2
 RECORDS_PER_PHASE = 500
-
-
-class Stopped(Exception):
-    """The run was asked to stop; `folder`, where it has saved itself, is what --resume takes."""
-
-    def __init__(self, folder: Path, saved: bool = True):
-        self.folder = folder
-        self.together = saved
-        """Whether all processes stop at the same step, so that none is left waiting for another."""
-        super().__init__(f"stopped; {'everything so far' if saved else 'the last checkpoint'} is in {folder}")
 
 
 class Run:
@@ -122,7 +112,7 @@ class Run:
 
     def _begin(self, resume: bool, precision: Precision | None) -> None:
         """Opens the folder, restores what is in it, and lays the weights out for training."""
-        restored = self.world.once(lambda: self._open_folder(resume))
+        restored = self.world.on_main(lambda: self._open_folder(resume))
         # Killed before anything was done: what it may have logged until then happens again.
         purge_step = 0 if resume else None
         if restored:
@@ -134,7 +124,7 @@ class Run:
             if precision is None:
                 # All of them time it, because they will run side by side; process 0 decides.
                 found = choose_precision(self.task)
-                chosen, self.timings = self.world.once(lambda: found)
+                chosen, self.timings = self.world.on_main(lambda: found)
                 self.precision = PRECISIONS[chosen]
                 if self.timings:
                     # Two may be equally fast: timed again after a kill, the other one might win.
@@ -243,7 +233,7 @@ class Run:
                 self._log(name, report, record=report.step % record_every == 0)
                 progress.step(**self._live(report, pruner))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
-                    metrics = self.world.once(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
+                    metrics = self.world.on_main(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
                     progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
                 due = time.monotonic() - self._saved > self.save_every
                 stopping, due = self.world.any(self.stop.requested, due)
@@ -277,7 +267,7 @@ class Run:
     # ---- the log ------------------------------------------------------------------------------------------------
 
     def _log(self, name: str, report: StepReport, record: bool) -> None:
-        if not self.world.main:
+        if not self.world.main or not (record or report.update is not None):
             return
         parts = {f"loss {part}": value for part, value in report.parts.items()}
         values = {"loss": report.loss, **parts, "lr": report.lr}
@@ -288,8 +278,7 @@ class Run:
                 per_layer |= {f"{figure}/{layer}": value for layer, value in layers.items()}
         values = {key: value for key, value in values.items() if math.isfinite(value)}
         self.writer.scalars({f"train/{key}": value for key, value in values.items()} | per_layer, self.global_step)
-        if record or report.update is not None:
-            self.history.append({"step": self.global_step, "phase": name, **values})
+        self.history.append({"step": self.global_step, "phase": name, **values})
 
     def _log_metrics(self, phase: str, metrics: Metrics) -> None:
         self.writer.scalars({f"score/{name}": value for name, value in metrics.values.items()}, self.global_step)

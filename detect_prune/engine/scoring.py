@@ -16,7 +16,7 @@ from detect_prune.report.summary import Stage
 
 def score(run: Run, stage: str, keep_as: str | None = None) -> None:
     """Evaluates the model as it stands and measures the files that it would be stored in."""
-    run.world.once(lambda: _score(run, stage, keep_as))
+    run.world.on_main(lambda: _score(run, stage, keep_as))
 
 
 def _score(run: Run, stage: str, keep_as: str | None) -> None:
@@ -31,7 +31,7 @@ def _score(run: Run, stage: str, keep_as: str | None) -> None:
 
 def score_files(run: Run, stage: str, stem: str) -> None:
     """The last weights, written, read back, and only then evaluated: the figure belongs to the file."""
-    run.world.once(lambda: _score_files(run, stage, stem))
+    run.world.on_main(lambda: _score_files(run, stage, stem))
 
 
 def _score_files(run: Run, stage: str, stem: str) -> None:

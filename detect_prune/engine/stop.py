@@ -6,6 +6,7 @@ import signal
 import stat
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 
@@ -31,8 +32,18 @@ def forget_terminal(number: int) -> None:
     os.close(nowhere)
 
 
+class Stopped(Exception):
+    """The run was asked to stop; `folder`, where it has saved itself, is what --resume takes."""
+
+    def __init__(self, folder: Path, saved: bool = True):
+        self.folder = folder
+        self.together = saved
+        """Whether all processes stop at the same step, so that none is left waiting for another."""
+        super().__init__(f"stopped; {'everything so far' if saved else 'the last checkpoint'} is in {folder}")
+
+
 class StopSignal:
-    """While entered, the first of `stopping_signals` inside a `guarded` stretch only sets `requested`.
+    """While entered, the first of `stopping_signals` inside a stretch under `guard` only sets `requested`.
 
     The loop looks at `requested` after each step, saves, and leaves. An evaluation between two steps of a phase is
     finished first, which can take minutes. Outside guarded stretches, and at the second signal, KeyboardInterrupt is

@@ -252,13 +252,15 @@ class Task(Protocol):
         ...
 
     def inputs(self) -> Iterable[Tensor]:
-        """Batches of training pictures for batch-norm statistics, on `device`.
+        """Batches (B, ...) of training pictures for batch-norm statistics, on `device`, as the network takes them.
 
         Drawn from all of them: the first ones of a set are often all of one class.
         """
         ...
 
-    def evaluate(self, model: nn.Module) -> Metrics: ...
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """Scores the network, in process 0 alone. It may leave it in evaluation mode; its weights stay as they are."""
+        ...
 
     def figures(self, model: nn.Module) -> dict[str, np.ndarray]:
         """Pictures to look at, already drawn: name -> (height, width, 3) uint8 RGB."""

@@ -92,7 +92,6 @@ class Trainer:
         if pruner is not None:
             pruner.attach(self.optimizer)
         if masks is not None:
-            masks.apply()
             masks.attach(self.optimizer)
         self.average = MovingAverage(model, phase.ema, self.total) if phase.ema else None
         self._captured = None

@@ -56,9 +56,12 @@ class RhoSchedule:
     """The penalty's gradient, were the whole removal asked for and U zero, is at first so long, relative to the loss
     gradient's (root mean square over the first steps)."""
     stages: int = 20
+    """How many at most: between two of them rho and q are chosen anew."""
     goal: float = 0.02
+    """The worst layer's relative primal residual after nine tenths of the updates."""
     least: float = 1.0
     most: float = 2.0
+    """Bounds of the factor from the rho of one stage to that of the next."""
     effective: float = 0.1
     """Lower limit, from the second stage on, and where the ratio grows the first rho itself: learning rate * rho *
     steps between two updates / (1 - momentum), the share of its way that the penalty alone would move W, while it is

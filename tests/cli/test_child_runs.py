@@ -15,7 +15,7 @@ from detect_prune.cli import child_runs
 from detect_prune.cli.child_runs import ChildRun, Runs
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN
-from detect_prune.engine.run import Stopped
+from detect_prune.engine.stop import Stopped
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import UNFINISHED
 

@@ -29,7 +29,11 @@ from detect_prune.errors import DetectPruneError
         (seed_number, {"0": 0, str(2**63 - 1): 2**63 - 1}, ["-1", str(2**63)]),
         (share, {"0": 0.0, "1": 1.0, "0.05": 0.05}, ["-0.1", "1.1", "nan", "x"]),
         (folder_name, {"a b": "a b", "..a": "..a"}, ["", ".", "..", "a/b", "/a", "a\\b"]),
-        (device_name, {"cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1", "0": "cuda:0"}, ["gpu", "mps", "cuda:", "0,1"]),
+        (
+            device_name,
+            {"cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1", "0": "cuda:0"},
+            ["gpu", "mps", "cuda:", "0,1"],
+        ),
     ],
 )
 def test_types(kind, good, bad):

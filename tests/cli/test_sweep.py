@@ -14,8 +14,8 @@ from detect_prune.cli.options import PRECISIONS
 from detect_prune.cli.plan import PLAN, resume_plan, save_plan
 from detect_prune.darknet import write_weights
 from detect_prune.engine.names import SWEEP
-from detect_prune.engine.run import Stopped
 from detect_prune.engine.settings import Settings, check
+from detect_prune.engine.stop import Stopped
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.detector import load
 

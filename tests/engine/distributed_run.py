@@ -21,7 +21,7 @@ from detect_prune.datasets.share import Share
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.pipeline import prune, train
-from detect_prune.engine.run import Stopped
+from detect_prune.engine.stop import Stopped
 from detect_prune.engine.task import Phase, Recipe, Teacher
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError

@@ -5,7 +5,7 @@ import torch
 from toy import StopsItself, ToyTask, run, same_bits
 
 from detect_prune.engine.checkpoint import load_checkpoint
-from detect_prune.engine.run import Stopped
+from detect_prune.engine.stop import Stopped
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
 

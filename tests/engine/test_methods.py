@@ -14,8 +14,8 @@ from toy import StopsItself, ToyTask, same_bits
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.pipeline import prune, train
 from detect_prune.engine.precision import PRECISIONS, Precision
-from detect_prune.engine.run import Stopped
 from detect_prune.engine.settings import Settings, check
+from detect_prune.engine.stop import Stopped
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import METHODS, GlobalADMM, prunable_weights

@@ -15,7 +15,8 @@ from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.pipeline import train
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.run import Run, Stopped
+from detect_prune.engine.run import Run
+from detect_prune.engine.stop import Stopped
 from detect_prune.engine.task import Metrics
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
