@@ -357,6 +357,12 @@ class Run:
         return saved
 
     def _restore(self, state: dict[str, Any], precision: Precision | None) -> None:
+        if "identity" not in state:
+            raise DetectPruneError(
+                f"the weights of a network are here, as {BEST} has them, and the state of a run was expected; "
+                "a new run begins with these (--weights)",
+                file=self.folder / LAST,
+            )
         begun = dict(state["identity"])
         with contextlib.suppress(TypeError):  # that of a newer version, with fields that this one does not know
             begun["recipe"] = Recipe.from_dict(begun["recipe"]).as_dict()

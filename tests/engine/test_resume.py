@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from decimal import Decimal
 
@@ -288,6 +289,13 @@ def test_a_log_that_can_t_be_closed_hides_neither_the_stop_nor_the_handlers(tmp_
 def test_a_folder_with_a_run_is_not_overwritten(whole):
     with pytest.raises(DetectPruneError, match="already holds a run"):
         run(whole.folder)
+
+
+def test_the_best_weights_are_no_run_to_go_on_with(tmp_path, whole):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    shutil.copy(tmp_path / "run" / "best.pt", tmp_path / "run" / "last.pt")
+    with pytest.raises(DetectPruneError, match=r"last\.pt: .* as best\.pt has them, .* \(--weights\)"):
+        run(tmp_path / "run", resume=True)
 
 
 def test_the_checkpoint_of_something_else_is_refused(tmp_path):
