@@ -190,8 +190,8 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
 
 def _usual_weights(cfg: str) -> tuple[Path, Path]:
     """Where weights are looked for that were not named: beside the cfg, where a run leaves them, and in ./weights."""
-    beside = Path(cfg).with_suffix(".weights")
-    return beside, Path("weights") / beside.name
+    name = f"{Path(cfg).stem}.weights"
+    return Path(cfg).parent / name, Path("weights") / name
 
 
 def _weights_of(cfg: str) -> Path:

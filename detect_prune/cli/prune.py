@@ -50,7 +50,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "measures each step.",
         epilog="Without real data the built-in sample set is used, and a dense network is trained on it first.",
     )
-    add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    add_network_options(made, "the file of the cfg's name beside it, else in ./weights, if the data is real")
     add_pretrained_option(made)
     add_model_option(made)
     made.add_argument(

@@ -97,7 +97,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         description="Prunes one network at many ratios, each from the same dense weights, and draws what that costs. "
         "Runs stand side by side where there are several GPUs or --jobs asks for it.",
     )
-    add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    add_network_options(made, "the file of the cfg's name beside it, else in ./weights, if the data is real")
     add_pretrained_option(made)
     add_model_option(made)
     made.add_argument(

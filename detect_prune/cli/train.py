@@ -28,7 +28,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         prog=prog or "python train.py",
         description="Trains a network. One that was pruned keeps its zeros, unless --train-zeros is given.",
     )
-    add_network_options(made, "weights/<cfg name>.weights if it is there and the data is real")
+    add_network_options(made, "the file of the cfg's name beside it, else in ./weights, if the data is real")
     add_pretrained_option(made)
     add_model_option(made)
     add_training_data_options(made)

@@ -112,6 +112,12 @@ def test_a_run_begins_with_the_weights_beside_the_cfg_first(here):
         assert args.weights == found
 
 
+@pytest.mark.parametrize("cfg", ["", ".", "..", "a\0b"])
+def test_what_can_be_no_file_is_no_cfg(here, cfg):
+    with pytest.raises(DetectPruneError):
+        build_job(options("--cfg", cfg))
+
+
 def test_a_classifier_s_folder_may_be_called_sample(here):
     for part in ("train", "test"):
         for label, grey in (("black", 0), ("white", 255)):
