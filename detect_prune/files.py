@@ -11,6 +11,8 @@ import stat
 import struct
 import tempfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,9 +24,10 @@ _DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "E
 
 _NO_TENSORS = (
     *(AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-    *(pickle.UnpicklingError, struct.error),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
 )
-"""How torch's reader trips over bytes that are damaged, or that it would have to unpickle (which it then advises)."""
+"""How the readers of torch and of zips trip over bytes that are damaged, or that torch would have to unpickle (which it
+then advises)."""
 
 
 UNFINISHED = ".unfinished-"
@@ -194,6 +197,10 @@ def read_tensors(path: str | Path, what: str) -> Any:
         # torch says so before it reads or refuses, with a line of its own source.
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
         try:
+            # torch does not look at the zip's checksums, and a bit that has flipped on a disk would train on.
+            if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip() is not None:
+                raise zipfile.BadZipFile
+            file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
         except _NO_TENSORS:
             raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None

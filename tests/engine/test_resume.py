@@ -310,8 +310,8 @@ def test_the_checkpoint_of_something_else_is_refused(tmp_path):
 @pytest.mark.filterwarnings("error:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_whatever_is_damaged_in_a_checkpoint_is_one_sentence(tmp_path, zipped):
-    """A value may be another one then, which no reader could tell. Old files, as the published weights of the ResNets
-    are, are no zip."""
+    """In old files, which are no zip, as the published weights of the ResNets are, a value may be another one then,
+    which no reader could tell."""
     file = tmp_path / "last.pt"
     save_checkpoint(file, {"done": ["dense", "cut"], "model": {"weight": torch.arange(6.0)}, "seconds": 1.5})
     torch.save(torch.load(file, weights_only=True), file, _use_new_zipfile_serialization=zipped)
@@ -323,8 +323,11 @@ def test_whatever_is_damaged_in_a_checkpoint_is_one_sentence(tmp_path, zipped):
             damaged[place] = generator.integers(0, 256)
         file.write_bytes(damaged[: generator.integers(len(whole) // 2, 2 * len(whole))])
         try:
-            load_checkpoint(file)
+            found = load_checkpoint(file)
             read += 1
+            if zipped:
+                assert found["done"] == ["dense", "cut"] and found["seconds"] == 1.5
+                assert torch.equal(found["model"]["weight"], torch.arange(6.0))
         except DetectPruneError as error:
             assert str(file) in str(error)
     assert 0 < read < 400
