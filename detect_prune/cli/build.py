@@ -76,7 +76,7 @@ def look_up(args: argparse.Namespace) -> None:
         if args.data == SAMPLE and args.data_root is not None:
             raise DetectPruneError("there is no COCO here; --data says which data set it is", file=args.data_root)
     if args.weights is None and args.pretrained is None and args.cfg is not None and args.data != SAMPLE:
-        found = next(filter(os.path.isfile, _usual_weights(args.cfg)), None)
+        found = _usual_weights(args.cfg)
         args.weights = None if found is None else str(found)
 
 
@@ -182,24 +182,28 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
     if args.cfg is None:
         raise DetectPruneError("--cfg is missing: the network's Darknet cfg")
     find_resource("cfg", args.cfg)  # before its weights are: a mistyped cfg is what is wrong then
-    weights = find_weights(args.weights) if args.weights is not None else _weights_of(args.cfg)
+    weights = find_weights(args.weights) if args.weights is not None else _require_weights(args.cfg)
     names = read_names(Path(args.names)) if getattr(args, "names", None) is not None else ()
     model = load(args.cfg, weights, names=names, imgsz=args.imgsz)
     return model.to(choose_device(args.device))
 
 
-def _usual_weights(cfg: str) -> tuple[Path, Path]:
+def _places_of_weights(cfg: str) -> tuple[Path, Path]:
     """Where weights are looked for that were not named: beside the cfg, where a run leaves them, and in ./weights."""
     name = f"{Path(cfg).stem}.weights"
     return Path(cfg).parent / name, Path("weights") / name
 
 
-def _weights_of(cfg: str) -> Path:
-    beside, usual = _usual_weights(cfg)
-    for path in (beside, usual):
-        if os.path.isfile(path):
-            return path
-    hint = download_hint(usual.name)
-    raise DetectPruneError(
-        f"its weights are neither {beside} nor {usual}{hint}; --weights says which they are", file=cfg
-    )
+def _usual_weights(cfg: str) -> Path | None:
+    return next(filter(os.path.isfile, _places_of_weights(cfg)), None)
+
+
+def _require_weights(cfg: str) -> Path:
+    found = _usual_weights(cfg)
+    if found is None:
+        beside, usual = _places_of_weights(cfg)
+        hint = download_hint(usual.name)
+        raise DetectPruneError(
+            f"its weights are neither {beside} nor {usual}{hint}; --weights says which they are", file=cfg
+        )
+    return found

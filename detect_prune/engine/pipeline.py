@@ -186,8 +186,8 @@ def train(
     precision: Precision | None = None,
     command: str = "",
 ) -> Result:
-    """Trains a network with the recipe's dense phase. `masks` are held, and then the dropout is that of
-    its retraining. The arguments are those of `prune`.
+    """Trains a network with the recipe's dense phase. `masks` are held, and where there are any the dropout is that of
+    the recipe's retraining. The other arguments are those of `prune`.
 
     Raises:
         DetectPruneError: the network has no weights that could be pruned, and so counted, or as `prune` does.
