@@ -276,8 +276,8 @@ def _train_and_cut(run: Run, phase: Phase, choice: Choice) -> None:
             f"{error}, in a new run; if this one has trained a dense network, with --weights from its folder"
         ) from None
     print(f"before the cut: {pruner.report}", flush=True)
-    run.before_cut = pruner.report.as_dict()
-    if warning := too_early(run.before_cut.get("primal", {})):
+    run.state.before_cut = pruner.report.as_dict()
+    if warning := too_early(run.state.before_cut.get("primal", {})):
         print(warning, flush=True)
     _cut(run, pruner.cut())
 
@@ -306,7 +306,7 @@ def _reestimate(run: Run) -> None:
 def _result(run: Run, stem: str) -> Result:
     problems = [sentence for each in run.world.collect(run.task.problems()) for sentence in each]
     finished = run.finish()
-    stages, text = run.world.on_main(lambda: (run.stages, publish(run, finished, problems)))
+    stages, text = run.world.on_main(lambda: (run.state.stages, publish(run, finished, problems)))
     return Result(run.folder, run.task.load(run.folder, stem), stages, text)
 
 

@@ -22,35 +22,36 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
         finished: what `run.finish` says.
         problems: sentences about the data, of all processes.
     """
+    state = run.state
     stages = [
-        Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in run.stages
+        Stage(**{key: value for key, value in row.items() if key in Stage.__dataclass_fields__}) for row in state.stages
     ]
-    scores = headline(run.stages[0])
+    scores = headline(state.stages[0])
     table = closing_table(stages, scores)
     kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in run.weights(run.model).items()}
     layers = layer_table(kept)
     pruned = run.masks is not None and len(stages) > 1
     chosen = bool(run.include or run.exclude)
-    sentence = verdict(stages[0], stages[-1], run.delivered, chosen) if pruned else ""
-    notes = list(dict.fromkeys([*problems, *(note for row in run.stages for note in row["notes"])]))
+    sentence = verdict(stages[0], stages[-1], state.delivered, chosen) if pruned else ""
+    notes = list(dict.fromkeys([*problems, *(note for row in state.stages for note in row["notes"])]))
     if chosen:
         everything = sum(parameter.numel() for parameter in run.model.parameters() if parameter.dim() > 1)
         notes.append(part_note(stages[-1].total, everything))
     bound = run.masks.bound if pruned else ()
     if bound:
         notes.append(floor_note(bound))
-    if warning := too_early((run.before_cut or {}).get("primal", {})):
+    if warning := too_early((state.before_cut or {}).get("primal", {})):
         notes.append(warning)
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
-    plots.history(run.history, shown["history"], f"{run.task.name}: how the run went", scores)
+    plots.history(state.history, shown["history"], f"{run.task.name}: how the run went", scores)
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
     took = duration(finished["seconds"])
     flat = _flat(run.settings) | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
     flat |= {"precision": str(run.precision), "took": took, "date": finished["date"]}
-    memory = run.machine["memory"]
-    machine = run.machine | {"memory": None if memory is None else tables.size(memory)}
-    flat |= {"command": run.command or "-"} | _flat(machine)
+    memory = state.machine["memory"]
+    machine = state.machine | {"memory": None if memory is None else tables.size(memory)}
+    flat |= {"command": state.command or "-"} | _flat(machine)
     write_page(
         run.folder / "index.html",
         run.task.name,
@@ -64,8 +65,8 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     write_text(run.folder / "table.md", f"{table.markdown()}\n\n{' '.join([sentence, *notes])}\n")
     record = plain_values(
         {
-            "stages": run.stages,
-            "before the cut": run.before_cut,
+            "stages": state.stages,
+            "before the cut": state.before_cut,
             "layers": [
                 {"layer": name, "kept": left, "total": total, "floor binds": name in bound if pruned else None}
                 for name, (left, total) in kept.items()
@@ -73,10 +74,10 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
             "settings": run.settings,
             "recipe": run.recipe.as_dict(),
             "precision": str(run.precision),
-            "timed_steps": run.timings,
+            "timed_steps": state.timings,
             **finished,
-            "machine": run.machine,
-            "command": run.command,
+            "machine": state.machine,
+            "command": state.command,
             "notes": notes,
             "verdict": sentence,
         }
@@ -90,7 +91,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
 def _pictures(run: Run) -> dict[str, Path]:
     """The first and the last stage's pictures, by caption."""
     pictures = {}
-    for row in (run.stages[0], run.stages[-1]):
+    for row in (run.state.stages[0], run.state.stages[-1]):
         begin = run.picture_path(row["name"], "").stem
         for path in sorted((run.folder / PICTURES).glob(f"{begin}*.jpg")):
             pictures[f"{row['name']}: {path.stem.removeprefix(begin)}"] = path

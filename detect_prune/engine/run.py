@@ -16,6 +16,7 @@ from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.names import BEST, LAST, PICTURES
 from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
+from detect_prune.engine.state import RunState
 from detect_prune.engine.stop import Stopped, StopSignal
 from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
 from detect_prune.engine.trainer import StepReport, Trainer
@@ -77,27 +78,13 @@ class Run:
         self.identity = {"recipe": recipe.as_dict(), **self.settings}
         self.model: nn.Module = task.model
         self.masks: Masks | None = None
-        self.done: list[str] = []
-        self.stages: list[dict[str, Any]] = []
-        self.history: list[dict[str, Any]] = []
-        self.before_cut: dict[str, Any] | None = None
-        """What the last update before the cut found; None where nothing was pruned while training."""
-        self.delivered = ""
-        """Name of the file with the final weights, once it is written."""
-        self.best = -math.inf
-        self.global_step = 0
-        self.seconds = 0.0
         self.include, self.exclude = include, exclude
-        self.command = command
-        self.machine = describe_machine(task.device) | {"processes": self.world.size}
-        self.finished: dict[str, Any] | None = None
-        """When the run ended, and how long it took: set once, so that resuming a finished run changes nothing."""
-        self.timings: dict[str, float] = {}
+        self.state = RunState(command, describe_machine(task.device) | {"processes": self.world.size})
         self.stop = StopSignal(follows=not self.world.main)
         self.timeline = Timeline({})
         self.phases: dict[str, Phase] = {}
         self._unfinished: dict[str, Any] | None = None
-        self._started = self._saved = time.monotonic()
+        self._saved = time.monotonic()
         torch.manual_seed(seed)
         self.world.vary_randomness()
         self._kept = contextlib.ExitStack()
@@ -117,20 +104,20 @@ class Run:
         purge_step = 0 if resume else None
         if restored:
             self._restore(load_checkpoint(self.folder / LAST), precision)
-            if self.done or self.global_step:
-                purge_step = self.global_step + 1
+            if self.state.done or self.state.global_step:
+                purge_step = self.state.global_step + 1
         else:
             self.precision = precision
             if precision is None:
                 # All of them time it, because they will run side by side; process 0 decides.
                 found = choose_precision(self.task)
-                chosen, self.timings = self.world.on_main(lambda: found)
+                chosen, self.state.timings = self.world.on_main(lambda: found)
                 self.precision = PRECISIONS[chosen]
-                if self.timings:
+                if self.state.timings:
                     # Two may be equally fast: timed again after a kill, the other one might win.
                     self.save()
                     if self.world.main:
-                        print(describe_choice(chosen, self.timings), flush=True)
+                        print(describe_choice(chosen, self.state.timings), flush=True)
         self.precision.prepare(self.model)
         self.world.share(self.model)
         for remark in self.world.remarks(self.model):
@@ -172,11 +159,11 @@ class Run:
         Raises:
             Stopped: a stop was asked for after `work` looked for one the last time; the stage is done and saved.
         """
-        if stage in self.done:
+        if stage in self.state.done:
             return
         work()
         with self.stop.guard():
-            self.done.append(stage)
+            self.state.done.append(stage)
             self._unfinished = None
             self.save()
             (stopping,) = self.world.any(self.stop.requested)
@@ -185,11 +172,11 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """When the run ended and how many seconds of work it took; the same however often a finished run is resumed."""
-        if self.finished is None:
+        if self.state.finished is None:
             date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-            self.finished = {"seconds": round(self.elapsed(), 1), "date": date}
+            self.state.finished = {"seconds": round(self.elapsed(), 1), "date": date}
             self.save()
-        return self.finished
+        return self.state.finished
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The weights of `model` that this run prunes, by name."""
@@ -229,7 +216,7 @@ class Run:
             Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress,
         ):
             for report in trainer.steps():
-                self.global_step += 1
+                self.state.global_step += 1
                 self._log(name, report, record=report.step % record_every == 0)
                 progress.step(**self._live(report, pruner))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
@@ -248,10 +235,10 @@ class Run:
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:
         """Adds a row to the closing table, and draws what the network finds at this stage."""
         beside = ("primary", "headline", "per_class", "notes")
-        self.stages.append(stage.as_dict() | {name: getattr(metrics, name) for name in beside})
+        self.state.stages.append(stage.as_dict() | {name: getattr(metrics, name) for name in beside})
         self._log_metrics(stage.name, metrics)
         for name, picture in self.task.figures(self.model).items():
-            self.writer.picture(f"{name}/{stage.name}", picture, self.global_step)
+            self.writer.picture(f"{name}/{stage.name}", picture, self.state.global_step)
             save_picture(self.picture_path(stage.name, name), picture)
 
     def picture_path(self, stage: str, name: str) -> Path:
@@ -259,10 +246,11 @@ class Run:
 
     def keep_if_best(self, metrics: Metrics) -> None:
         """Writes `best.pt` if no evaluation of this run that was offered here scored higher."""
-        if metrics.score > self.best:
-            self.best = metrics.score
-            state = {"model": self.model.state_dict(), "metrics": metrics.values, "global_step": self.global_step}
-            save_checkpoint(self.folder / BEST, state)
+        if metrics.score > self.state.best:
+            self.state.best = metrics.score
+            step = self.state.global_step
+            best = {"model": self.model.state_dict(), "metrics": metrics.values, "global_step": step}
+            save_checkpoint(self.folder / BEST, best)
 
     # ---- the log ------------------------------------------------------------------------------------------------
 
@@ -277,12 +265,14 @@ class Run:
             for figure, layers in report.update.per_layer().items():
                 per_layer |= {f"{figure}/{layer}": value for layer, value in layers.items()}
         values = {key: value for key, value in values.items() if math.isfinite(value)}
-        self.writer.scalars({f"train/{key}": value for key, value in values.items()} | per_layer, self.global_step)
-        self.history.append({"step": self.global_step, "phase": name, **values})
+        step = self.state.global_step
+        self.writer.scalars({f"train/{key}": value for key, value in values.items()} | per_layer, step)
+        self.state.history.append({"step": step, "phase": name, **values})
 
     def _log_metrics(self, phase: str, metrics: Metrics) -> None:
-        self.writer.scalars({f"score/{name}": value for name, value in metrics.values.items()}, self.global_step)
-        self.history.append({"step": self.global_step, "phase": phase, **metrics.values})
+        step = self.state.global_step
+        self.writer.scalars({f"score/{name}": value for name, value in metrics.values.items()}, step)
+        self.state.history.append({"step": step, "phase": phase, **metrics.values})
 
     @staticmethod
     def _live(report: StepReport, pruner: Pruner | None) -> dict[str, float]:
@@ -305,6 +295,7 @@ class Run:
     def save(self, unfinished: dict[str, Any] | None = None) -> None:
         """Writes `last.pt`; `unfinished` is the state of a phase in its middle. All processes call this: process 0
         collects the little that they don't have in common."""
+        self.state.seconds, self._saved = self.elapsed(), time.monotonic()
         own = {
             "random": torch.get_rng_state(),
             "random of GPU": torch.cuda.get_rng_state(self.task.device) if self._on_gpu else None,
@@ -312,30 +303,16 @@ class Run:
         }
         processes = self.world.collect(own)
         if self.world.main:
-            save_checkpoint(self.folder / LAST, self._state(unfinished, processes))
-        self._saved = time.monotonic()
-
-    def _state(self, unfinished: dict[str, Any] | None, processes: list[dict[str, Any]]) -> dict[str, Any]:
-        values = {
-            "identity": self.identity,
-            "done": self.done,
-            "stages": self.stages,
-            "history": self.history,
-            "before_cut": self.before_cut,
-            "delivered": self.delivered,
-            "best": self.best,
-            "global_step": self.global_step,
-            "seconds": self.elapsed(),
-            "precision": {"bf16": self.precision.bf16, "channels_last": self.precision.channels_last},
-            "timings": self.timings,
-            "processes": processes,
-            "command": self.command,
-            "machine": self.machine,
-            "finished": self.finished,
-            "unfinished": unfinished,
-        }
-        masks = self.masks.state_dict() if self.masks is not None else None
-        return plain_values(values) | {"model": self.model.state_dict(), "masks": masks}
+            values = {
+                **self.state.as_dict(),
+                "identity": self.identity,
+                "precision": {"bf16": self.precision.bf16, "channels_last": self.precision.channels_last},
+                "unfinished": unfinished,
+                "processes": processes,
+            }
+            masks = self.masks.state_dict() if self.masks is not None else None
+            checkpoint = plain_values(values) | {"model": self.model.state_dict(), "masks": masks}
+            save_checkpoint(self.folder / LAST, checkpoint)
 
     def _open_folder(self, resume: bool) -> bool:
         """Takes possession of the folder; returns whether it holds a checkpoint to go on from."""
@@ -356,14 +333,51 @@ class Run:
             self._require_space()
         return saved
 
-    def _restore(self, state: dict[str, Any], precision: Precision | None) -> None:
-        if "identity" not in state:
+    def _restore(self, checkpoint: dict[str, Any], precision: Precision | None) -> None:
+        try:
+            state = RunState.from_dict(checkpoint)
+            identity, begun_in, model, masks, unfinished, processes = (
+                checkpoint[name] for name in ("identity", "precision", "model", "masks", "unfinished", "processes")
+            )
+        except KeyError as error:
             raise DetectPruneError(
-                f"the weights of a network are here, as {BEST} has them, and the state of a run was expected; "
-                "a new run begins with these (--weights)",
+                f"this is no state of a run, for it has no {error}; with the weights of a network, as {BEST} has them, "
+                "a new run begins (--weights)",
+                file=self.folder / LAST,
+            ) from None
+        self._require_same_settings(identity)
+        self.precision = Precision(**begun_in)
+        if precision not in (None, self.precision):
+            raise DetectPruneError(
+                f"this run was started in {self.precision}, not in {precision}; resume it without a precision, or "
+                "start a new one",
                 file=self.folder / LAST,
             )
-        begun = dict(state["identity"])
+        self.model.load_state_dict(model)
+        if masks is not None:
+            self.masks = Masks.from_state_dict(self.model, masks)
+        self._unfinished = unfinished
+        for own in processes[self.world.rank :: self.world.size]:
+            self.task.skipped.update(own["skipped"])
+        if self.world.rank < len(processes):
+            own = processes[self.world.rank]
+            # Between two stages as well as within one: dropout in the next phase goes on from here.
+            torch.set_rng_state(own["random"])
+            # A run may have begun on another kind of device.
+            if self._on_gpu and own["random of GPU"] is not None:
+                torch.cuda.set_rng_state(own["random of GPU"], self.task.device)
+        if len(processes) != self.world.size and state.finished is None:
+            print(
+                f"the checkpoint has the random numbers of {len(processes)} processes, and there are "
+                f"{self.world.size}: with dropout the run ends at other weights than it would have",
+                flush=True,
+            )
+        if state.finished is None and (other := _other_arithmetic(state.machine, self.state.machine)):
+            print(f"{other}: it ends at other weights than it would have, by rounding", flush=True)
+        self.state = state
+
+    def _require_same_settings(self, identity: Mapping[str, Any]) -> None:
+        begun = dict(identity)
         with contextlib.suppress(TypeError):  # that of a newer version, with fields that this one does not know
             begun["recipe"] = Recipe.from_dict(begun["recipe"]).as_dict()
         if "data" in begun:  # that of an older version, which did not know all that is told now
@@ -375,50 +389,14 @@ class Run:
                 "resume it with the same, or start a new one",
                 file=self.folder / LAST,
             )
-        begun_with = Precision(**state["precision"])
-        if precision is not None and precision != begun_with:
-            raise DetectPruneError(
-                f"this run was started in {begun_with}, not in {precision}; resume it without a precision, or "
-                "start a new one",
-                file=self.folder / LAST,
-            )
-        self.model.load_state_dict(state["model"])
-        if state["masks"] is not None:
-            self.masks = Masks.from_state_dict(self.model, state["masks"])
-        self.done, self.stages, self.history = state["done"], state["stages"], state["history"]
-        self.before_cut, self.delivered = state["before_cut"], state["delivered"]
-        self.best, self.global_step, self.seconds = state["best"], state["global_step"], state["seconds"]
-        self.precision, self.timings = begun_with, state["timings"]
-        self._unfinished = state["unfinished"]
-        processes = state["processes"]
-        for own in processes[self.world.rank :: self.world.size]:
-            self.task.skipped.update(own["skipped"])
-        if self.world.rank < len(processes):
-            own = processes[self.world.rank]
-            # Between two stages as well as within one: dropout in the next phase goes on from here.
-            torch.set_rng_state(own["random"])
-            # A run may have begun on another kind of device.
-            if self._on_gpu and own["random of GPU"] is not None:
-                torch.cuda.set_rng_state(own["random of GPU"], self.task.device)
-        if len(processes) != self.world.size and state["finished"] is None:
-            print(
-                f"the checkpoint has the random numbers of {len(processes)} processes, and there are "
-                f"{self.world.size}: with dropout the run ends at other weights than it would have",
-                flush=True,
-            )
-        if state["finished"] is None and (other := _other_arithmetic(state["machine"], self.machine)):
-            print(f"{other}: it ends at other weights than it would have, by rounding", flush=True)
-        # Of the machine where the steps were timed, and of the command that began the run.
-        self.command, self.machine = state["command"], state["machine"]
-        self.finished = state["finished"]
 
     @property
     def _on_gpu(self) -> bool:
         return self.task.device.type == "cuda"
 
     def elapsed(self) -> float:
-        """Seconds of work, those before a resume included."""
-        return self.seconds + time.monotonic() - self._started
+        """Of work until now, that before a resume included."""
+        return self.state.seconds + time.monotonic() - self._saved
 
     def _require_space(self) -> None:
         # Weights, two optimizer moments, the average, Z and U; twice, because the old checkpoint stays until the new

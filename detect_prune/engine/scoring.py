@@ -36,7 +36,7 @@ def score_files(run: Run, stage: str, stem: str) -> None:
 
 def _score_files(run: Run, stage: str, stem: str) -> None:
     weights_file = run.task.save(run.model, run.folder, stem)[-1]
-    run.delivered = weights_file.name
+    run.state.delivered = weights_file.name
     delivered = run.task.load(run.folder, stem)
     if run.masks is not None:
         _require_support(run.masks, run.weights(delivered))

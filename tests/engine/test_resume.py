@@ -298,6 +298,15 @@ def test_the_best_weights_are_no_run_to_go_on_with(tmp_path, whole):
         run(tmp_path / "run", resume=True)
 
 
+def test_a_checkpoint_that_lacks_anything_is_one_sentence(tmp_path, whole):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    saved = load_checkpoint(tmp_path / "run" / "last.pt")
+    for name in saved.keys() - {"format"}:
+        save_checkpoint(tmp_path / "run" / "last.pt", {key: value for key, value in saved.items() if key != name})
+        with pytest.raises(DetectPruneError, match=rf"last\.pt: this is no state of a run, for it has no '{name}'"):
+            run(tmp_path / "run", resume=True)
+
+
 def test_the_checkpoint_of_something_else_is_refused(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(DetectPruneError, match=r"last\.pt: not a checkpoint"):

@@ -1,0 +1,48 @@
+"""What a run knows of its way so far, in plain values: every checkpoint has it, and the closing page is made of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass
+class RunState:
+    """All that a resumed run goes on from but the tensors (weights, masks, optimizer, random numbers)."""
+
+    command: str
+    """The command line that began the run."""
+    machine: dict[str, Any]
+    """The one on which the run began: what was timed was timed there."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds of a step by precision, where they were compared."""
+    done: list[str] = field(default_factory=list)
+    """The stages that are not done again."""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of the closing table."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """What the plots show, a record a moment."""
+    before_cut: dict[str, Any] | None = None
+    """What the last update before the cut found; None where nothing was pruned while training."""
+    delivered: str = ""
+    """Name of the file with the final weights, once it is written."""
+    best: float = -math.inf
+    """The highest score that was offered for `best.pt`."""
+    global_step: int = 0
+    """Steps of all phases so far."""
+    seconds: float = 0.0
+    """Of work, until it was saved."""
+    finished: dict[str, Any] | None = None
+    """When the run ended, and how long it took: set once, so that resuming a finished run changes nothing."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunState":
+        """The state whose `as_dict` is in `values`, perhaps among others.
+
+        Raises:
+            KeyError: one of its fields is missing.
+        """
+        return cls(**{each.name: values[each.name] for each in fields(cls)})
