@@ -7,7 +7,7 @@ number of epochs from the same dense network.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -239,8 +239,8 @@ class Method:
     """One row of a comparison."""
 
     name: str
-    prunes: str
-    """`never`, `at once` (before the pruning phase, whose epochs then belong to retraining) or `while training`."""
+    prunes: Literal["never", "at once", "while training"]
+    """At once is before the pruning phase, whose epochs then belong to retraining."""
     importance: str | None = None
     """What a weight is worth unless the caller says otherwise; None where nothing is pruned."""
     fixed_importance: bool = False

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detect_prune.report.tables import Table, count, macs, score, share, size
+from detect_prune.report.tables import Table, count, score, share, size
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def closing_table(stages: Sequence[Stage], metrics: Sequence[str]) -> Table:
             *(score(name, stage.metrics.get(name)) for name in metrics),
             f"{stage.kept:,}",
             share(stage.kept / stage.total),
-            macs(stage.macs_dense),
-            macs(stage.macs_nonzero),
+            count(stage.macs_dense),
+            count(stage.macs_nonzero),
             size(stage.bytes_stored),
             size(stage.bytes_zip),
         )

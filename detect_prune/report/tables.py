@@ -21,13 +21,8 @@ def _scaled(value: float, units: tuple[str, ...], digits: int | None) -> str:
 
 
 def count(number: int) -> str:
-    """How many, to four digits: `64.43 M`, `430.5 k`, `812`."""
+    """How many, to four digits: `64.43 M` weights, `430.5 k`, `812`, `3.457 G` multiply-accumulates."""
     return _scaled(number, ("", "k", "M", "G", "T"), None)
-
-
-def macs(number: int) -> str:
-    """Multiply-accumulates, to four digits: `3.457 G`. The unit stands in the head of the column."""
-    return count(number)
 
 
 def size(number: int) -> str:

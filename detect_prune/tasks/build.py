@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from detect_prune.classification import find_architecture
-from detect_prune.darknet import adapt_classes, copy_matching, load_cfg
+from detect_prune.darknet import Cfg, adapt_classes, copy_matching, load_cfg
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head
 from detect_prune.datasets import SAMPLE, load_data
@@ -92,7 +92,7 @@ def detection_task(
     large = sum(step.floats for step in steps) > LARGE
     if imgsz is None and loaded.is_sample:
         imgsz = 128 if large else 192
-    notes, fresh = [], []
+    notes = []
     if classes != len(loaded.names):
         notes.append(f"the heads are adapted from {classes} to {len(loaded.names)} classes")
         parsed = adapt_classes(parsed, len(loaded.names))
@@ -100,28 +100,39 @@ def detection_task(
         parsed = parsed.with_input_size(imgsz, imgsz)
     torch.manual_seed(seed)
     model = Detector(parsed, loaded.names)
-    if weights is not None and is_checkpoint(weights):
-        fill(model, weights)
-    elif weights is not None:
-        original = Detector(published)
-        fill(original, weights)
-        fresh = copy_matching(original, model)
-        model.header = original.header
-        if fresh:
-            notes.append(f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random")
-    elif pretrained is not None:
-        original = Detector(published)
-        filled = fill_backbone(original, pretrained)
-        taken = set(filled) - set(copy_matching(original, model))
-        total = sum(1 for step in steps if step.floats)
-        notes.append(f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random")
+    trained, remarks = _fill(model, published, weights, pretrained)
     recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world
     )
-    task.notes = notes
-    task.trained = weights is not None and not fresh
+    task.notes = notes + remarks
+    task.trained = trained
     return task
+
+
+def _fill(model: Detector, published: Cfg, weights: Path | None, pretrained: Path | None) -> tuple[bool, list[str]]:
+    """Fills a network, as far as it fits, from a file made for the published one; at most one of the two is given.
+
+    Returns:
+        Whether all of its weights are trained ones, and sentences on those that are not.
+    """
+    if weights is None and pretrained is None:
+        return False, []
+    if weights is not None and is_checkpoint(weights):
+        fill(model, weights)
+        return True, []
+    original = Detector(published)
+    if weights is not None:
+        fill(original, weights)
+        fresh = copy_matching(original, model)
+        model.header = original.header
+        if not fresh:
+            return True, []
+        return False, [f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random"]
+    filled = fill_backbone(original, pretrained)
+    taken = set(filled) - set(copy_matching(original, model))
+    total = sum(1 for step in model.steps if step.floats)
+    return False, [f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random"]
 
 
 def classification_task(
