@@ -7,6 +7,7 @@ from pathlib import Path
 from recording import portable_command, write_results
 
 from detect_prune.cli.plan import PLAN
+from detect_prune.engine.machine import in_words
 from detect_prune.engine.names import DENSE, METRICS
 from detect_prune.pruning import magnitude_masks
 from detect_prune.report.tables import Table
@@ -31,7 +32,7 @@ def records_of(folder: Path) -> list[dict]:
         "seconds": metrics["seconds"],
         "date": metrics["date"],
         "command": portable_command(metrics["command"]),
-        "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
+        "machine": in_words(metrics["machine"]),
     }
     rows = [
         {**common, "method": "dense" if stage["name"] == "dense" else settings["method"], "stage": stage["name"]}

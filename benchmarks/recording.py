@@ -12,7 +12,7 @@ import torch
 
 from detect_prune.cli.plan import read_plan
 from detect_prune.engine.curve import record_of
-from detect_prune.engine.machine import describe_machine
+from detect_prune.engine.machine import describe_machine, in_words
 from detect_prune.engine.names import METRICS, SWEEP
 from detect_prune.files import write_json, write_text
 from detect_prune.report.tables import Table
@@ -28,7 +28,7 @@ def circumstances() -> dict[str, str]:
     return {
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(words)}".strip(),
-        "machine": ", ".join(f"{name} {value}" for name, value in describe_machine(torch.device("cpu")).items()),
+        "machine": in_words(describe_machine(torch.device("cpu"))),
     }
 
 

@@ -18,7 +18,7 @@ from detect_prune.cli.options import (
 if TYPE_CHECKING:
     from detect_prune.datasets import DetectionData
     from detect_prune.structures import Detections, Truth
-    from detect_prune.tasks.scoring import Protocol
+    from detect_prune.tasks.scoring import ScoringProtocol
 
 LARGEST_BATCH = 4096
 """Pictures; thousands at once are no faster, and a typing error fills the memory."""
@@ -153,7 +153,7 @@ def _refuse_what_has_no_use(args: argparse.Namespace, data: "DetectionData") -> 
         )
 
 
-def _chosen_protocol(args: argparse.Namespace) -> "Protocol":
+def _chosen_protocol(args: argparse.Namespace) -> "ScoringProtocol":
     """The protocol, with what the options say otherwise."""
     from detect_prune.tasks.scoring import PROTOCOLS
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from detect_prune.engine.machine import in_words
 from detect_prune.engine.names import METRICS, SWEEP
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
@@ -43,7 +44,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
         metrics = json.loads(text)
         settings, stages = metrics["settings"], metrics["stages"]
         recipe = Recipe.from_dict(metrics["recipe"])
-        asked = _in_words([recipe.admm, recipe.retrain])
+        asked = _phases_in_words([recipe.admm, recipe.retrain])
         method = find_method(settings["method"])
         phases = recipe.phases(method, train_dense=False)
         pruned = len(stages) > 2
@@ -62,13 +63,13 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "epochs": recipe.epochs_after_dense if settings["method"] != "dense" else 0,
             "updates": recipe.updates if method.prunes == "while training" else None,
             "recipe": f"{asked}, batch {settings['data'].get('batch')}",
-            "phases": _in_words(phases.values()) or "none",
+            "phases": _phases_in_words(phases.values()) or "none",
             **_accuracies(stages[-1]),
             **{f"dense_{name}": value for name, value in _accuracies(stages[0]).items()},
             **({f"cut_{name}": value for name, value in _accuracies(stages[1]).items()} if pruned else {}),
             **_residuals(metrics.get("before the cut") or {}),
             **{name: metrics[name] for name in ("seconds", "precision", "date", "command")},
-            "machine": ", ".join(f"{name} {value}" for name, value in metrics["machine"].items()),
+            "machine": in_words(metrics["machine"]),
             "layers": {row["layer"]: [row["kept"], row["total"]] for row in metrics["layers"]},
         }
     except (ValueError, KeyError, TypeError, IndexError, DetectPruneError) as error:
@@ -83,7 +84,7 @@ def _removed_share(ratio: Any, last: dict[str, Any]) -> float | None:
     return None if last["kept"] == last["total"] else round(1 - last["kept"] / last["total"], 4)
 
 
-def _in_words(phases: Iterable[Phase]) -> str:
+def _phases_in_words(phases: Iterable[Phase]) -> str:
     return " then ".join(
         f"{counted(phase.epochs, 'epoch')} of {phase.optimizer} at {phase.lr:g}, decay {phase.weight_decay:g}"
         + (f", dropout {phase.dropout:g}" if phase.dropout is not None else "")

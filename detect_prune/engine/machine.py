@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
     return machine
+
+
+def in_words(machine: Mapping[str, Any]) -> str:
+    """What `describe_machine` found, on one line for a flat record."""
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
 
 
 def _processor() -> str:

@@ -19,7 +19,7 @@ from detect_prune.tasks.inference import full_float32, inference_copy, to_input
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoringProtocol:
     """What has to be the same for two scores to be comparable."""
 
     name: str
@@ -49,10 +49,10 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         # The way in which AP on COCO is published for PyTorch networks.
-        Protocol("coco", 0.001, 0.6, resize="opencv", truncate=False, clip=True, unit="input"),
+        ScoringProtocol("coco", 0.001, 0.6, resize="opencv", truncate=False, clip=True, unit="input"),
         # src/detector.c, validate_detector_map. Boxes stay in fractions of the picture, so that distances along x and y
         # count alike whatever its shape.
-        Protocol(
+        ScoringProtocol(
             "darknet-map",
             0.005,
             0.45,
@@ -65,7 +65,7 @@ PROTOCOLS = {
         ),
         # src/detector.c, validate_detector: boxes are scaled to pixels before they are suppressed. On 128 COCO pictures
         # AP75 of yolov4-tiny is .2804 in Darknet, .2822 here, and .2858 if suppressed in fractions.
-        Protocol(
+        ScoringProtocol(
             "darknet-valid",
             0.001,
             0.6,
@@ -98,7 +98,7 @@ def require_same_classes(model: Darknet, data: DetectionData) -> None:
 def find_all(
     model: Darknet,
     pictures: DetectionSet,
-    protocol: Protocol,
+    protocol: ScoringProtocol,
     *,
     batch: int,
     workers: int = 0,
@@ -148,7 +148,7 @@ def find_all(
 
 
 def detect_on_pictures(
-    raws: Sequence[Tensor], placements: Sequence[Placement], model: Darknet, protocol: Protocol, nms: str = "cfg"
+    raws: Sequence[Tensor], placements: Sequence[Placement], model: Darknet, protocol: ScoringProtocol, nms: str = "cfg"
 ) -> list[Detections]:
     """What the raw heads of a batch say about its stored pictures, by a protocol's rules.
 
