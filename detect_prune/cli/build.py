@@ -166,6 +166,7 @@ def begin(
         "folder": folder,
         "resume": resuming,
         "save_every": 60 * (args.save_every or 3),
+        "eval_every": args.eval_every,
         "seed": args.seed,
         "precision": PRECISIONS.get(args.precision),
         "command": f"{made.prog} {shlex.join(argv)}",

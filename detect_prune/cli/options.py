@@ -171,6 +171,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("auto", *PRECISIONS), help="auto: the fastest by a timed step (default)"
     )
     parser.add_argument("--save-every", type=positive(float), metavar="MINUTES", help="between checkpoints (default 3)")
+    parser.add_argument(
+        "--eval-every",
+        type=positive(int),
+        metavar="EPOCHS",
+        help="between scores on the way, from which best.pt is chosen (default: half a phase)",
+    )
 
 
 def add_folder_options(parser: argparse.ArgumentParser, project: str) -> None:

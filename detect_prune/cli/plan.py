@@ -16,8 +16,9 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_json
 
 PLAN = "plan.json"
-MAY_CHANGE = {"device", "workers", "jobs", "save_every", "resume"}
-"""Options that a resumed run may be given anew: they change where it runs, not what it computes, but for rounding."""
+MAY_CHANGE = {"device", "workers", "jobs", "save_every", "eval_every", "resume"}
+"""Options that a resumed run may be given anew: they change where it runs and how often it looks at itself, and not the
+weights that it comes to, but for rounding."""
 
 
 def fresh_folder(project: str | Path, name: str, sample: bool) -> Path:

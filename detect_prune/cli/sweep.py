@@ -141,7 +141,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     changed = []
     if args.resume is not None:
         # What a run that was begun would else take from its own plan.
-        changed = command_words(made, {name: getattr(args, name) for name in ("workers", "save_every")})
+        changed = command_words(made, {name: getattr(args, name) for name in ("workers", "save_every", "eval_every")})
         folder, argv = resume_plan("sweep", made, args, project, finished=SWEEP)
         # Found when the sweep began; whether the network was trained already, and which precision is fastest, may look
         # different now.

@@ -72,6 +72,7 @@ def prune(
     train_dense: bool | None = None,
     resume: bool = False,
     save_every: float = 180.0,
+    eval_every: int | None = None,
     seed: int = 0,
     precision: Precision | None = None,
     command: str = "",
@@ -100,6 +101,7 @@ def prune(
             (`Task.trained`).
         resume: go on with the run in `folder`.
         save_every: seconds between checkpoints while training.
+        eval_every: epochs between scores while training; None for half a phase.
         seed: of everything random.
         precision: None for the fastest by a timed step, or for that of the run that is resumed.
         command: the command line, for the record in metrics.json.
@@ -140,6 +142,7 @@ def prune(
         recipe,
         identity=identity,
         save_every=save_every,
+        eval_every=eval_every,
         resume=resume,
         precision=precision,
         seed=seed,
@@ -182,6 +185,7 @@ def train(
     masks: Masks | None = None,
     resume: bool = False,
     save_every: float = 180.0,
+    eval_every: int | None = None,
     seed: int = 0,
     precision: Precision | None = None,
     command: str = "",
@@ -210,6 +214,7 @@ def train(
         recipe,
         identity=identity,
         save_every=save_every,
+        eval_every=eval_every,
         resume=resume,
         precision=precision,
         seed=seed,

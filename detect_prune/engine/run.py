@@ -28,7 +28,6 @@ from detect_prune.report.progress import Progress, Timeline
 from detect_prune.report.summary import Stage
 from detect_prune.report.tensorboard import EventWriter
 
-EVALUATIONS_PER_PHASE = 2
 RECORDS_PER_PHASE = 500
 
 
@@ -47,6 +46,7 @@ class Run:
         recipe: how it is trained.
         identity: plain values that must be the same when the run is resumed (the ratio, for example).
         save_every: seconds between checkpoints while training.
+        eval_every: epochs between scores while training; None for half a phase.
         resume: go on from `folder`/last.pt; where the run did not come that far, it begins again.
         precision: None for the fastest by a timed step, or for that of the run that is resumed.
         include, exclude: glob patterns of the weights that are pruned and counted.
@@ -65,6 +65,7 @@ class Run:
         *,
         identity: dict[str, Any],
         save_every: float = 180.0,
+        eval_every: int | None = None,
         resume: bool = False,
         precision: Precision | None = None,
         seed: int = 0,
@@ -72,7 +73,8 @@ class Run:
         exclude: Sequence[str] = (),
         command: str = "",
     ):
-        self.task, self.folder, self.recipe, self.save_every = task, Path(folder), recipe, save_every
+        self.task, self.folder, self.recipe = task, Path(folder), recipe
+        self.save_every, self.eval_every = save_every, eval_every
         self.world = task.world
         self.settings = plain_values(identity)
         self.identity = {"recipe": recipe.as_dict(), **self.settings}
@@ -207,7 +209,7 @@ class Run:
                 except ValueError as error:
                     raise DetectPruneError(str(error), file=self.folder / LAST) from None
             self._unfinished = None
-        evaluate_every = math.ceil(phase.epochs / EVALUATIONS_PER_PHASE) * self.task.steps_per_epoch
+        evaluate_every = (self.eval_every or math.ceil(phase.epochs / 2)) * self.task.steps_per_epoch
         record_every = max(1, trainer.total // RECORDS_PER_PHASE)
         self.timeline.begin(name, trainer.step)
         with (

@@ -219,8 +219,8 @@ def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatc
     assert sweep.main([*words, "--jobs", "3"]) == INTERRUPTED
     assert sweep.main(["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--jobs", "2"]) == INTERRUPTED
     again = ["--resume", str(tmp_path / "runs" / "sweep" / "tiny"), "--workers", "1", "--save-every", "2"]
-    assert sweep.main(again) == INTERRUPTED
-    changed = ["--workers", "1", "--save-every", "2.0"]
+    assert sweep.main([*again, "--eval-every", "3"]) == INTERRUPTED
+    changed = ["--workers", "1", "--save-every", "2.0", "--eval-every", "3"]
     assert seen == [(["cpu"] * 3, "4", []), (["cpu"] * 2, "6", []), (["cpu"] * 3, "1", changed)]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from toy import FP32, ToyTask, run
+from toy import FP32, ToyTask, run, same_bits
 
 from detect_prune.engine import pipeline
 from detect_prune.engine.batchnorm import reestimate
@@ -93,6 +93,21 @@ class Noting(ToyTask):
     def evaluate(self, model):
         self.scored.append(deepcopy(model).train())
         return super().evaluate(model)
+
+
+@pytest.mark.parametrize(
+    "every, steps",
+    [
+        (None, [32, 64, 64 + 32, 128, 128, 128 + 24, 128 + 48]),
+        (3, [24, 48, 64, 64 + 24, 64 + 48, 128, 128, 128 + 24, 128 + 48]),
+        (100, [64, 128, 128, 128 + 48]),
+    ],
+)
+def test_a_phase_is_scored_on_the_way_as_often_as_asked_and_that_changes_nothing(tmp_path, whole, every, steps):
+    result = run(tmp_path / "run", eval_every=every)
+    history = load_checkpoint(result.folder / "last.pt")["history"]
+    assert [record["step"] for record in history if "top-1" in record] == steps
+    same_bits(whole, result)
 
 
 def test_statistics_are_measured_again_after_the_cut(tmp_path):
