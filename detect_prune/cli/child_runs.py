@@ -133,7 +133,8 @@ class Runs:
             words = [*run.words, "--project", str(self.folder), "--name", run.name]
         print(f"\n{run.name}, on {device}", flush=True)
         status = self._call([run.command, *words, "--device", device], run.name, environment)
-        if status == INTERRUPTED or self._stopping:
+        # The latter where Ctrl-C, sent to the run alone, came before it could answer.
+        if status in (INTERRUPTED, -signal.SIGINT) or self._stopping:
             raise Stopped(self.folder)
         if status:
             log = f"; see {self._log(run.name)}" if len(self.devices) > 1 else ""

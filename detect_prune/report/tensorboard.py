@@ -11,7 +11,7 @@ from detect_prune.errors import DetectPruneError
 
 
 class EventWriter:
-    """Writes scalars and pictures for TensorBoard; `close` it at the end.
+    """Writes scalars and pictures for TensorBoard; `close` it at the end. Its file begins with the first of them.
 
     Args:
         folder: where the event files go; made if missing.
@@ -23,18 +23,19 @@ class EventWriter:
     """
 
     def __init__(self, folder: str | Path, purge_step: int | None = None):
-        # Imported here: it takes a second or two, and only runs that keep a record need it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._folder = folder
-        with self._told():
-            self._writer: Any = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=30)
+        self._folder, self._purge_step = folder, purge_step
+        self._writer: Any = None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """A full disk, of which TensorBoard's own thread tells at the next call, as a sentence."""
+    def _open(self) -> Iterator[Any]:
+        """The writer; a full disk, of which TensorBoard's own thread tells at the next call, is a sentence."""
+        # Imported here: it takes a second or two, and a finished run that is resumed has nothing to write.
+        from torch.utils.tensorboard import SummaryWriter
+
         try:
-            yield
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step, flush_secs=30)
+            yield self._writer
         except OSError as error:
             raise DetectPruneError(
                 f"TensorBoard's events can't be written: {error.strerror or error}", file=self._folder
@@ -42,15 +43,16 @@ class EventWriter:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point on each curve; a `/` in a name makes a group of curves (`kept/layer 3`)."""
-        with self._told():
+        with self._open() as writer:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+                writer.add_scalar(name, value, step)
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         """`picture` is (H, W, 3) uint8 RGB."""
-        with self._told():
-            self._writer.add_image(name, picture, step, dataformats="HWC")
+        with self._open() as writer:
+            writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        with self._told():
-            self._writer.close()
+        if self._writer is not None:
+            with self._open() as writer:
+                writer.close()

@@ -73,9 +73,10 @@ class TestRuns:
             *["prune", "--ratio", "0.5", "--project", str(tmp_path), "--name", "c", "--device", "cpu"]
         ]
 
-    def test_a_stop_is_no_failure(self, tmp_path, calls):
+    @pytest.mark.parametrize("status", [INTERRUPTED, -signal.SIGINT])
+    def test_a_stop_is_no_failure(self, tmp_path, calls, status):
         _, outcome = calls
-        outcome["a"] = lambda: INTERRUPTED
+        outcome["a"] = lambda: status
         with pytest.raises(Stopped):
             Runs(tmp_path, ["cpu"]).finish(self.RUNS)
 

@@ -29,6 +29,11 @@ def test_scalars_and_pictures_are_read_back(tmp_path):
     assert (image.width, image.height, image.step) == (12, 8, 2)
 
 
+def test_a_writer_that_is_not_used_leaves_no_file(tmp_path):
+    EventWriter(tmp_path).close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path):
     with closing(EventWriter(tmp_path)) as writer:
         for step in range(10):
@@ -46,6 +51,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with closing(EventWriter(tmp_path)) as writer:
+        writer.scalars({"loss": 2.0}, 0)
         calls = {
             "add_scalar": lambda: writer.scalars({"loss": 1.0}, 1),
             "add_image": lambda: writer.picture("a", np.zeros((8, 8, 3), np.uint8), 1),
