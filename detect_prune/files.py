@@ -84,11 +84,17 @@ def _target(path: Path) -> Path:
 
     A rename would take the place of whatever is there, a device or a pipe as well: root would lose a /dev/null.
     """
-    with contextlib.suppress(OSError):  # nothing there, or nothing that can be looked at; writing will tell
+    try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-            raise DetectPruneError(f"this is {kind}; the name of a file to write was expected", file=path)
+    except (FileNotFoundError, NotADirectoryError):  # of the latter making the folder will tell
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise _not_written(path, error) from None
+    except ValueError:
+        raise DetectPruneError("a zero byte can't be part of a name", file=path) from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise DetectPruneError(f"this is {kind}; the name of a file to write was expected", file=path)
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     make_folder(target.parent)
     return target
@@ -206,17 +212,18 @@ def read_tensors(path: str | Path, what: str) -> Any:
             raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None
 
 
-def read_text(path: str | Path, what: str) -> str:
+def read_text(path: str | Path, what: str, errors: str = "strict") -> str:
     """Reads a UTF-8 text file; `what` names its kind in the error ("Darknet cfg", "data-set descriptor").
 
-    A byte order mark is dropped, and every kind of line end becomes a newline.
+    A byte order mark is dropped, and every kind of line end becomes a newline. `errors` says what happens to bytes that
+    are no UTF-8, as for `open`.
 
     Raises:
         DetectPruneError: the file is missing, is a folder or a device, can't be read or is not UTF-8 text.
     """
     with open_binary(path, what) as file:
         try:
-            return io.TextIOWrapper(file, encoding="utf-8-sig").read()
+            return io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors).read()
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise DetectPruneError(

@@ -28,7 +28,7 @@ def find_resource(kind: str, name: str | Path) -> Path:
     if not name.name:
         raise DetectPruneError(f"'{text}' is not the name of a file; a path or a bare name was expected")
     suffix = {"cfg": ".cfg", "data": ".yaml"}[kind]
-    names = [name] if name.suffix else [name, name.with_suffix(suffix)]
+    names = [name, Path(f"{name}{suffix}")]
     folders = [Path(), Path(kind), packaged_folder(kind)]
     for folder in folders:
         for candidate in names:

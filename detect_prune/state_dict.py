@@ -34,4 +34,7 @@ def load_state(model: nn.Module, path: str | Path) -> None:
             f"these weights belong to another network: {wrong[0]} differs or is on one side only ({len(wrong)} such)",
             file=path,
         )
+    for name, value in state.items():
+        if not bool(value.isfinite().all()) or (name.endswith("running_var") and bool((value < 0).any())):
+            raise DetectPruneError(f"{name} is not finite, or a variance below zero: damaged weights", file=path)
     model.load_state_dict(state)

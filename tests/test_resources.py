@@ -29,6 +29,12 @@ def test_the_ending_of_the_kind_is_added_and_no_other(here):
         find_resource("cfg", "coco")
 
 
+def test_a_dot_in_a_name_is_no_ending(here):
+    (here / "cfg").mkdir()
+    (here / "cfg" / "tiny-0.8.cfg").touch()
+    assert find_resource("cfg", "tiny-0.8").name == "tiny-0.8.cfg"
+
+
 def test_what_is_missing_is_named_with_what_there_is(here):
     with pytest.raises(DetectPruneError, match=r"nothing\.cfg: no such file.*yolov4-tiny\.cfg"):
         find_resource("cfg", "nothing.cfg")

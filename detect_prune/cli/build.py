@@ -18,7 +18,7 @@ from detect_prune.engine.precision import PRECISIONS
 from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
-from detect_prune.resources import find_resource
+from detect_prune.resources import find_resource, packaged_folder
 from detect_prune.tasks.build import classification_task, detection_task, find_weights
 from detect_prune.tasks.detector import Detector, load
 
@@ -175,24 +175,29 @@ def begin(
 
 
 def detector_for_use(args: argparse.Namespace) -> Detector:
-    """The network of --cfg with --weights, for commands that use it as it is.
+    """The network of --cfg with --weights, for commands that use it as it is. What was chosen is said, and written
+    into `args`.
 
     Raises:
         DetectPruneError: --cfg is missing, there is no such file, or there are no weights.
     """
     if args.cfg is None:
         raise DetectPruneError("--cfg is missing: the network's Darknet cfg")
-    find_resource("cfg", args.cfg)  # before its weights are: a mistyped cfg is what is wrong then
+    source = find_resource("cfg", args.cfg)  # before its weights are: a mistyped cfg is what is wrong then
     weights = find_weights(args.weights) if args.weights is not None else _require_weights(args.cfg)
+    args.weights, args.device = str(weights), choose_device(args.device)
+    print(f"network {source}, weights {weights}, device {args.device}", flush=True)
     names = read_names(Path(args.names)) if getattr(args, "names", None) is not None else ()
-    model = load(args.cfg, weights, names=names, imgsz=args.imgsz)
-    return model.to(choose_device(args.device))
+    return load(args.cfg, weights, names=names, imgsz=args.imgsz).to(args.device)
 
 
-def _places_of_weights(cfg: str) -> tuple[Path, Path]:
-    """Where weights are looked for that were not named: beside the cfg, where a run leaves them, and in ./weights."""
-    name = f"{Path(cfg).stem}.weights"
-    return Path(cfg).parent / name, Path("weights") / name
+def _places_of_weights(cfg: str) -> list[Path]:
+    """Where weights are looked for that were not named: beside the cfg, where a run leaves them, in the working folder
+    for a bare name, and in ./weights."""
+    source = find_resource("cfg", cfg)
+    beside = [] if source.parent == packaged_folder("cfg") else [source.parent]
+    folders = dict.fromkeys([*beside, Path(cfg).parent, Path("weights")])
+    return [folder / f"{source.stem}.weights" for folder in folders]
 
 
 def _usual_weights(cfg: str) -> Path | None:
@@ -202,9 +207,9 @@ def _usual_weights(cfg: str) -> Path | None:
 def _require_weights(cfg: str) -> Path:
     found = _usual_weights(cfg)
     if found is None:
-        beside, usual = _places_of_weights(cfg)
-        hint = download_hint(usual.name)
+        places = _places_of_weights(cfg)
+        hint = download_hint(places[0].name)
         raise DetectPruneError(
-            f"its weights are neither {beside} nor {usual}{hint}; --weights says which they are", file=cfg
+            f"its weights are neither {' nor '.join(map(str, places))}{hint}; --weights says which they are", file=cfg
         )
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detect_prune.cli.command import run_command
-from detect_prune.cli.options import Parser, add_network_options, add_use_options, share
+from detect_prune.cli.options import Parser, add_network_options, add_use_options, path_name, share
 from detect_prune.cli.plan import fresh_folder
 from detect_prune.errors import DetectPruneError
 from detect_prune.numbers import counted
@@ -31,6 +31,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--names",
+        type=path_name,
         metavar="FILE",
         help="class names, one a line (default: the cfg's name with .names, beside it, else those of COCO or VOC, if "
         "their number fits)",
@@ -49,7 +50,10 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     made.add_argument("--save-txt", action="store_true", help="write what was found as text, too")
     made.add_argument("--save-json", action="store_true", help="write what was found as JSON, too")
     made.add_argument(
-        "--out", metavar="DIR", help=f"where everything goes (default {OUT}, or {OUT}-2 and so on where that is taken)"
+        "--out",
+        type=path_name,
+        metavar="DIR",
+        help=f"where everything goes (default {OUT}, or {OUT}-2 and so on where that is taken)",
     )
     return made
 
@@ -62,12 +66,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 def _detect(args: argparse.Namespace, argv: list[str]) -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import detector_for_use
-    from detect_prune.files import require_writable
+    from detect_prune.files import make_folder, require_writable
     from detect_prune.tasks.finder import Finder, find_sources
     from detect_prune.tasks.inference import inference_copy
 
-    if args.out == "":
-        raise DetectPruneError("--out is empty; the name of a folder was expected")
     files = find_sources(args.sources)
     out = Path(args.out) if args.out is not None else fresh_folder(OUT.parent, OUT.name, sample=False)
     # Asked of the disk: one folder may have two names, where A is a, for example.
@@ -75,7 +77,8 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
     if os.path.isdir(out) and any(os.path.samefile(out, folder) for folder in folders):
         raise DetectPruneError("the results would lie among their originals; give another --out", file=out)
     network = inference_copy(detector_for_use(args))
-    was_there = out.exists()
+    was_there = os.path.lexists(out)
+    make_folder(out)
     require_writable(out / "x")
     finder = Finder(
         lambda picture: network.predict(picture, score_threshold=args.score, iou_threshold=args.nms_iou),

@@ -6,8 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from detect_prune.cli.command import run_command
-from detect_prune.cli.options import Parser
-from detect_prune.errors import DetectPruneError
+from detect_prune.cli.options import Parser, path_name
 from detect_prune.official import DATA, WEIGHTS, DataSet, find_weights_file, install_data, install_file
 from detect_prune.resources import find_resource
 
@@ -23,7 +22,10 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     made.add_argument("names", nargs="+", metavar="NAME", help="such as yolov4, yolov4.conv.137, coco or voc")
     made.add_argument(
-        "--dir", metavar="DIR", help="where it goes (default: ./weights for weights, ./datasets/coco or voc for data)"
+        "--dir",
+        type=path_name,
+        metavar="DIR",
+        help="where it goes (default: ./weights for weights, ./datasets/coco or voc for data)",
     )
     return made
 
@@ -38,8 +40,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def _download(args: argparse.Namespace, argv: list[str]) -> None:
-    if args.dir == "":
-        raise DetectPruneError("--dir is empty; the name of a folder was expected")
     wanted = [DATA[name] if name in DATA else find_weights_file(name) for name in args.names]
     for official, name in zip(wanted, args.names):
         if name in DATA:

@@ -79,6 +79,14 @@ def folder_name(text: str) -> str:
     return text
 
 
+def path_name(text: str) -> str:
+    """An argparse type: a file or a folder. An empty one is a shell variable that is not set: it would be read as the
+    working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; the name of a file or folder was expected")
+    return text
+
+
 def device_name(text: str) -> str:
     """An argparse type: cpu, cuda, cuda:N, or N for the last. Whether it is here is asked later, by `choose_device`."""
     if re.fullmatch(r"\d{1,3}", text):
@@ -93,12 +101,15 @@ def device_name(text: str) -> str:
 def add_network_options(parser: argparse.ArgumentParser, default_weights: str) -> None:
     """`default_weights` says what is taken without --weights."""
     parser.add_argument("--cfg", metavar="FILE", help="Darknet cfg: a path, or a name such as yolov4.cfg")
-    parser.add_argument("--weights", metavar="FILE", help=f"its .weights file (default: {default_weights})")
+    parser.add_argument(
+        "--weights", type=path_name, metavar="FILE", help=f"its .weights file (default: {default_weights})"
+    )
 
 
 def add_pretrained_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained",
+        type=path_name,
         metavar="FILE",
         help="instead of --weights, a backbone's file such as yolov4.conv.137: the first layers; the rest starts fresh",
     )
@@ -113,7 +124,9 @@ def add_data_options(parser: argparse.ArgumentParser, default_batch: str) -> Non
     parser.add_argument(
         "--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set"
     )
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the data, instead of the descriptor's path")
+    parser.add_argument(
+        "--data-root", type=path_name, metavar="DIR", help="folder of the data, instead of the descriptor's path"
+    )
     parser.add_argument(
         "--batch",
         type=positive(int),
@@ -181,7 +194,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 def add_folder_options(parser: argparse.ArgumentParser, project: str) -> None:
     parser.add_argument("--name", type=folder_name, metavar="NAME", help="name of the run's folder")
-    parser.add_argument("--project", default=None, metavar="DIR", help=f"where runs are kept (default {project})")
+    parser.add_argument("--project", type=path_name, metavar="DIR", help=f"where runs are kept (default {project})")
     parser.add_argument(
         "--resume",
         nargs="?",

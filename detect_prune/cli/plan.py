@@ -13,7 +13,7 @@ from typing import Any
 from detect_prune.cli.options import option_name, option_words
 from detect_prune.engine.names import METRICS
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text, write_json
+from detect_prune.files import list_folder, read_text, write_json
 
 PLAN = "plan.json"
 MAY_CHANGE = {"device", "workers", "jobs", "save_every", "eval_every", "resume"}
@@ -116,7 +116,7 @@ def is_finished(folder: Path, finished: str = METRICS) -> bool:
     """Whether the folder has the file that a run writes at its end. (An empty one is what a full disk or a power cut
     may leave.)"""
     file = folder / finished
-    return file.exists() and file.stat().st_size > 0
+    return os.path.isfile(file) and file.stat().st_size > 0
 
 
 @contextmanager
@@ -155,7 +155,9 @@ def _reads_as(action: argparse.Action, value: Any) -> bool:
 
 
 def _newest_unfinished(command: str, project: Path, finished: str) -> Path:
-    plans = sorted(project.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    names = list_folder(project, "runs") if os.path.isdir(project) else []
+    plans = [project / name / PLAN for name in names if os.path.isfile(project / name / PLAN)]
+    plans.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in (path.parent for path in plans):
         if is_finished(folder, finished):
             continue

@@ -19,6 +19,7 @@ from detect_prune.cli.options import (
     command_words,
     not_negative,
     option_of,
+    path_name,
     positive,
     removal_ratio,
     share,
@@ -60,6 +61,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--layer-ratios",
+        type=path_name,
         metavar="FILE",
         help="instead of --ratio, with --method admm-layerwise: JSON with the share of each layer, "
         '{"conv1.weight": 0.3, ...}',

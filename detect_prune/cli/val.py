@@ -12,6 +12,7 @@ from detect_prune.cli.options import (
     add_network_options,
     add_use_options,
     default_workers,
+    path_name,
     share,
 )
 
@@ -88,7 +89,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="VOC's and Darknet's AP: area under the curve, or mean precision at 11 or 101 recalls (default: area, and "
         "on VOC's pictures 11-point as well; Darknet's -points 0, 11 and 101)",
     )
-    made.add_argument("--json", metavar="FILE", help="write the scores here as well")
+    made.add_argument("--json", type=path_name, metavar="FILE", help="write the scores here as well")
     return made
 
 
@@ -103,21 +104,23 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     from detect_prune.datasets import load_data
     from detect_prune.errors import DetectPruneError
     from detect_prune.files import require_writable, write_json
+    from detect_prune.tasks.detector import compare_names
     from detect_prune.tasks.scoring import find_all, require_same_classes
 
-    if args.json == "":
-        raise DetectPruneError("--json is empty; the name of a file was expected")
     if args.json is not None:
         require_writable(args.json)
     if args.batch is not None and args.batch > LARGEST_BATCH:
         raise DetectPruneError(f"--batch {args.batch} is more pictures at once than the {LARGEST_BATCH} that val takes")
     if args.data is None:
         args.data = "coco.yaml"
+        print("data coco.yaml", flush=True)
     protocol = _chosen_protocol(args)
     model = detector_for_use(args)
     data = load_data(args.data, args.data_root, splits=("val",))
     _refuse_what_has_no_use(args, data)
     require_same_classes(model, data)
+    if model.names_file is not None and (remark := compare_names(model.names_file, data.names)):
+        print(remark)
     truths, found, skipped = find_all(
         model,
         data.val,
@@ -135,7 +138,8 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     values = score(args, data, truths, found)
     if args.json is not None:
         used = {**dataclasses.asdict(protocol), "letterbox": _letterbox(args, model), "nms": args.nms}
-        write_json(args.json, {**values, "pictures": len(truths), "skipped": skipped, "protocol": used})
+        of = {"cfg": args.cfg, "weights": args.weights, "data": args.data}
+        write_json(args.json, {**values, **of, "pictures": len(truths), "skipped": skipped, "protocol": used})
 
 
 def _refuse_what_has_no_use(args: argparse.Namespace, data: "DetectionData") -> None:

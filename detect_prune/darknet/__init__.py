@@ -4,7 +4,7 @@ from detect_prune.darknet.cfg import Cfg, CfgWarning, load_cfg, parse_cfg, save_
 from detect_prune.darknet.heads import adapt_classes
 from detect_prune.darknet.network import Darknet, copy_matching
 from detect_prune.darknet.section import Option, Section
-from detect_prune.darknet.weights import WeightsHeader, read_weights, write_weights
+from detect_prune.darknet.weights import WeightsHeader, read_backbone, read_weights, write_weights
 
 __all__ = [
     "Cfg",
@@ -17,6 +17,7 @@ __all__ = [
     "copy_matching",
     "load_cfg",
     "parse_cfg",
+    "read_backbone",
     "read_weights",
     "save_cfg",
     "write_weights",

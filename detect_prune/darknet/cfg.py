@@ -46,7 +46,9 @@ class Cfg:
         return self.net.int("letter_box", 0) != 0
 
     def with_input_size(self, width: int, height: int) -> Cfg:
-        """The same network for another input size, in pixels."""
+        """The same network for another input size, in pixels. Raises DetectPruneError where none can have it."""
+        if not all(1 <= side <= MAX_INPUT_SIDE for side in (width, height)):
+            raise DetectPruneError(f"an input of {width}x{height} pixels; sides of 1 to {MAX_INPUT_SIDE} were expected")
         return replace(self, net=self.net.with_option("width", width).with_option("height", height))
 
     def text(self) -> str:
@@ -58,7 +60,7 @@ class Cfg:
 
     def digest(self) -> str:
         """Eight hexadecimal digits that change with the network, or with what training follows. The file's name,
-        comments and keys without effect have no part in them."""
+        comments and the keys of `WITHOUT_EFFECT` have no part in them."""
         net, *layers = (
             replace(section, options=tuple(one for one in section.options if one.name not in WITHOUT_EFFECT))
             for section in (self.net, *self.layers)
@@ -68,7 +70,8 @@ class Cfg:
 
 def load_cfg(path: str | Path) -> Cfg:
     """Reads a cfg file. Raises DetectPruneError with file and line where it is not one."""
-    return parse_cfg(read_text(path, "Darknet cfg"), path)
+    # Darknet reads bytes; comments are in whatever encoding their author's editor had.
+    return parse_cfg(read_text(path, "Darknet cfg", errors="surrogateescape"), path)
 
 
 def save_cfg(cfg: Cfg, path: str | Path) -> None:
@@ -95,6 +98,12 @@ def parse_cfg(text: str, path: str | Path | None = None) -> Cfg:
         line = re.split("[#;]", raw, maxsplit=1)[0].strip()
         if not line:
             continue
+        if not _is_text(line):
+            raise DetectPruneError(
+                "not a text file (a byte that is not UTF-8); a line of a Darknet cfg was expected",
+                file=path,
+                line=number,
+            )
         if line.startswith("["):
             if sections:
                 sections[-1] = replace(sections[-1], options=tuple(options))
@@ -148,6 +157,15 @@ class _Notes:
         others = len(self.unread[section, key]) - 1
         again = f" and on {counted(others, 'other line')}" if others else ""
         return f"nothing here reads {shown(key)} of a [{section}]{_near(key, KEYS[section])}{again}"
+
+
+def _is_text(line: str) -> bool:
+    """False where `load_cfg` found bytes that are no UTF-8."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _section_name(line: str, path: Path | None, number: int) -> str:

@@ -63,16 +63,30 @@ class WeightsHeader:
         return cls(*struct.unpack_from(form._format, data))
 
 
-def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> WeightsHeader:
+def read_weights(net: Darknet, path: str | Path) -> WeightsHeader:
     """Reads a weights file into `net`; the file has to hold exactly the floats of the network.
-
-    Args:
-        partial: the file may end after any section (backbones such as yolov4.conv.137); the rest of `net` stays.
 
     Raises:
         DetectPruneError: there is no such file, it is no weights file, or of another network; `net` is unchanged.
     """
-    path = Path(path)
+    return _read_into(net, Path(path), partial=False)[0]
+
+
+def read_backbone(net: Darknet, path: str | Path) -> list[str]:
+    """Reads the weights of the first sections (yolov4.conv.137, yolov4-tiny.conv.29), as Darknet's `partial` command
+    cuts them off; the others of `net` stay as they are. The header is of no use: what it counts was seen by another
+    network.
+
+    Returns:
+        The titles of the sections that were filled.
+
+    Raises:
+        DetectPruneError: as `read_weights`, or the file does not end where a section does.
+    """
+    return [step.title for step in _read_into(net, Path(path), partial=True)[1]]
+
+
+def _read_into(net: Darknet, path: Path, partial: bool) -> tuple[WeightsHeader, list[Step]]:
     header, values, steps = _read_floats(net, path, partial)
     tensors = [(step, name, tensor) for step in steps for name, tensor in _tensors(net, step)]
     pieces = np.split(values, np.cumsum([tensor.numel() for _, _, tensor in tensors[:-1]]))
@@ -87,7 +101,7 @@ def read_weights(net: Darknet, path: str | Path, partial: bool = False) -> Weigh
     with torch.no_grad():
         for (_, _, tensor), piece in zip(tensors, pieces):
             tensor.copy_(torch.from_numpy(piece).view(tensor.shape))
-    return header
+    return header, steps
 
 
 def _read_floats(net: Darknet, path: Path, partial: bool) -> tuple[WeightsHeader, np.ndarray, list[Step]]:

@@ -35,7 +35,7 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
     Raises:
         DetectPruneError: the cache can't be written.
     """
-    if folder.is_dir():
+    if os.path.isdir(folder):  # unlike Path.is_dir, not upset by a folder that can't be entered
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

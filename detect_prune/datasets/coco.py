@@ -136,7 +136,8 @@ class _Reader:
         if area is not None and not (_is_number(area) and area >= 0):
             raise self.records.wrong(f'{where}: "area" is {_short(area)}; a number of square pixels was expected')
         self.areas.append(-1 if area is None else area)
-        crowd = record.get("iscrowd", 0)
+        crowd = record.get("iscrowd")
+        crowd = 0 if crowd is None else crowd
         if not isinstance(crowd, int) or crowd not in (0, 1):
             raise self.records.wrong(f'{where}: "iscrowd" is {_short(crowd)}; 0 or 1 was expected')
         self.crowd.append(crowd)

@@ -15,6 +15,8 @@ _DATA_KEYS = (
     *("test", "labels", "leaves", "top", "tree", "underscore"),
 )
 """What Darknet's detector and classifier look for in a .data file; train, valid, names and classes are read here."""
+_SCORED_BY = ("map", "difficult")
+"""Those by which Darknet would score otherwise."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,13 @@ def read_data_file(file: Path, root: Path | None, splits: tuple[str, ...]) -> Da
         if path is None:
             raise DetectPruneError(f"{key} = {value}: there is no such file", file=file, line=line)
         found[name] = (path, line)
-    unknown = [f"{file.name}:{line}: unknown key {key}" for key, (_, line) in values.items() if key not in _DATA_KEYS]
-    return DataFile(found, _classes(values, file), unknown)
+    warnings = [f"{file.name}:{line}: unknown key {key}" for key, (_, line) in values.items() if key not in _DATA_KEYS]
+    warnings += [
+        f"{file.name}:{values[key][1]}: {key} is not read; Darknet's own scores follow it"
+        for key in _SCORED_BY
+        if key in values
+    ]
+    return DataFile(found, _classes(values, file), warnings)
 
 
 def _classes(values: dict[str, tuple[str, int]], file: Path) -> tuple[int, int] | None:
@@ -104,8 +111,6 @@ def _add_list(builder: DetectionSetBuilder, file: Path, folder: Path | None) -> 
     paths = [base / entry for _, entry in entries]
     require_pictures(paths, file, [number for number, _ in entries])
     warnings, unlabelled = [], 0
-    if again := len(paths) - len(set(paths)):
-        warnings.append(f"{file.name}: pictures that are listed more than once count as often ({again} too many)")
     label_folders: dict[Path, Path] = {}
     for (number, _), path in zip(entries, paths):
         if path.parent not in label_folders:

@@ -73,12 +73,14 @@ def load_data(
             raise descriptor.wrong("path", f"the data folder {folder} does not exist; --data-root names another")
     read = {"coco": _read_coco, "voc": _read_voc, "darknet": _read_darknet}[descriptor.format]
     found = {split: read(descriptor, folder, split) for split in splits}
-    for split, (dataset, _, _) in found.items():
+    for split, (dataset, _, warnings) in found.items():
         if len(dataset) == 0:
-            raise descriptor.wrong(split, f"the {split} set is empty: it lists no picture")
+            why = f"no picture of it can be used: {warnings[0]}" if warnings else "it lists no picture"
+            raise descriptor.wrong(split, f"the {split} set is empty: {why}")
         if dataset.object_count == 0:
-            crowds = f" but {dataset.box_count} crowd regions, which do not count" if dataset.box_count else ""
-            raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures{crowds}")
+            others = dataset.box_count
+            but = f" but {others} crowd regions or difficult objects, which do not count" if others else ""
+            raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures{but}")
     names, category_ids = _same_classes(descriptor, found)
     empty = DetectionSetBuilder(names).finish()
     return DetectionData(

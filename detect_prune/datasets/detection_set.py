@@ -4,6 +4,7 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ class DetectionSet:
 
     @property
     def object_count(self) -> int:
-        """Boxes that can be found and missed: all but crowd regions."""
-        return int((self._flags & _CROWD == 0).sum())
+        """Boxes that are learnt and have to be found: all but crowd regions and difficult objects."""
+        return int((self._flags == 0).sum())
 
     @property
     def decoded_bytes(self) -> int:
@@ -119,7 +120,7 @@ class DetectionSetBuilder:
     def __init__(self, names: tuple[str, ...]):
         self.names = names
         self.warnings: list[str] = []
-        """Filled by `finish`: sentences on boxes that were clipped or dropped."""
+        """Filled by `finish`: sentences on boxes that were clipped or dropped, and on pictures that come again."""
         self._paths, self._path_ends = bytearray(), array("q", [0])
         self._image_ids, self._sizes = array("q"), array("i")
         self._owners, self._boxes = array("q"), array("f")
@@ -189,6 +190,7 @@ class DetectionSetBuilder:
         order = np.argsort(owner, kind="stable")
         owner, raw = owner[order], np.array(self._boxes, np.float32).reshape(-1, 4)[order]
 
+        self._warn_of_repeated(paths, path_ends)
         boxes = np.clip(raw, 0, np.tile(sizes[owner], 2).astype(np.float32))
         clipped = (np.abs(boxes - raw) > 1).any(1)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
@@ -219,6 +221,20 @@ class DetectionSetBuilder:
             areas,
             np.array(self._flags, np.uint8)[own],
         )
+
+    def _warn_of_repeated(self, paths: np.ndarray, path_ends: np.ndarray) -> None:
+        first: dict[bytes, int] = {}
+        text, ends = paths.tobytes(), path_ends.tolist()
+        again = [
+            index
+            for index, (start, end) in enumerate(pairwise(ends))
+            if first.setdefault(text[start:end], index) != index
+        ]
+        if again:
+            name = _path(paths, path_ends, again[0]).name
+            self.warnings.append(
+                f"pictures that are listed more than once count as often ({len(again)} too many, the first is {name})"
+            )
 
     def _warn(
         self, which: np.ndarray, owner: np.ndarray, paths: np.ndarray, path_ends: np.ndarray, what: str, done: str

@@ -17,7 +17,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, SIDE_LIMIT, CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import list_folder, read_text
+from detect_prune.files import list_folder, open_binary, read_text
 from detect_prune.numbers import parse_number
 
 
@@ -211,15 +211,18 @@ class _Builder:
 
 def parse_xml(path: Path) -> Element:
     """Parses an xml file; entities, and whatever else could grow or reach out, are refused. Raises DetectPruneError."""
-    text = read_text(path, "VOC annotation (xml)")
+    with open_binary(path, "VOC annotation (xml)") as file:
+        content = file.read()  # which says itself how its text is encoded
     builder = _Builder()
     parser = DefusedXMLParser(target=builder)
     builder.parser = parser.parser
     try:
-        parser.feed(text)
+        parser.feed(content)
         return parser.close()
     except ParseError as error:
         raise DetectPruneError(f"broken xml, perhaps cut off: {error.msg}", file=path, line=error.position[0]) from None
+    except LookupError as error:
+        raise DetectPruneError(f"{error}; that of a VOC annotation (xml) was expected", file=path, line=1) from None
     except DefusedXmlException as error:
         line = parser.parser.CurrentLineNumber
         raise DetectPruneError(

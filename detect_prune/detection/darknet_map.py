@@ -1,4 +1,4 @@
-"""The table and the totals of `darknet detector map` (src/detector.c, validate_detector_map), to the letter.
+"""The table and the totals of `darknet detector map` (src/detector.c, validate_detector_map).
 
 What it does beside VOC's rule, and what its logs can only be met with:
 
@@ -12,6 +12,9 @@ What it does beside VOC's rule, and what its logs can only be met with:
   350 true positives this way;
 - the average IoU is the sum over true positives divided by all detections above the threshold, the wrong ones included;
 - a detection that `ignore` drops still counts as a false positive at the confidence threshold.
+
+What is not Darknet's: a truth that reaches out of its picture is clipped and one without area is left out, as they are
+for every use here (the reader of the data counts both aloud). Darknet takes truths as they are written.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -318,7 +319,7 @@ class Run:
 
     def _open_folder(self, resume: bool) -> bool:
         """Takes possession of the folder; returns whether it holds a checkpoint to go on from."""
-        if resume and not self.folder.is_dir():
+        if resume and not os.path.isdir(self.folder):
             raise DetectPruneError("no such folder; that of a run to resume was expected", file=self.folder)
         self._kept.enter_context(lock_folder(self.folder))
         for folder in (self.folder, self.folder / PICTURES):

@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -76,7 +76,7 @@ def _safe(name: str, archive: Path) -> PurePosixPath:
 
 
 def _is_there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+    return os.path.isfile(path) and path.stat().st_size == size
 
 
 def _write(source: BinaryIO, path: Path) -> None:
@@ -90,4 +90,5 @@ def _write(source: BinaryIO, path: Path) -> None:
     except OSError as error:
         raise DetectPruneError(f"can't be written: {error.strerror or error}", file=path) from None
     finally:
-        passing.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be written because of its name
+            passing.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Brings official files to where the commands look for them."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,9 +28,9 @@ def install_file(official: Official, folder: Path, watch: Watch) -> tuple[Path, 
     """
     file = official.file
     path = folder / file.name
-    was_there = path.exists()
+    was_there = os.path.lexists(path)  # unlike Path.exists, not upset by a folder that can't be entered
     if was_there:
-        problem = file.problem(path) if path.is_file() else "is no file"
+        problem = file.problem(path) if os.path.isfile(path) else "is no file"
         if problem is not None:
             raise DetectPruneError(
                 f"there is another file of this name, which {problem}; move it away, or give another --dir", file=path
@@ -64,7 +65,7 @@ def install_data(data: DataSet, folder: Path, watch: Watch) -> list[str]:
     """
     if folder.name in ("", ".."):  # as of "." and "/"
         folder = folder.resolve()
-    if not folder.name or (folder.exists() and not folder.is_dir()):
+    if not folder.name or (os.path.lexists(folder) and not os.path.isdir(folder)):
         kind = "a file" if folder.name else "the whole disk"
         raise DetectPruneError(f"this is {kind}; the name of a folder for the data was expected", file=folder)
     store = folder.with_name(f"{folder.name}.downloads")
@@ -72,11 +73,11 @@ def install_data(data: DataSet, folder: Path, watch: Watch) -> list[str]:
     told = [
         f"{name} was unpacked before (delete {marker} to fetch it again)"
         for name, marker in marker_of.items()
-        if marker.is_file()
+        if os.path.isfile(marker)
     ]
-    wanted = [archive for archive in data.archives if not marker_of[archive.name].is_file()]
+    wanted = [archive for archive in data.archives if not os.path.isfile(marker_of[archive.name])]
     try:
-        to_come = sum(archive.official.file.size or 0 for archive in wanted if not (store / archive.name).exists())
+        to_come = sum(archive.official.file.size or 0 for archive in wanted if not os.path.exists(store / archive.name))
         # The archives and what is in them, which for pictures is about as large.
         require_disk_space(store, 2 * to_come, "for the archives and what is in them")
         checked = {archive.name: install_file(archive.official, store, watch)[1] for archive in wanted}

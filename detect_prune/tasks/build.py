@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from detect_prune.classification import find_architecture
-from detect_prune.darknet import Cfg, adapt_classes, copy_matching, load_cfg
+from detect_prune.darknet import Cfg, adapt_classes, copy_matching, load_cfg, read_backbone
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head
 from detect_prune.datasets import SAMPLE, load_data
@@ -18,7 +18,13 @@ from detect_prune.resources import find_resource
 from detect_prune.state_dict import load_state
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
-from detect_prune.tasks.detector import Detector, fill, fill_backbone, is_checkpoint
+from detect_prune.tasks.detector import (
+    Detector,
+    compare_names,
+    fill,
+    is_checkpoint,
+    names_beside,
+)
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
 LARGE = 20_000_000
@@ -101,6 +107,9 @@ def detection_task(
     torch.manual_seed(seed)
     model = Detector(parsed, loaded.names)
     trained, remarks = _fill(model, published, weights, pretrained)
+    known = names_beside(source)
+    if weights is not None and known is not None and (remark := compare_names(known, loaded.names)):
+        remarks.append(remark)
     recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world
@@ -129,7 +138,7 @@ def _fill(model: Detector, published: Cfg, weights: Path | None, pretrained: Pat
         if not fresh:
             return True, []
         return False, [f"all weights come from {weights} but those of {', '.join(fresh)}, which start at random"]
-    filled = fill_backbone(original, pretrained)
+    filled = read_backbone(original, pretrained)
     taken = set(filled) - set(copy_matching(original, model))
     total = sum(1 for step in model.steps if step.floats)
     return False, [f"{len(taken)} of {total} sections with weights come from {pretrained}, the rest starts at random"]

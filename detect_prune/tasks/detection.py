@@ -50,7 +50,7 @@ def augmentation_of(cfg: Cfg) -> Augmentation:
     """
     net = cfg.net
     jitters = [layer.float("jitter", 0.2, low=0.0, high=0.99) for layer in cfg.layers if layer.name == "yolo"]
-    jitter = next(iter(jitters), 0.2)
+    jitter = jitters[-1] if jitters else 0.2  # the last one decides, as in Darknet's train_detector
     saturation, exposure = (net.float(key, 1.0, low=0.01, high=100.0) for key in ("saturation", "exposure"))
     return Augmentation(
         hue=net.float("hue", 0.0, low=0.0, high=0.5),

@@ -1,9 +1,10 @@
 """A Darknet network that a person can use: load it, give it a picture, get boxes."""
 
 import os
+import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from detect_prune.darknet.cfg import CfgWarning
 from detect_prune.datasets import fit, read_picture
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.errors import DetectPruneError
+from detect_prune.numbers import counted
 from detect_prune.pruning import modes_kept
 from detect_prune.resources import find_resource, packaged_folder
 from detect_prune.state_dict import load_state
@@ -39,6 +41,8 @@ class Detector(Darknet):
     def __init__(self, cfg: Cfg, names: tuple[str, ...] = ()):
         super().__init__(cfg)
         self.names = tuple(names) or usual_names(self.num_classes)
+        self.names_file: Path | None = None
+        """Where the names were found, if that was beside the cfg."""
         self.header: WeightsHeader | None = None
         if len(self.names) != self.num_classes:
             raise DetectPruneError(
@@ -68,7 +72,7 @@ class Detector(Darknet):
             DetectPruneError: the file is not a picture that can be read.
         """
         pixels = read_picture(picture, upright=True) if isinstance(picture, (str, Path)) else picture
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype != np.uint8:
             raise DetectPruneError(
                 f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}"
             )
@@ -102,18 +106,50 @@ def load(
     source = find_resource("cfg", cfg)
     parsed = load_cfg(source)
     detector = Detector(parsed if imgsz is None else parsed.with_input_size(imgsz, imgsz), names)
-    beside = source.with_suffix(".names")
-    if not names and os.path.isfile(beside):
+    beside = names_beside(source)
+    if not names and beside is not None:
         _take_names(detector, beside)
     if weights is not None:
         fill(detector, weights)
     return detector.eval()
 
 
+def names_beside(cfg: Path) -> Path | None:
+    """The file of class names of the cfg's name, where there is one: runs leave it there."""
+    file = cfg.with_suffix(".names")
+    return file if os.path.isfile(file) else None
+
+
+def compare_names(file: Path, names: Sequence[str]) -> str | None:
+    """What to say where a network's classes, by their file, are not called as those of the data, by which they are
+    trained or scored: number by number. None where they are, and where their numbers differ.
+
+    Raises:
+        DetectPruneError: the file can't be read, or the data has the same names in another order.
+    """
+    known = read_names(file)
+    ours, theirs = ([re.sub("[ _-]", "", name.casefold()) for name in each] for each in (known, names))
+    different = [label for label, (one, other) in enumerate(zip(ours, theirs)) if one != other]
+    if len(known) != len(names) or not different:
+        return None
+    first = different[0]
+    example = f"class {first} is '{known[first]}' there and '{names[first]}' in the data"
+    if sorted(ours) == sorted(theirs):
+        raise DetectPruneError(
+            f"the data has these classes in another order: {example}; put them into one order, or remove this file to "
+            "have them taken by their numbers",
+            file=file,
+        )
+    return (
+        f"{len(different)} of {counted(len(names), 'class', 'classes')} have other names in {file}: {example}. They "
+        "are taken for the same, by their numbers"
+    )
+
+
 def _take_names(detector: Detector, file: Path) -> None:
     found = read_names(file)
     if len(found) == detector.num_classes:
-        detector.names = found
+        detector.names, detector.names_file = found, file
     else:
         # Beside a published cfg there may be the names of the data that it is about to be adapted to.
         warnings.warn(
@@ -137,20 +173,3 @@ def fill(detector: Detector, weights: str | Path) -> None:
         load_state(detector, weights)
     else:
         detector.header = read_weights(detector, weights)
-
-
-def fill_backbone(detector: Detector, weights: str | Path) -> list[str]:
-    """Reads a backbone's weights (yolov4.conv.137, yolov4-tiny.conv.29), as Darknet's `partial` command cuts them off.
-
-    The header stays out: what it counts was seen by another network.
-
-    Returns:
-        The titles of the sections that were filled, the first ones; the others keep what they had.
-
-    Raises:
-        DetectPruneError: the file is missing, of another network, or does not end where a section does.
-    """
-    header = read_weights(detector, weights, partial=True)
-    floats = (Path(weights).stat().st_size - header.size) // 4
-    steps = [step for step in detector.steps if step.floats]
-    return [step.title for step, end in zip(steps, accumulate(step.floats for step in steps)) if end <= floats]

@@ -99,6 +99,16 @@ def test_wrong_files_are_refused_with_their_name(tmp_path):
         find_architecture("lenet6")
 
 
+@pytest.mark.parametrize("name, value", [("conv1.weight", float("nan")), ("bn1.running_var", -1.0)])
+def test_damaged_weights_are_refused(tmp_path, name, value):
+    model = find_architecture("resnet20").build(10)
+    state = model.state_dict()
+    state[name].view(-1)[0] = value
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(DetectPruneError, match=rf"a\.pt: {name} is not finite, or a variance below zero"):
+        load_state(find_architecture("resnet20").build(10), tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_takes_its_pictures(name):
     architecture = find_architecture(name)

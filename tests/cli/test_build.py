@@ -92,13 +92,15 @@ def test_val_and_detect_take_the_weights_beside_the_cfg_first(here):
     (here / "run/tiny.cfg").write_text(TINY_CFG)
     from detect_prune.cli import val
 
-    args = val.parser().parse_args(["--cfg", "run/tiny.cfg", "--device", "cpu"])
-    with pytest.raises(DetectPruneError, match=r"neither run/tiny\.weights nor weights/tiny\.weights"):
-        detector_for_use(args)
+    def use():
+        return detector_for_use(val.parser().parse_args(["--cfg", "run/tiny.cfg", "--device", "cpu"]))
+
+    with pytest.raises(DetectPruneError, match=r"neither run/tiny\.weights nor weights/tiny\.weights\b"):
+        use()
     for place in ("weights/tiny.weights", "run/tiny.weights"):
         made = load("tiny.cfg")
         write_weights(made, place)
-        used = detector_for_use(args)
+        used = use()
         assert all((a == b).all() for a, b in zip(made.parameters(), used.parameters()))
 
 
@@ -110,6 +112,20 @@ def test_a_run_begins_with_the_weights_beside_the_cfg_first(here):
         args = options("--cfg", "run/tiny.cfg")
         build_job(args)
         assert args.weights == found
+
+
+def test_a_bare_name_finds_the_weights_beside_the_file_that_it_means(here):
+    (here / "cfg").mkdir()
+    (here / "tiny.cfg").rename(here / "cfg/tiny-0.8.cfg")
+    write_weights(load("tiny-0.8.cfg"), "cfg/tiny-0.8.weights")
+    for name in ("tiny-0.8.cfg", "tiny-0.8"):
+        args = options("--cfg", name)
+        build_job(args)
+        assert args.weights == "cfg/tiny-0.8.weights"
+    (here / "cfg/tiny-0.8.weights").rename(here / "tiny-0.8.weights")
+    args = options("--cfg", "tiny-0.8")
+    build_job(args)
+    assert args.weights == "tiny-0.8.weights"
 
 
 @pytest.mark.parametrize("cfg", ["", ".", "..", "a\0b"])

@@ -85,8 +85,8 @@ def test_a_broken_video_is_one_sentence(here, capsys):
         (["photos", "--cfg", "nope.cfg"], "nope.cfg: no such file"),
         (["nowhere"], "nowhere: no such file or folder"),
         (["broken.mp4"], "broken.mp4: this is no video"),
-        (["photos", "--out", ""], "--out is empty"),
-        (["photos", "--names", ""], ".: this is a folder"),
+        (["photos", "--out", "n" * 300], f"{'n' * 300}: this folder can't be made: File name too long"),
+        (["photos", "--names", "photos"], "photos: this is a folder"),
     ],
 )
 def test_what_fails_leaves_no_folder(here, capsys, words, said):

@@ -168,9 +168,9 @@ def test_room_for_archives_and_content_is_asked_for_first(site, mini, monkeypatc
         ("mini", "file", "file: this is a file; the name of a folder"),
         ("mini", "/", "/: this is the whole disk; the name of a folder"),
         ("mini", "file/below", "file/below.downloads: this folder can't be made"),
-        ("mini", "", "--dir is empty"),
+        ("mini", "n" * 300, f"{'n' * 300}.downloads: this folder can't be made: File name too long"),
         ("tiny", "file", "file: this folder can't be made"),
-        ("tiny", "", "--dir is empty"),
+        ("tiny", "n" * 300, f"{'n' * 300}: this folder can't be made: File name too long"),
     ],
 )
 def test_what_is_no_folder_is_said_before_the_network_is_asked(site, mini, tiny, tmp_path, capsys, name, folder, said):

@@ -150,7 +150,11 @@ def test_help_tells_the_protocols_and_their_defaults(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["--score", "7"], ["--score", "-.1"], ["--score", "nan"], ["--nms-iou", "9"], ["--batch", "0"]]
+    "words",
+    [
+        *(["--score", "7"], ["--score", "-.1"], ["--score", "nan"], ["--nms-iou", "9"], ["--batch", "0"]),
+        *([option, ""] for option in ("--json", "--weights", "--data-root")),
+    ],
 )
 def test_options_out_of_range(here, capsys, words):
     with pytest.raises(SystemExit) as stop:
@@ -165,8 +169,9 @@ def test_options_out_of_range(here, capsys, words):
         (["--ap", "area", "--protocol", "darknet-valid"], "--ap is for VOC's data"),
         (["--difficult", "keep"], "--difficult is for VOC's data; 'tiny' is of the format coco"),
         (["--difficult", "keep", "--protocol", "darknet-map"], "--difficult is for VOC's data"),
-        (["--json", ""], "--json is empty; the name of a file was expected"),
         (["--json", "squares"], "squares: this is a folder"),
+        (["--json", "n" * 300], f"{'n' * 300}: can't be written: File name too long"),
+        (["--imgsz", "100000"], "an input of 100000x100000 pixels; sides of 1 to 8192 were expected"),
         (["--batch", "1000000000"], "--batch 1000000000 is more pictures at once than the 4096"),
         (["--cfg", ""], "'' is not the name of a file"),
         (["--cfg", "nope.cfg"], "nope.cfg: no such file"),
@@ -178,3 +183,14 @@ def test_what_can_not_be_meant_is_refused_before_the_work(here, capsys, words, s
     assert main(["val", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", *words]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(f"error: {said}") and printed.err.count("\n") == 1 and "scoring" not in printed.out
+
+
+def test_classes_that_have_other_names_beside_the_cfg_are_told(here, capsys):
+    names = load_data("squares/tiny.yaml").names
+    words = ["val", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", "--device", "cpu"]
+    (here / "tiny.names").write_text(f"zebra\n{names[1]}\n")
+    assert main(words) == 0
+    assert "1 of 2 classes have other names in tiny.names: class 0 is 'zebra'" in capsys.readouterr().out
+    (here / "tiny.names").write_text(f"{names[1]}\n{names[0]}\n")
+    assert main(words) == 2
+    assert "tiny.names: the data has these classes in another order" in capsys.readouterr().err

@@ -187,6 +187,15 @@ def test_files(tmp_path):
         load_cfg(tmp_path / "binary.cfg")
 
 
+def test_a_comment_may_be_in_any_encoding_and_nothing_else(tmp_path):
+    file = tmp_path / "a.cfg"
+    file.write_bytes(b"[net]\n# Gr\xf6\xdfe\nwidth=64 ; \xc4\nheight=64\n")
+    assert load_cfg(file).input_size == (64, 64)
+    file.write_bytes(b"[net]\nwidth=64\nh\xf6he=64\n")
+    with pytest.raises(DetectPruneError, match=r"a\.cfg:3: not a text file"):
+        load_cfg(file)
+
+
 def test_another_input_size_leaves_the_cfg_as_it_was():
     cfg = parse_cfg(TEXT)
     assert cfg.with_input_size(96, 64).input_size == (96, 64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detect_prune.darknet import Darknet, WeightsHeader, load_cfg, read_weights, write_weights
+from detect_prune.darknet import Darknet, WeightsHeader, load_cfg, read_backbone, read_weights, write_weights
 from detect_prune.errors import DetectPruneError
 
 # 4*3*9 + 4*4 = 124 floats, then 2 of the shortcut, then 2*(4/2) + 2 = 6, then the head's 6*2 + 6 = 18.
@@ -106,7 +106,7 @@ def test_wrong_lengths_say_by_how_much_and_where(floats, what, net, tmp_path):
 @pytest.mark.parametrize("floats", SECTION_ENDS)
 def test_partial_files_end_after_a_section(floats, net, tmp_path):
     head = net.layers[4].conv.weight.clone()
-    read_weights(net, file_of(tmp_path / "a.conv.1", floats), partial=True)
+    read_backbone(net, file_of(tmp_path / "a.conv.1", floats))
     assert net.layers[0].norm.bias[0] == 1
     assert net.layers[4].conv.weight.equal(head) == (floats < SECTION_ENDS[-1])
 
@@ -114,7 +114,7 @@ def test_partial_files_end_after_a_section(floats, net, tmp_path):
 @pytest.mark.parametrize("floats", [0, 1, SECTION_ENDS[0] + 1, SECTION_ENDS[-1] - 1, SECTION_ENDS[-1] + 1])
 def test_partial_files_that_end_elsewhere(floats, net, tmp_path):
     with pytest.raises(DetectPruneError, match=r"too few|too many"):
-        read_weights(net, file_of(tmp_path / "a.conv.1", floats), partial=True)
+        read_backbone(net, file_of(tmp_path / "a.conv.1", floats))
 
 
 def test_files_that_are_no_weights(net, tmp_path):

@@ -107,6 +107,18 @@ def test_sizes_may_be_missing(coco_folder):
     assert read_coco(coco_folder / "train", file)[0][0].width == 60
 
 
+def test_null_stands_for_what_may_be_missing(coco_folder):
+    file = coco_folder / "train.json"
+    before = read_coco(coco_folder / "train", file)[0][0]
+    data = json.loads(file.read_text())
+    for one in data["annotations"]:
+        if not one["iscrowd"]:
+            one["iscrowd"] = one["area"] = None
+    file.write_text(json.dumps(data))
+    after = read_coco(coco_folder / "train", file)[0][0]
+    assert after.crowd.tolist() == before.crowd.tolist() and (after.boxes == before.boxes).all()
+
+
 def test_a_corrupt_picture_whose_size_is_needed_is_left_out_and_named(coco_folder):
     file = coco_folder / "train.json"
     data = json.loads(file.read_text())

@@ -78,9 +78,26 @@ def test_a_picture_that_is_listed_twice_is_told(darknet_folder):
     train.write_text(train.read_text() + "obj/0.png\n")
     data = load_data(darknet_folder / "set.yaml")
     assert any(
-        "train.txt: pictures that are listed more than once count as often (1 too many)" in said
+        said == "train.txt: pictures that are listed more than once count as often (1 too many, the first is 0.png)"
         for said in data.warnings
     )
+
+
+def test_what_darknet_would_score_by_and_is_not_read_is_told(darknet_folder):
+    (darknet_folder / "obj.data").write_text(
+        "classes=2\ntrain=train.txt\nvalid=train.txt\nnames=obj.names\ndifficult=other.txt\neval=coco\n"
+    )
+    said = load_data(darknet_folder / "obj.data").warnings
+    assert [one for one in said if "obj.data" in one] == [
+        "obj.data:5: difficult is not read; Darknet's own scores follow it"
+    ]
+
+
+def test_a_set_of_corrupt_pictures_says_so(darknet_folder):
+    for picture in (darknet_folder / "obj").glob("*.png"):
+        picture.write_bytes(b"nothing")
+    with pytest.raises(DetectPruneError, match=r"set is empty: no picture of it can be used: train\.txt:1: left out"):
+        load_data(darknet_folder / "set.yaml")
 
 
 def test_a_corrupt_picture_is_left_out_and_named(darknet_folder):

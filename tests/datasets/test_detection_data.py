@@ -103,7 +103,7 @@ def test_a_set_without_an_object_is_refused(coco_folder, crowds):
     for number, one in enumerate(content["annotations"]):
         one["id"] = number + 1
     (coco_folder / "val.json").write_text(json.dumps(content))
-    said = f" but {crowds} crowd regions, which do not count$" if crowds else "$"
+    said = f" but {crowds} crowd regions or difficult objects, which do not count$" if crowds else "$"
     with pytest.raises(
         DetectPruneError, match=r"set\.yaml:4: the val set has no box on any of its \d+ pictures" + said
     ):

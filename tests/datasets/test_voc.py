@@ -10,8 +10,8 @@ NAMES = ("cat", "dog")
 
 
 def test_boxes_are_darknets(voc_folder):
-    dataset, warnings = read_voc(voc_folder, ["VOC2007/train", "VOC2007/val"], NAMES)
-    assert len(dataset) == 3 and not warnings
+    dataset, warnings = read_voc(voc_folder, ["VOC2007/train"], NAMES)
+    assert len(dataset) == 2 and not warnings
     truth = dataset[0]
     # scripts/voc_label.py: centre = (min + max) / 2 - 1, size = max - min
     centre, size = ((11 + 31) / 2 - 1, (6 + 26) / 2 - 1), (31 - 11, 26 - 6)
@@ -20,6 +20,32 @@ def test_boxes_are_darknets(voc_folder):
     assert truth.boxes[1].tolist() == [0, 0, 59, 39]
     assert truth.labels.tolist() == [1, 0] and truth.difficult.tolist() == [False, True]
     assert not truth.crowd.any() and truth.areas.tolist() == [400, 59 * 39]
+
+
+def test_a_picture_that_comes_twice_is_told(voc_folder):
+    dataset, warnings = read_voc(voc_folder, ["VOC2007/train", "VOC2007/val"], NAMES)
+    assert len(dataset) == 3
+    (said,) = warnings
+    assert "more than once count as often (1 too many, the first is 000002.jpg)" in said
+
+
+def test_a_set_of_difficult_objects_alone_is_refused(voc_folder):
+    for file in (voc_folder / "VOC2007" / "Annotations").iterdir():
+        text = re.sub("<difficult>.</difficult>", "", file.read_text())
+        file.write_text(text.replace("</object>", "<difficult>1</difficult></object>"))
+    message = r"set\.yaml:3: the train set has no box on any of its 2 pictures but 4 crowd regions or difficult objects"
+    with pytest.raises(DetectPruneError, match=message):
+        load_data(voc_folder / "set.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-16", "utf-8", "utf-8-sig", None])
+def test_an_annotation_says_how_it_is_encoded(tmp_path, encoding):
+    head = "" if encoding is None else f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n'
+    (tmp_path / "a.xml").write_bytes(f"{head}<a><name>Gr\u00f6\u00dfe</name></a>".encode(encoding or "utf-8"))
+    assert parse_xml(tmp_path / "a.xml").children[0].text == "Gr\u00f6\u00dfe"
+    (tmp_path / "a.xml").write_bytes(b'<?xml version="1.0" encoding="nothing"?><a/>')
+    with pytest.raises(DetectPruneError, match=r"a\.xml:1: unknown encoding: nothing"):
+        parse_xml(tmp_path / "a.xml")
 
 
 def test_a_folder_without_years_and_one_with_a_devkit(voc_folder):

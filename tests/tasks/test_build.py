@@ -4,10 +4,11 @@ import pytest
 import torch
 from tiny import TINY_CFG, write_coco
 
-from detect_prune.darknet import write_weights
+from detect_prune.darknet import read_backbone, write_weights
+from detect_prune.datasets import load_data
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.build import detection_task
-from detect_prune.tasks.detector import fill_backbone, load
+from detect_prune.tasks.detector import load
 
 HEADER = 20
 FIRST = 4 * 8 + 8 * 3 * 9  # batch norm and weights of the first convolution, in floats
@@ -78,9 +79,27 @@ def test_missing_official_weights_say_how_to_get_them(files):
         detection_task(files[0], "mine.weights", data=files[3])
 
 
+def test_classes_of_other_names_are_told_and_those_of_another_order_refused(files, tmp_path):
+    cfg = files[0]
+    data = write_coco(tmp_path / "two", classes=2)
+    names = load_data(data).names
+
+    def made(*known, weights=tmp_path / "tiny.weights"):
+        (tmp_path / "tiny.names").write_text("\n".join(known))
+        return detection_task(cfg, weights, data=data, batch=4)
+
+    assert made(*names).notes == made(*(name.upper() for name in names)).notes == made("a", "b", "c").notes == []
+    task = made("zebra", names[1])
+    (note,) = task.notes
+    assert task.trained and f"class 0 is 'zebra' there and '{names[0]}' in the data" in note and "1 of 2" in note
+    with pytest.raises(DetectPruneError, match=r"tiny\.names: the data has these classes in another order"):
+        made(*reversed(names))
+    assert not made(*reversed(names), weights=None).trained
+
+
 def test_the_official_tiny_weights_cut_at_29_fill_what_darknet_calls_conv_29(real_data, tmp_path):
     """`darknet partial yolov4-tiny.cfg yolov4-tiny.weights yolov4-tiny.conv.29 29` keeps the layers before the 29th."""
     whole = (real_data / "weights/yolov4-tiny/yolov4-tiny.weights").read_bytes()
     (tmp_path / "yolov4-tiny.conv.29").write_bytes(whole[:19_789_716])
-    filled = fill_backbone(load("yolov4-tiny.cfg"), tmp_path / "yolov4-tiny.conv.29")
+    filled = read_backbone(load("yolov4-tiny.cfg"), tmp_path / "yolov4-tiny.conv.29")
     assert len(filled) == 17 and filled[-1].endswith("(layer 28)")

@@ -177,10 +177,12 @@ def test_an_augmentation_that_is_out_of_range_is_refused_with_its_line(text):
         augmentation_of(parse_cfg("\n".join(lines), "a.cfg"))
 
 
-def test_the_jitter_of_each_head_is_judged():
+def test_the_jitter_of_each_head_is_judged_and_the_last_one_counts():
     head = TINY_CFG[TINY_CFG.index("[yolo]") :]
-    text = f"{TINY_CFG}\n{head}".replace("jitter=.2", "jitter=.2\n", 1)
+    text = f"{TINY_CFG}\n{head}"
     assert augmentation_of(parse_cfg(text)).scale == 0.2
+    assert augmentation_of(parse_cfg(text.replace("jitter=.2", "jitter=.3", 1))).scale == 0.2
+    text = text.replace("jitter=.2", "jitter=.2\n", 1)
     last = text.rindex("jitter=")
     with pytest.raises(DetectPruneError, match="jitter="):
         augmentation_of(parse_cfg(f"{text[:last]}jitter=2{text[text.index(chr(10), last) :]}"))
