@@ -124,7 +124,7 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
         "--gradual",
         action=argparse.BooleanOptionalAction,
         help="let ADMM's removal grow over its updates, or not (default: for ResNets and for detectors, "
-        "where all layers share one ratio)",
+        "but for a pattern N:M)",
     )
     made.add_argument(
         "--floor",

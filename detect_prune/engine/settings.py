@@ -72,7 +72,7 @@ def _checked(task: Task, asked: Settings, recipe: Recipe) -> Choice:
     if asked.gradual and not method.uses_admm:
         raise ValueError(f"a ratio that grows is a choice of ADMM's; {method.name} has none")
     importance = asked.importance
-    if importance is None and method.uses_admm and not method.layerwise:
+    if importance is None and method.uses_admm:
         importance = recipe.importance
     importance = method.choose_importance(importance)
     weights = prunable_weights(task.model, asked.include, asked.exclude)
@@ -96,7 +96,7 @@ def _checked(task: Task, asked: Settings, recipe: Recipe) -> Choice:
     shared = isinstance(constraint, GlobalBudget)
     gradual = asked.gradual
     if gradual is None:
-        gradual = recipe.gradual and method.uses_admm and shared
+        gradual = recipe.gradual and method.uses_admm and (shared or method.layerwise)
     floor = constraint.floor if shared else None
     return Choice(method, replace(asked, importance=importance, gradual=gradual, floor=floor), constraint)
 

@@ -124,10 +124,9 @@ class Recipe:
     """Where given, a phase that is long enough for more than `updates` has one in so many steps; but not with ADMM
     whose removal grows, or does not, unlike the recipe's `gradual`."""
     gradual: bool = False
-    """Whether ADMM's removal grows over its updates where all layers share a budget, unless the caller says
-    otherwise."""
+    """Whether ADMM's removal grows over its updates, by whatever ratio, unless the caller says otherwise."""
     importance: str | None = None
-    """What a weight is worth to `admm`, unless the caller says otherwise; None for the method's own."""
+    """What a weight is worth to ADMM, unless the caller says otherwise; None for the method's own."""
 
     def __post_init__(self) -> None:
         if self.updates < 1:

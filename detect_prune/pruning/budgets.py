@@ -4,11 +4,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from fractions import Fraction
 
 from torch import Tensor, nn
 
 from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio, require_constraint
-from detect_prune.pruning.counts import as_ratio, count_macs, keep_count, matches, prunable_weights
+from detect_prune.pruning.counts import count_macs, keep_count, matches, prunable_weights
 from detect_prune.pruning.patterns import BlockBudget, NOfM
 
 BUDGETS = ("ratio", "macs", "bytes")
@@ -71,8 +72,7 @@ def macs_budget(
         ValueError: the network does not call one of the layers for this input.
     """
     costs = macs_per_weight(model, weights, example_input)
-    dense = sum(weight.numel() * costs[name] for name, weight in weights.items())
-    return GlobalBudget(keep_count(dense, ratio), costs, floor, weights)
+    return GlobalBudget(_what_stays(weights, costs, ratio), costs, floor, weights)
 
 
 def macs_per_weight(model: nn.Module, weights: Mapping[str, Tensor], example_input: Tensor) -> dict[str, int]:
@@ -114,8 +114,18 @@ def bytes_budget(
         bits: see `bytes_per_weight`.
     """
     costs = bytes_per_weight(weights, bits)
-    dense = sum(Decimal(str(costs[name])) * weight.numel() for name, weight in weights.items())
-    return GlobalBudget(float(dense - as_ratio(ratio) * dense), costs, floor, weights)
+    return GlobalBudget(_what_stays(weights, costs, ratio), costs, floor, weights)
+
+
+def _what_stays(weights: Mapping[str, Tensor], costs: Mapping[str, float], ratio: float | str | Decimal) -> float:
+    """What is left of the weights' costs at a removal ratio, rounded as `keep_count` rounds, in the largest unit in
+    which all costs are whole: where a weight costs the same everywhere, as many stay as by their number."""
+    exact = {name: Fraction(str(cost)) for name, cost in costs.items()}
+    whole = math.lcm(*(cost.denominator for cost in exact.values()))
+    unit = Fraction(math.gcd(*(int(cost * whole) for cost in exact.values())), whole)
+    dense = sum(int(exact[name] / unit) * weight.numel() for name, weight in weights.items())
+    left = keep_count(dense, ratio) * unit
+    return int(left) if left.denominator == 1 else float(left)
 
 
 def bytes_per_weight(weights: Mapping[str, Tensor], bits: Mapping[str, float] | None = None) -> dict[str, float]:

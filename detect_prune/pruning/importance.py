@@ -88,7 +88,10 @@ class Lamp(Raw):
     would tie them to Z and keep them from learning. Inside a layer LAMP ranks as magnitude does; only how many weights
     each layer keeps is its own. So q is one number a layer, chosen so that the projection of W is the same as with
     LAMP's own scores: one over the square of the weight at which the layer is cut. Where a layer has lost more than the
-    others, those that are left are a larger part of it and rise in the ranking: no layer dies.
+    others, those that are left are a larger part of it and rise in the ranking: no layer dies. (Weights of one layer
+    that are of one size stand or fall together by q, where LAMP's scores, which count them one by one, part them. In a
+    network of a few values only, the layers' shares are therefore others than LAMP's, and it takes a floor to keep
+    each alive.)
 
     Where weights cost differently, as in a budget of multiplications, the ranking is that of LAMP's score over cost.
     What is left of the budget when the first weight does not fit may then go to others that do. Blocks of weights are
@@ -241,7 +244,7 @@ def scaled_worths(
     if squares is None:
         require_finite(values)
         squares = dict(zip(values, numbers(_square(value) for value in values.values())))
-    q = importance.worths(values, keep, costs)
+    q = dict(importance.worths(values, keep, costs))
     plain = sum(squares.values())
     single = [name for name in values if not q[name].dim()]
     weighted = sum(squares[name] * worth for name, worth in zip(single, numbers(q[name] for name in single)))
@@ -256,7 +259,9 @@ def scaled_worths(
         raise Diverged("all prunable weights are zero, or their squares are: none is worth more than another")
     if not (plain < math.inf and 0 < weighted < math.inf):
         raise Diverged("the worth of the weights is not a finite number: weights or gradients have become too large")
-    return {name: value.mul_(plain / weighted) if squares[name] else value.fill_(1) for name, value in q.items()}
+    scale = plain / weighted
+    # One after the other, so that none is there twice; and not in place, for an importance may keep what it has given.
+    return {name: torch.ones_like(q.pop(name)) if not squares[name] else q.pop(name) * scale for name in values}
 
 
 def _square(value: Tensor) -> Tensor:

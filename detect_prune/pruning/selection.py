@@ -4,6 +4,8 @@ The score of a weight is |v| * sqrt(q / c): the same order as q v^2 / c, but wit
 underflow for small weights and make ties of them. Scores are computed chunk by chunk wherever they are needed and
 never stored.
 
+(The product is rounded to the weights' own precision: two weights a last bit apart may change places by it.)
+
 The threshold is found as in Floyd and Rivest's SELECT (1975): a small sample brackets it, one pass over everything
 counts what lies above either end of the bracket, and only the few scores inside are gathered and sorted. The counts
 are exact, so the result is; an unlucky sample costs another pass and nothing else.
@@ -115,6 +117,12 @@ class Items:
 
     def __post_init__(self) -> None:
         if self.worth.dim():
+            rows = (*self.values.shape[:1], *(1 for _ in self.values.shape[1:]))
+            if self.worth.shape not in (self.values.shape, rows):
+                raise ValueError(
+                    f"a worth of the shape {tuple(self.worth.shape)} for values of {tuple(self.values.shape)}: one for "
+                    f"all, {rows} for each row, or one for each was expected"
+                )
             object.__setattr__(self, "worth", _laid_out_as(self.worth, self.values))
 
     def scores(self) -> Iterator[Tensor]:

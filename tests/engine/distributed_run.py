@@ -123,10 +123,15 @@ def frozen(folder, world):
     phase = Phase(1, 0.05, "adamw", weight_decay=0.1)
     losses = [report.loss for report in Trainer(SharedToy(world, torn=1), model, phase, FP32).steps()]
     trained = {name: value.clone() for name, value in model.state_dict().items()}
-    admm = GlobalADMM(model, 0.6, updates=4, exclude=["unused"])
-    list(Trainer(SharedToy(world, torn=1), model, Phase(2, 0.02), FP32, pruner=admm).steps())
-    masks = admm.cut()
-    return {"losses": losses, "weights": trained, "pruned": model.state_dict(), "masks": {n: masks[n] for n in masks}}
+    pruned, held = {}, {}
+    for importance, gradual in (("lamp", False), ("taylor", True)):
+        model.load_state_dict(trained)
+        admm = GlobalADMM(model, 0.6, updates=4, importance=importance, gradual=gradual, exclude=["unused"])
+        list(Trainer(SharedToy(world, torn=1), model, Phase(2, 0.02), FP32, pruner=admm).steps())
+        masks = admm.cut()
+        held |= {f"{importance} {name}": masks[name] for name in masks}
+        pruned |= {f"{importance} {name}": value.clone() for name, value in model.state_dict().items()}
+    return {"losses": losses, "weights": trained, "pruned": pruned, "masks": held}
 
 
 def stopped(folder, world):

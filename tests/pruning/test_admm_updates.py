@@ -183,7 +183,7 @@ def test_u_sums_what_is_left_and_holds_no_graph(dual_step):
             assert admm.u[name].untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("importance", ["raw", "normalised", "fisher"])
+@pytest.mark.parametrize("importance", ["raw", "normalised", "fisher", "lamp", "taylor"])
 @pytest.mark.parametrize("stable", [0.5, 1e-3])
 def test_the_multiplier_stays_when_rho_and_worth_change(importance, stable):
     """With the small limit, what the penalty takes of q is bounded, and rho as well."""

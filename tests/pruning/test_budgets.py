@@ -70,6 +70,14 @@ def test_admm_takes_a_budget_of_macs_to_the_cut():
     assert constraint.budget - 24 * 24 < spent <= constraint.budget
 
 
+def test_admm_ranks_by_lamp_over_cost():
+    model = lenet()
+    constraint = make_constraint(model, 0.9, budget="macs", example_input=PICTURE)
+    found = GlobalADMM(model, constraint=constraint, importance="lamp", updates=2).cut()
+    expected = magnitude_masks(lenet(), constraint=constraint, importance="lamp")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_a_shared_weight_works_in_both_layers_and_an_idle_one_is_refused():
     class Net(nn.Module):
         def __init__(self):
@@ -127,11 +135,28 @@ def test_costs_without_a_common_unit_are_paid_all_the_same():
     assert 300 - 5**0.5 < spent <= 300
 
 
-def test_equal_bytes_are_a_ratio():
+@pytest.mark.parametrize("ratio", [0.8, 0.9967, 0.99671, 0.29])
+@pytest.mark.parametrize("bits", [{}, {"*": 5}, {"*": 0.3}])
+def test_equal_bytes_are_a_ratio(ratio, bits):
     model = lenet()
-    one = magnitude_masks(model, 0.8)
-    other = magnitude_masks(model, constraint=make_constraint(model, 0.8, budget="bytes", floor=0.0))
+    one = magnitude_masks(model, ratio)
+    other = magnitude_masks(model, constraint=make_constraint(model, ratio, budget="bytes", bits=bits, floor=0.0))
+    assert one.n_kept == keep_count(430_500, ratio)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("ratio", [0.29, 0.57, 0.58])
+def test_equal_multiplications_are_a_ratio(ratio):
+    model = nn.Sequential(nn.Conv2d(1, 11, 1, bias=False))
+    constraint = make_constraint(model, ratio, budget="macs", example_input=torch.zeros(1, 1, 3, 5), floor=0.0)
+    assert constraint.costs == {"0.weight": 15}
+    assert magnitude_masks(model, constraint=constraint).n_kept == keep_count(11, ratio)
+
+
+def test_a_budget_that_just_pays_for_a_weight_pays_for_it():
+    """.29 is less than 29 times .01, in floats."""
+    masks = magnitude_masks(nn.Linear(100, 1), constraint=GlobalBudget(0.29, {"weight": 0.01}))
+    assert masks.n_kept == 29
 
 
 def test_plain_values_describe_each_set():

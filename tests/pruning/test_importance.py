@@ -81,10 +81,11 @@ def test_a_head_of_zeros_learns_while_it_is_pruned():
     assert F.cross_entropy(model(x), labels) < 0.5
 
 
-def admm_mask(model, importance):
+def admm_mask(model, importance, gradual=False):
     torch.manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), 1e-30)
-    admm = GlobalADMM(model, 0.7, updates=4, **({} if importance is None else {"importance": importance}))
+    options = {} if importance is None else {"importance": importance}
+    admm = GlobalADMM(model, 0.7, updates=4, gradual=gradual, **options)
     admm.attach(optimizer)
     for _ in range(4):
         optimizer.zero_grad()
@@ -95,10 +96,12 @@ def admm_mask(model, importance):
     return torch.cat([masks[name].flatten() for name in masks])
 
 
+@pytest.mark.parametrize("gradual", [False, True])
 @pytest.mark.parametrize("importance", [None, "normalised", "lamp", "fisher", "fisher-layer", "taylor"])
-def test_scaling_a_convolution_before_batch_norm_changes_nothing(importance):
+def test_scaling_a_convolution_before_batch_norm_changes_nothing(importance, gradual):
+    """Of the mask that ADMM comes to with the weights as they are: here it hardly moves them."""
     one, ten = scaled_pair()
-    first, second = admm_mask(one, importance), admm_mask(ten, importance)
+    first, second = admm_mask(one, importance, gradual), admm_mask(ten, importance, gradual)
     # A gradient is a sum in floating point; where two weights are worth the same to the last bits, their order may
     # turn.
     assert int((first != second).sum()) <= (2 if importance and "fisher" in importance else 0)
@@ -294,6 +297,23 @@ def test_with_taylor_even_one_filter_may_be_scaled(factor):
     assert int((one != two).sum()) <= 2  # a gradient is a sum in floating point
     one, two = (admm_mask(copy.deepcopy(each), "lamp") for each in (model, other))
     assert int((one != two).sum()) > 10
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_what_an_importance_has_given_stays_its_own(zeros):
+    class Kept(Raw):
+        def __init__(self):
+            self._q = {"w": torch.tensor(5.0), "v": torch.tensor([[2.0], [3.0]])}
+
+        def worths(self, weights, keep, costs=None):
+            return self._q
+
+    importance = Kept()
+    weights = {"w": torch.zeros(4) if zeros else torch.ones(4), "v": torch.ones(2, 3)}
+    first = scaled_worths(importance, weights, 0.5)
+    second = scaled_worths(importance, weights, 0.5)
+    assert importance._q["w"] == 5 and importance._q["v"].tolist() == [[2], [3]]
+    assert all(torch.equal(first[name], second[name]) for name in weights)
 
 
 def test_unknown_names_are_refused():

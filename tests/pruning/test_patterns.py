@@ -91,6 +91,12 @@ def test_blocks_respect_costs_and_floors():
     assert 160 - 12 < 3 * int(dear[0].sum()) + int(dear[1].sum()) <= 160
 
 
+def test_a_floor_is_of_a_layer_and_not_of_what_is_left_over_beside_whole_blocks():
+    values = {"a": 1e-3 * layer(5, 2), "b": layer(8, 8, seed=1)}
+    first, _ = BlockBudget(40, 4).project(values, dict.fromkeys(values, ONE)).masks
+    assert first.sum() == 4 and first[:4].sum() == 4
+
+
 def test_floors_are_whole_blocks_and_no_more_than_there_are():
     budget = BlockBudget(100, 4, costs={"a": 2.0}, floor=1.0)
     # An even cut of 176 leaves 100 / 176 of each: 36 of the first, 22 of the second, and 9 of the short third.

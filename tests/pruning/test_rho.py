@@ -372,3 +372,57 @@ def test_the_first_rho_of_half_precision_is_that_of_single(size):
         return admm.rho
 
     assert rho(torch.float16) == pytest.approx(rho(torch.float32), rel=1e-2)
+
+
+def rising(number):
+    """A warm-up by hand, in stairs of an epoch each."""
+    return 0.02 * (1 + min(number // 16, 4))
+
+
+def falling(number):
+    return 0.1 * (1 - number / 200)
+
+
+def going_up_and_down(number):
+    return 0.1 * (1 - (number % 30) / 31)
+
+
+def over_two_hills(number):
+    """The first stop is on the first hill, from which it only falls, the second before the other one."""
+    return 0.02 if number < 10 else 0.05 if number < 20 else 0.03 if number < 50 else 0.06
+
+
+def run_with(rate, thing, start, end):
+    model, optimizer, admm = thing
+    for number, batch in enumerate(batches(4, end)):
+        if number >= start:
+            optimizer.param_groups[0]["lr"] = rate(number)
+            step(model, optimizer, batch)
+            if number % 12 == 11:
+                admm.update()
+
+
+@pytest.mark.parametrize("rate", [rising, falling, going_up_and_down, over_two_hills])
+@pytest.mark.parametrize("importance", ["fisher", "lamp"])
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize("stop", [20, 50])
+def test_what_is_known_of_the_rate_survives_a_stop(rate, importance, gradual, stop):
+    """The optimizer of the run that goes on is made with another rate; and one that has gone on goes back as well."""
+
+    def build():
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        admm = GlobalADMM(model, 0.8, updates=8, importance=importance, gradual=gradual)
+        admm.attach(optimizer)
+        return model, optimizer, admm
+
+    whole = build()
+    run_with(rate, whole, 0, stop)
+    saved = [copy.deepcopy(thing.state_dict()) for thing in whole]
+    run_with(rate, whole, stop, 96)
+    ended = [weight.clone() for weight in whole[0].parameters()]
+    for thing in (build(), whole):
+        for part, state in zip(thing, copy.deepcopy(saved)):
+            part.load_state_dict(state)
+        run_with(rate, thing, stop, 96)
+        assert all(torch.equal(a, b) for a, b in zip(ended, thing[0].parameters()))

@@ -180,3 +180,11 @@ def test_channels_last_selects_the_same(route):
     plain = select([Items(values, worth)], 99).masks[0]
     other = select([Items(values.to(memory_format=torch.channels_last), worth)], 99).masks[0]
     assert torch.equal(plain, other)
+
+
+def test_a_worth_of_another_shape_is_refused():
+    for good in ((), (4, 1), (4, 6)):
+        Items(torch.ones(4, 6), torch.ones(good))
+    for wrong in ((1, 6), (6,), (4,), (6, 4), (1, 1)):
+        with pytest.raises(ValueError, match=r"a worth of the shape .* for values of \(4, 6\)"):
+            Items(torch.ones(4, 6), torch.ones(wrong))
