@@ -19,6 +19,7 @@ from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.stop import Stopped, forget_terminal, stopping_signals
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import remove_unfinished
+from detect_prune.numbers import counted
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,14 @@ class ChildRun:
     name: str
     command: str
     words: list[str]
+
+
+class RunsFailed(DetectPruneError):
+    """Some runs of a sweep have failed; `finished` has the folders of the others."""
+
+    def __init__(self, message: str, finished: list[Path]):
+        self.finished = finished
+        super().__init__(message)
 
 
 class Runs:
@@ -73,7 +82,7 @@ class Runs:
 
         Raises:
             Stopped: the sweep was asked to stop.
-            DetectPruneError: a run has failed; those that were not begun yet are not begun.
+            RunsFailed: some have failed; all others are finished.
         """
         free: Queue[str] = Queue()
         for device in self.devices:
@@ -84,9 +93,10 @@ class Runs:
             device = free.get()
             try:
                 return self._finish_one(run, device, environment)
-            except BaseException as error:
-                if len(self.devices) > 1 and not self._stopping:
-                    print(f"{error}\nno other run is begun", flush=True)
+            except DetectPruneError as error:
+                print(error, flush=True)
+                raise
+            except BaseException:
                 self._stopping = True
                 raise
             finally:
@@ -95,10 +105,16 @@ class Runs:
         with ThreadPoolExecutor(len(self.devices)) as pool:
             waiting = [pool.submit(one, run) for run in runs]
         errors = [error for each in waiting if (error := each.exception()) is not None]
+        for error in errors:
+            if not isinstance(error, DetectPruneError):
+                raise error
+        finished = [each.result() for each in waiting if each.exception() is None]
         if errors:
-            # What went wrong says more than that others were not begun because of it.
-            raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
-        return [each.result() for each in waiting]
+            others = f" ({counted(len(errors) - 1, 'other run has', 'other runs have')} failed, too)" * (
+                len(errors) > 1
+            )
+            raise RunsFailed(f"{errors[0]}{others}; --resume tries again", finished)
+        return finished
 
     def _environment(self, runs: int) -> dict[str, str]:
         """That of this process, and the threads of each of so many runs: together as many as this one may have.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detect_prune.cli import prune, train
-from detect_prune.cli.child_runs import ChildRun, Runs
+from detect_prune.cli.child_runs import ChildRun, Runs, RunsFailed
 from detect_prune.cli.command import run_command
 from detect_prune.cli.options import (
     PRECISIONS,
@@ -183,10 +183,18 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
             started = [_dense_run(seed, args) for seed in seeds]
             for seed, trained in zip(seeds, runs.finish(started)):
                 dense[seed] |= _trained_weights(trained, args)
-        finished = runs.finish([point.run(dense[point.seed]) for point in points])
+        failed = None
+        try:
+            finished = runs.finish([point.run(dense[point.seed]) for point in points])
+        except RunsFailed as error:
+            failed, finished = error, error.finished
+            if not finished:
+                raise
     network = Path(args.cfg or args.model).stem  # the runs name theirs after the dense network's file
-    table = write_curve([record_of(one) | {"network": network} for one in finished], folder)
+    table = write_curve([record_of(one) | {"network": network} for one in finished], folder, whole=failed is None)
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
+    if failed is not None:
+        raise failed
 
 
 def _check_all(args: argparse.Namespace, made: argparse.ArgumentParser) -> tuple[bool, str]:

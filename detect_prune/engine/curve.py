@@ -106,12 +106,13 @@ def _accuracies(stage: dict[str, Any]) -> dict[str, float]:
     return {"accuracy" if name == "top-1" else name: stage["metrics"][name] for name in names}
 
 
-def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
+def write_curve(records: Sequence[dict[str, Any]], folder: str | Path, whole: bool = True) -> Table:
     """Writes sweep.json, sweep.csv, sweep.md and, as PNG and SVG, the plots `accuracy` and `kept_per_layer`.
 
     Args:
         records: from `record_of`, of one network, one data set and one budget.
         folder: where the files go.
+        whole: whether these are all runs of a sweep; sweep.json, which says that it is finished, is left out otherwise.
 
     Returns:
         The table of sweep.md, see `compare`.
@@ -124,7 +125,8 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path) -> Table:
         raise ValueError("no records to draw a curve of")
     folder = Path(folder)
     records = beside_longer(records)
-    write_json(folder / SWEEP, records)
+    if whole:
+        write_json(folder / SWEEP, records)
     flat = [flattened(record) for record in records]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for record in flat for name in record)), lineterminator="\n")

@@ -1,6 +1,7 @@
 """The runs of a sweep: none is made twice, one that was begun goes on, and a stop reaches them all."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from held import held_elsewhere
 
 from detect_prune.cli import child_runs
-from detect_prune.cli.child_runs import ChildRun, Runs
+from detect_prune.cli.child_runs import ChildRun, Runs, RunsFailed
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN
 from detect_prune.engine.stop import Stopped
@@ -61,15 +62,23 @@ class TestRuns:
     def test_what_failed_goes_on_and_what_is_finished_stays(self, tmp_path, calls):
         seen, outcome = calls
         outcome["b"] = lambda: 2
-        with pytest.raises(DetectPruneError, match="run b has failed with exit status 2"):
+        with pytest.raises(RunsFailed, match="run b has failed with exit status 2; --resume tries again") as caught:
             Runs(tmp_path, ["cpu"]).finish(self.RUNS)
-        assert [name for name, _ in seen] == ["a", "b"]
+        assert [name for name, _ in seen] == ["a", "b", "c"]
+        assert caught.value.finished == [tmp_path / "a", tmp_path / "c"]
+        outcome["c"] = outcome.pop("b")
+        (tmp_path / "c" / "metrics.json").unlink()
+        outcome["b"] = lambda: 2
+        with pytest.raises(RunsFailed, match=r"run b has failed with exit status 2 \(1 other run has failed, too\)"):
+            Runs(tmp_path, ["cpu"]).finish(self.RUNS)
         outcome.clear()
+        shutil.rmtree(tmp_path / "c")
+        del seen[:]
         folders = Runs(tmp_path, ["cpu"], ["--workers", "3"]).finish(self.RUNS)
         assert [folder.name for folder in folders] == ["a", "b", "c"]
-        assert [name for name, _ in seen[2:]] == ["b", "c"]
-        assert seen[2][1] == ["prune", "--resume", str(tmp_path / "b"), "--workers", "3", "--device", "cpu"]
-        assert seen[3][1] == [
+        assert [name for name, _ in seen] == ["b", "c"]
+        assert seen[0][1] == ["prune", "--resume", str(tmp_path / "b"), "--workers", "3", "--device", "cpu"]
+        assert seen[1][1] == [
             *["prune", "--ratio", "0.5", "--project", str(tmp_path), "--name", "c", "--device", "cpu"]
         ]
 
@@ -119,7 +128,7 @@ class TestRuns:
         (tmp_path / "b" / "thesis.txt").write_text("")
         with pytest.raises(DetectPruneError, match="b: is in the way of a run"):
             Runs(tmp_path, ["cpu"]).finish(self.RUNS)
-        assert (tmp_path / "b" / "thesis.txt").exists() and [name for name, _ in calls[0]] == ["a"]
+        assert (tmp_path / "b" / "thesis.txt").exists() and [name for name, _ in calls[0]] == ["a", "c"]
 
     def test_a_stop_reaches_a_run_that_is_just_being_begun(self, tmp_path, monkeypatch):
         runs, told = Runs(tmp_path, ["cpu"]), []

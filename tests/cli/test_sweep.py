@@ -201,6 +201,31 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert "admm" in said and said.count(f"to repeat it: --precision {plans[0]['precision']}") == 1
 
 
+def test_a_run_that_fails_leaves_a_gap_that_resume_fills(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
+    data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=2)
+    monkeypatch.chdir(tmp_path)
+    write_weights(load("tiny.cfg"), "tiny.weights")
+    words = f"--cfg tiny.cfg --data {data} --ratios 0.5,0.6 --methods magnitude --batch 2 --workers 0 --admm-epochs 1"
+    finish_one = sweep.Runs._finish_one
+
+    def broken(self, run, device, environment):
+        if "0.5" in run.name:
+            raise DetectPruneError("the run magnitude-0.5-s0 has failed")
+        return finish_one(self, run, device, environment)
+
+    monkeypatch.setattr(sweep.Runs, "_finish_one", broken)
+    assert sweep.main([*words.split(), "--epochs", "1", "--precision", "fp32"]) == 2
+    folder = tmp_path / "runs" / "sweep" / "tiny"
+    said = capsys.readouterr()
+    assert "60 %" in said.out and said.err == "error: the run magnitude-0.5-s0 has failed; --resume tries again\n"
+    assert not (folder / "sweep.json").exists() and len((folder / "sweep.csv").read_text().splitlines()) == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["--resume"]) == 0
+    assert [record["ratio"] for record in json.loads((folder / "sweep.json").read_text())] == [0.5, 0.6]
+
+
 def test_jobs_reach_the_runs_and_may_be_others_after_a_stop(tmp_path, monkeypatch):
     (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
     data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=3)
