@@ -47,6 +47,8 @@ def run_together(
         0; 2 for an error of the input; 130 for a run that was asked to stop and has saved itself; 141 where the reader
         of the output has gone.
     """
+    # Read when OpenCV is imported, which is later. What a person needs of a damaged picture is in our own sentence.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it (>&-)
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (to the end of the process)

@@ -11,7 +11,7 @@ import yaml
 
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_text
-from detect_prune.resources import find_resource, packaged_folder
+from detect_prune.resources import packaged_folder
 
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bool", "int", "float", "timestamp")}
 """What yaml takes a bare word for. All of them are texts here; !include and the like are other programs' own."""
@@ -61,13 +61,14 @@ class Descriptor:
             return _checked_names(value, self.file, self.lines["names"])
         if not isinstance(value, str) or not value:
             raise self.wrong("names", "names has to be a list of class names, or a file of them")
-        for candidate in (folder / value, self.file.parent / value):
-            if os.path.isfile(candidate):
-                return read_names(candidate)
-        try:
-            return read_names(find_resource("data", value))
-        except DetectPruneError as error:
-            raise self.wrong("names", str(error)) from None
+        for place in (folder, self.file.parent, Path("data"), packaged_folder("data")):
+            if os.path.isfile(place / value):
+                return read_names(place / value)
+        raise self.wrong(
+            "names",
+            f"there is no file of class names {value}, neither in {folder} nor beside this file, in ./data or in the "
+            "package",
+        )
 
 
 def read_names(path: Path) -> tuple[str, ...]:

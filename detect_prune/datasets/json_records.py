@@ -141,7 +141,7 @@ class _Scanner:
                 in_string = error.msg.startswith("Unterminated string")
                 if (in_string or error.pos >= len(self.text) - _LONGEST_TOKEN) and self._more():
                     continue
-                raise self._broken(error.msg, error.pos) from None
+                raise self._broken(error.msg.removesuffix(" at"), error.pos, in_string) from None
             except RecursionError:
                 raise self._wrong(f"nested too deep for a {self.what}") from None
             except ValueError as error:  # a whole number of thousands of digits, a key that is there twice
@@ -179,11 +179,12 @@ class _Scanner:
     def _wrong(self, message: str) -> DetectPruneError:
         return DetectPruneError(message, file=self.path, line=self._line_at(self.position))
 
-    def _broken(self, message: str, position: int) -> DetectPruneError:
+    def _broken(self, message: str, position: int, to_the_end: bool = False) -> DetectPruneError:
+        """`to_the_end`: what is broken reaches from the position to the end of the file."""
         newline = self.text.rfind("\n", 0, position)
         column = position - (self.start if newline < 0 else newline + 1) + 1
         line = self._line_at(position)
-        cut = ", the file may be cut off" if self.ended and not self.text[position:].strip() else ""
+        cut = ", the file may be cut off" if self.ended and (to_the_end or not self.text[position:].strip()) else ""
         return DetectPruneError(f"not valid json: {message} at column {column}{cut}", file=self.path, line=line)
 
 
