@@ -212,6 +212,19 @@ def read_tensors(path: str | Path, what: str) -> Any:
             raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None
 
 
+def read_bytes(path: str | Path, what: str) -> bytes:
+    """Reads a file whole; `what` names its kind in the error.
+
+    Raises:
+        DetectPruneError: the file is missing, is a folder or a device, or can't be read.
+    """
+    with open_binary(path, what) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise DetectPruneError(f"can't be read as a {what}: {error.strerror}", file=path) from None
+
+
 def read_text(path: str | Path, what: str, errors: str = "strict") -> str:
     """Reads a UTF-8 text file; `what` names its kind in the error ("Darknet cfg", "data-set descriptor").
 

@@ -80,6 +80,11 @@ def look_up(args: argparse.Namespace) -> None:
         args.weights = None if found is None else str(found)
 
 
+def network_name(args: argparse.Namespace) -> str:
+    """That of the cfg's file, without its ending, or of the classifier."""
+    return args.model if args.cfg is None else find_resource("cfg", args.cfg).stem
+
+
 def _task(args: argparse.Namespace, world: World) -> Task:
     shared = {
         "data": args.data,

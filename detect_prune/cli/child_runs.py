@@ -105,9 +105,11 @@ class Runs:
         with ThreadPoolExecutor(len(self.devices)) as pool:
             waiting = [pool.submit(one, run) for run in runs]
         errors = [error for each in waiting if (error := each.exception()) is not None]
-        for error in errors:
-            if not isinstance(error, DetectPruneError):
-                raise error
+        # A bug says more than that others have stopped because of it.
+        for kinds in ((Stopped, DetectPruneError), DetectPruneError):
+            for error in errors:
+                if not isinstance(error, kinds):
+                    raise error
         finished = [each.result() for each in waiting if each.exception() is None]
         if errors:
             others = f" ({counted(len(errors) - 1, 'other run has', 'other runs have')} failed, too)" * (

@@ -101,8 +101,8 @@ def add_pruning_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--importance",
         choices=IMPORTANCES,
-        help="how weights of different layers or filters are compared (default: the method's; for admm lamp, but "
-        "taylor for ResNets and for detectors)",
+        help="how weights of different layers or filters are compared (default: the method's, for admm lamp, and "
+        "for ADMM with ResNets and detectors taylor)",
     )
     made.add_argument(
         "--budget",

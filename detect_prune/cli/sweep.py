@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser) -> None:
     # Imported here: --help and a typing error should answer at once.
-    from detect_prune.cli.build import look_up
+    from detect_prune.cli.build import look_up, network_name
     from detect_prune.datasets import SAMPLE
     from detect_prune.engine.curve import record_of, write_curve
     from detect_prune.engine.lock import lock_folder
@@ -166,7 +166,7 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
         look_up(args)
         trained, args.timed_precision = _check_all(args, made)
         args.train_dense = not trained
-        folder = fresh_folder(project, args.name or Path(args.cfg or args.model).stem, args.data == SAMPLE)
+        folder = fresh_folder(project, args.name or network_name(args), args.data == SAMPLE)
         save_plan(folder, "sweep", args, argv)
     args.precision = args.timed_precision
     print(f"everything is kept in {folder}", flush=True)
@@ -190,8 +190,8 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
             failed, finished = error, error.finished
             if not finished:
                 raise
-    network = Path(args.cfg or args.model).stem  # the runs name theirs after the dense network's file
-    table = write_curve([record_of(one) | {"network": network} for one in finished], folder, whole=failed is None)
+    network = {"network": network_name(args)}  # the runs name theirs after the dense network's file
+    table = write_curve([record_of(one) | network for one in finished], folder, whole=failed is None)
     print(f"\n{table}\n\nthe curve: {folder / 'accuracy.png'}; all figures: {folder / 'sweep.csv'}")
     if failed is not None:
         raise failed

@@ -55,19 +55,20 @@ class Descriptor:
         return texts
 
     def names(self, folder: Path) -> tuple[str, ...]:
-        """The class names: a list, or a file in the data folder, beside the descriptor, in ./data or in the package."""
+        """The class names: a list, or a file in the data folder, beside the descriptor, in the working folder, in
+        ./data or in the package."""
         value = self.values["names"]
         if isinstance(value, list):
             return _checked_names(value, self.file, self.lines["names"])
         if not isinstance(value, str) or not value:
             raise self.wrong("names", "names has to be a list of class names, or a file of them")
-        for place in (folder, self.file.parent, Path("data"), packaged_folder("data")):
+        for place in (folder, self.file.parent, Path(), Path("data"), packaged_folder("data")):
             if os.path.isfile(place / value):
                 return read_names(place / value)
         raise self.wrong(
             "names",
-            f"there is no file of class names {value}, neither in {folder} nor beside this file, in ./data or in the "
-            "package",
+            f"there is no file of class names {value}, neither in {folder} nor beside this file, in the working "
+            "folder, in ./data or in the package",
         )
 
 

@@ -12,6 +12,7 @@ from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilde
 from detect_prune.datasets.sample import sample_folder
 from detect_prune.datasets.voc import find_devkit, find_image_set, read_voc
 from detect_prune.errors import DetectPruneError
+from detect_prune.numbers import counted
 from detect_prune.resources import find_resource
 
 SAMPLE = "sample"
@@ -77,9 +78,13 @@ def load_data(
         if len(dataset) == 0:
             why = f"no picture of it can be used: {warnings[0]}" if warnings else "it lists no picture"
             raise descriptor.wrong(split, f"the {split} set is empty: {why}")
-        if dataset.object_count == 0:
-            others = dataset.box_count
-            but = f" but {others} crowd regions or difficult objects, which do not count" if others else ""
+        crowds = dataset.crowd_count
+        # Where nothing is trained, difficult objects may be what is scored.
+        difficult = dataset.difficult_count if "train" in splits else 0
+        if dataset.box_count == crowds + difficult:
+            others = [counted(crowds, "crowd region")] * (crowds > 0)
+            others += [counted(difficult, "difficult object")] * (difficult > 0)
+            but = f" but {' and '.join(others)}, which do not count" if others else ""
             raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures{but}")
     names, category_ids = _same_classes(descriptor, found)
     empty = DetectionSetBuilder(names).finish()

@@ -82,9 +82,14 @@ class DetectionSet:
         return len(self._boxes)
 
     @property
-    def object_count(self) -> int:
-        """Boxes that are learnt and have to be found: all but crowd regions and difficult objects."""
-        return int((self._flags == 0).sum())
+    def crowd_count(self) -> int:
+        """Crowd regions, which are neither learnt nor have to be found."""
+        return int((self._flags & _CROWD != 0).sum())
+
+    @property
+    def difficult_count(self) -> int:
+        """Difficult objects, which are not learnt, and are scored where a person asks for it alone."""
+        return int((self._flags & _DIFFICULT != 0).sum())
 
     @property
     def decoded_bytes(self) -> int:

@@ -5,6 +5,7 @@ Darknet's scripts/voc_label.py makes: it keeps the width xmax - xmin and moves t
 Darknet have learnt that box, and its scores are compared with ours; the geometric reading would be one pixel larger.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder
 from detect_prune.datasets.picture import PICTURE_SUFFIXES, SIDE_LIMIT, CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import list_folder, open_binary, read_text
+from detect_prune.files import list_folder, read_bytes, read_text
 from detect_prune.numbers import parse_number
 
 
@@ -211,8 +212,10 @@ class _Builder:
 
 def parse_xml(path: Path) -> Element:
     """Parses an xml file; entities, and whatever else could grow or reach out, are refused. Raises DetectPruneError."""
-    with open_binary(path, "VOC annotation (xml)") as file:
-        content = file.read()  # which says itself how its text is encoded
+    content = read_bytes(path, "VOC annotation (xml)")
+    # Most are UTF-8, whatever they say; what is not, says itself how it is encoded.
+    with contextlib.suppress(UnicodeDecodeError):
+        content = content.decode("utf-8-sig")
     builder = _Builder()
     parser = DefusedXMLParser(target=builder)
     builder.parser = parser.parser
@@ -221,10 +224,12 @@ def parse_xml(path: Path) -> Element:
         return parser.close()
     except ParseError as error:
         raise DetectPruneError(f"broken xml, perhaps cut off: {error.msg}", file=path, line=error.position[0]) from None
-    except LookupError as error:
-        raise DetectPruneError(f"{error}; that of a VOC annotation (xml) was expected", file=path, line=1) from None
     except DefusedXmlException as error:
         line = parser.parser.CurrentLineNumber
         raise DetectPruneError(
             f"xml that declares entities is refused ({type(error).__name__})", file=path, line=line
+        ) from None
+    except (LookupError, ValueError) as error:  # an encoding that is unknown, or of several bytes a letter
+        raise DetectPruneError(
+            f"this xml is not UTF-8, and can't be read as what it says ({error})", file=path
         ) from None

@@ -125,6 +125,7 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path, whole: bo
         raise ValueError("no records to draw a curve of")
     folder = Path(folder)
     records = beside_longer(records)
+    (folder / SWEEP).unlink(missing_ok=True)
     if whole:
         write_json(folder / SWEEP, records)
     flat = [flattened(record) for record in records]

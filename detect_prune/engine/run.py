@@ -75,6 +75,8 @@ class Run:
         command: str = "",
     ):
         self.task, self.folder, self.recipe = task, Path(folder), recipe
+        if eval_every is not None and eval_every < 1:
+            raise DetectPruneError(f"there is at least one epoch between two scores, not {eval_every}")
         self.save_every, self.eval_every = save_every, eval_every
         self.world = task.world
         self.settings = plain_values(identity)
@@ -87,7 +89,8 @@ class Run:
         self.timeline = Timeline({})
         self.phases: dict[str, Phase] = {}
         self._unfinished: dict[str, Any] | None = None
-        self._saved = time.monotonic()
+        self._counted = self._saved = time.monotonic()
+        """Until when the seconds are counted, and when a checkpoint was last written."""
         torch.manual_seed(seed)
         self.world.vary_randomness()
         self._kept = contextlib.ExitStack()
@@ -298,7 +301,7 @@ class Run:
     def save(self, unfinished: dict[str, Any] | None = None) -> None:
         """Writes `last.pt`; `unfinished` is the state of a phase in its middle. All processes call this: process 0
         collects the little that they don't have in common."""
-        self.state.seconds, self._saved = self.elapsed(), time.monotonic()
+        self.state.seconds, self._counted = self.elapsed(), time.monotonic()
         own = {
             "random": torch.get_rng_state(),
             "random of GPU": torch.cuda.get_rng_state(self.task.device) if self._on_gpu else None,
@@ -316,6 +319,7 @@ class Run:
             masks = self.masks.state_dict() if self.masks is not None else None
             checkpoint = plain_values(values) | {"model": self.model.state_dict(), "masks": masks}
             save_checkpoint(self.folder / LAST, checkpoint)
+        self._saved = time.monotonic()
 
     def _open_folder(self, resume: bool) -> bool:
         """Takes possession of the folder; returns whether it holds a checkpoint to go on from."""
@@ -399,7 +403,7 @@ class Run:
 
     def elapsed(self) -> float:
         """Of work until now, that before a resume included."""
-        return self.state.seconds + time.monotonic() - self._saved
+        return self.state.seconds + time.monotonic() - self._counted
 
     def _require_space(self) -> None:
         # Weights, two optimizer moments, the average, Z and U; twice, because the old checkpoint stays until the new

@@ -28,7 +28,7 @@ def install_file(official: Official, folder: Path, watch: Watch) -> tuple[Path, 
     """
     file = official.file
     path = folder / file.name
-    was_there = os.path.lexists(path)  # unlike Path.exists, not upset by a folder that can't be entered
+    was_there = os.path.exists(path)  # unlike Path.exists, not upset by a folder that can't be entered
     if was_there:
         problem = file.problem(path) if os.path.isfile(path) else "is no file"
         if problem is not None:
@@ -65,7 +65,7 @@ def install_data(data: DataSet, folder: Path, watch: Watch) -> list[str]:
     """
     if folder.name in ("", ".."):  # as of "." and "/"
         folder = folder.resolve()
-    if not folder.name or (os.path.lexists(folder) and not os.path.isdir(folder)):
+    if not folder.name or (os.path.exists(folder) and not os.path.isdir(folder)):
         kind = "a file" if folder.name else "the whole disk"
         raise DetectPruneError(f"this is {kind}; the name of a folder for the data was expected", file=folder)
     store = folder.with_name(f"{folder.name}.downloads")

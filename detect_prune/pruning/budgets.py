@@ -119,7 +119,8 @@ def bytes_budget(
 
 def _what_stays(weights: Mapping[str, Tensor], costs: Mapping[str, float], ratio: float | str | Decimal) -> float:
     """What is left of the weights' costs at a removal ratio, rounded as `keep_count` rounds, in the largest unit in
-    which all costs are whole: where a weight costs the same everywhere, as many stay as by their number."""
+    which all costs are whole: where a weight costs the same everywhere, as many stay as by their number (if that cost
+    has six decimals at most; else perhaps one less)."""
     exact = {name: Fraction(str(cost)) for name, cost in costs.items()}
     whole = math.lcm(*(cost.denominator for cost in exact.values()))
     unit = Fraction(math.gcd(*(int(cost * whole) for cost in exact.values())), whole)

@@ -108,8 +108,8 @@ def detection_task(
     model = Detector(parsed, loaded.names)
     trained, remarks = _fill(model, published, weights, pretrained)
     known = names_beside(source)
-    if weights is not None and known is not None and (remark := compare_names(known, loaded.names)):
-        remarks.append(remark)
+    if weights is not None and classes == len(loaded.names) and known is not None:
+        remarks += compare_names(known, loaded.names)
     recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world

@@ -41,8 +41,6 @@ class Detector(Darknet):
     def __init__(self, cfg: Cfg, names: tuple[str, ...] = ()):
         super().__init__(cfg)
         self.names = tuple(names) or usual_names(self.num_classes)
-        self.names_file: Path | None = None
-        """Where the names were found, if that was beside the cfg."""
         self.header: WeightsHeader | None = None
         if len(self.names) != self.num_classes:
             raise DetectPruneError(
@@ -120,9 +118,9 @@ def names_beside(cfg: Path) -> Path | None:
     return file if os.path.isfile(file) else None
 
 
-def compare_names(file: Path, names: Sequence[str]) -> str | None:
-    """What to say where a network's classes, by their file, are not called as those of the data, by which they are
-    trained or scored: number by number. None where they are, and where their numbers differ.
+def compare_names(file: Path, names: Sequence[str]) -> list[str]:
+    """A sentence where the classes of a network, by their file, are not called as the data's, which has as many and is
+    trained on or scored number by number. (A file of another number of names is not the network's.)
 
     Raises:
         DetectPruneError: the file can't be read, or the data has the same names in another order.
@@ -131,7 +129,7 @@ def compare_names(file: Path, names: Sequence[str]) -> str | None:
     ours, theirs = ([re.sub("[ _-]", "", name.casefold()) for name in each] for each in (known, names))
     different = [label for label, (one, other) in enumerate(zip(ours, theirs)) if one != other]
     if len(known) != len(names) or not different:
-        return None
+        return []
     first = different[0]
     example = f"class {first} is '{known[first]}' there and '{names[first]}' in the data"
     if sorted(ours) == sorted(theirs):
@@ -140,16 +138,16 @@ def compare_names(file: Path, names: Sequence[str]) -> str | None:
             "have them taken by their numbers",
             file=file,
         )
-    return (
+    return [
         f"{len(different)} of {counted(len(names), 'class', 'classes')} have other names in {file}: {example}. They "
         "are taken for the same, by their numbers"
-    )
+    ]
 
 
 def _take_names(detector: Detector, file: Path) -> None:
     found = read_names(file)
     if len(found) == detector.num_classes:
-        detector.names, detector.names_file = found, file
+        detector.names = found
     else:
         # Beside a published cfg there may be the names of the data that it is about to be adapted to.
         warnings.warn(

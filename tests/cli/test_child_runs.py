@@ -66,9 +66,8 @@ class TestRuns:
             Runs(tmp_path, ["cpu"]).finish(self.RUNS)
         assert [name for name, _ in seen] == ["a", "b", "c"]
         assert caught.value.finished == [tmp_path / "a", tmp_path / "c"]
-        outcome["c"] = outcome.pop("b")
         (tmp_path / "c" / "metrics.json").unlink()
-        outcome["b"] = lambda: 2
+        outcome["c"] = lambda: 2
         with pytest.raises(RunsFailed, match=r"run b has failed with exit status 2 \(1 other run has failed, too\)"):
             Runs(tmp_path, ["cpu"]).finish(self.RUNS)
         outcome.clear()
@@ -81,6 +80,25 @@ class TestRuns:
         assert seen[1][1] == [
             *["prune", "--ratio", "0.5", "--project", str(tmp_path), "--name", "c", "--device", "cpu"]
         ]
+
+    def test_a_bug_says_more_than_that_others_have_stopped_for_it(self, tmp_path, calls, monkeypatch):
+        seen, outcome = calls
+        begun, broken = threading.Event(), threading.Event()
+        outcome["a"] = lambda: begun.set() or broken.wait(timeout=30) * 0
+        call = Runs._call
+
+        def called(self, words, name, environment):
+            if name == "b":
+                begun.wait(timeout=30)
+                self._stopping = True  # as it is once the error has been seen
+                broken.set()
+                raise OSError("cannot allocate memory")
+            return call(self, words, name, environment)
+
+        monkeypatch.setattr(Runs, "_call", called)
+        with pytest.raises(OSError, match="cannot allocate"):
+            Runs(tmp_path, ["cuda:0", "cuda:1"]).finish(self.RUNS)
+        assert [name for name, _ in seen] == ["a"]
 
     @pytest.mark.parametrize("status", [INTERRUPTED, -signal.SIGINT])
     def test_a_stop_is_no_failure(self, tmp_path, calls, status):

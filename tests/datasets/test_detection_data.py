@@ -103,7 +103,7 @@ def test_a_set_without_an_object_is_refused(coco_folder, crowds):
     for number, one in enumerate(content["annotations"]):
         one["id"] = number + 1
     (coco_folder / "val.json").write_text(json.dumps(content))
-    said = f" but {crowds} crowd regions or difficult objects, which do not count$" if crowds else "$"
+    said = f" but {crowds} crowd regions, which do not count$" if crowds else "$"
     with pytest.raises(
         DetectPruneError, match=r"set\.yaml:4: the val set has no box on any of its \d+ pictures" + said
     ):
@@ -137,3 +137,16 @@ def test_names_in_a_file_or_a_list(voc_folder):
     file.write_text(file.read_text().replace("voc.names", "[cat, cat]"))
     with pytest.raises(DetectPruneError, match=r"set\.yaml:5: the class name"):
         load_data(file)
+
+
+@pytest.mark.parametrize("place", ["my.names", "names/my.names", "data/my.names"])
+def test_names_may_lie_in_the_working_folder(darknet_folder, tmp_path, monkeypatch, place):
+    here = tmp_path / "here"
+    (here / place).parent.mkdir(parents=True)
+    (here / place).write_text("cat\ndog\n")
+    file = darknet_folder / "set.yaml"
+    file.write_text(file.read_text().replace("obj.names", place))
+    with pytest.raises(DetectPruneError, match=rf"set\.yaml:5: there is no file of class names {place}"):
+        load_data(file)
+    monkeypatch.chdir(here)
+    assert load_data(file).names == ("cat", "dog")

@@ -33,9 +33,11 @@ def test_a_set_of_difficult_objects_alone_is_refused(voc_folder):
     for file in (voc_folder / "VOC2007" / "Annotations").iterdir():
         text = re.sub("<difficult>.</difficult>", "", file.read_text())
         file.write_text(text.replace("</object>", "<difficult>1</difficult></object>"))
-    message = r"set\.yaml:3: the train set has no box on any of its 2 pictures but 4 crowd regions or difficult objects"
+    message = r"set\.yaml:3: the train set has no box on any of its 2 pictures but 4 difficult objects, which do not"
     with pytest.raises(DetectPruneError, match=message):
         load_data(voc_folder / "set.yaml")
+    # They may be scored, where nothing is trained: val --difficult keep.
+    assert load_data(voc_folder / "set.yaml", splits=("val",)).val.difficult_count == 2
 
 
 @pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-16", "utf-8", "utf-8-sig", None])
@@ -43,8 +45,20 @@ def test_an_annotation_says_how_it_is_encoded(tmp_path, encoding):
     head = "" if encoding is None else f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n'
     (tmp_path / "a.xml").write_bytes(f"{head}<a><name>Gr\u00f6\u00dfe</name></a>".encode(encoding or "utf-8"))
     assert parse_xml(tmp_path / "a.xml").children[0].text == "Gr\u00f6\u00dfe"
-    (tmp_path / "a.xml").write_bytes(b'<?xml version="1.0" encoding="nothing"?><a/>')
-    with pytest.raises(DetectPruneError, match=r"a\.xml:1: unknown encoding: nothing"):
+
+
+@pytest.mark.parametrize("said", ["gb2312", "utf-16", "us-ascii", "iso-8859-1", "undefined", "nothing", "cp500"])
+def test_an_annotation_that_is_utf8_is_read_as_that_whatever_it_says(tmp_path, said):
+    head = f'<?xml version="1.0" encoding="{said}"?>\n'
+    (tmp_path / "a.xml").write_bytes(f"{head}<a><name>Gr\u00f6\u00dfe</name></a>".encode())
+    assert parse_xml(tmp_path / "a.xml").children[0].text == "Gr\u00f6\u00dfe"
+
+
+@pytest.mark.parametrize("said", ["gb2312", "undefined", "nothing", "utf-8", "utf-16"])
+def test_an_annotation_that_is_not_what_it_says_is_one_sentence(tmp_path, said):
+    head = f'<?xml version="1.0" encoding="{said}"?>\n'.encode()
+    (tmp_path / "a.xml").write_bytes(head + b"<a><name>\xb1\xf0</name></a>")
+    with pytest.raises(DetectPruneError, match=r"a\.xml(:\d)?: (this xml is not UTF-8, and can't be read|broken xml)"):
         parse_xml(tmp_path / "a.xml")
 
 

@@ -106,6 +106,8 @@ class Noting(ToyTask):
 def test_a_phase_is_scored_on_the_way_as_often_as_asked_and_that_changes_nothing(tmp_path, whole, every, steps):
     result = run(tmp_path / "run", eval_every=every)
     history = load_checkpoint(result.folder / "last.pt")["history"]
+    with pytest.raises(DetectPruneError, match="at least one epoch between two scores, not 0"):
+        run(tmp_path / "other", eval_every=0)
     assert [record["step"] for record in history if "top-1" in record] == steps
     same_bits(whole, result)
 

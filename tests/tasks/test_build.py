@@ -95,6 +95,10 @@ def test_classes_of_other_names_are_told_and_those_of_another_order_refused(file
     with pytest.raises(DetectPruneError, match=r"tiny\.names: the data has these classes in another order"):
         made(*reversed(names))
     assert not made(*reversed(names), weights=None).trained
+    # A file of three names is not that of a network of two, though the data has three: its heads start at random.
+    (tmp_path / "tiny.names").write_text("\n".join(reversed(load_data(files[3]).names)))
+    (note, fresh) = detection_task(cfg, tmp_path / "tiny.weights", data=files[3], batch=4).notes
+    assert "adapted from 2 to 3 classes" in note and "start at random" in fresh
 
 
 def test_the_official_tiny_weights_cut_at_29_fill_what_darknet_calls_conv_29(real_data, tmp_path):
