@@ -212,6 +212,16 @@ def read_tensors(path: str | Path, what: str) -> Any:
             raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None
 
 
+def is_utf8(text: str, errors: str = "strict") -> bool:
+    """False where a text holds what no UTF-8 is: halves of surrogate pairs, which json can write, and which stand for
+    the bytes that `read_text` could not read (`errors`, as for `str.encode`, says which of them will do)."""
+    try:
+        text.encode("utf-8", errors)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_bytes(path: str | Path, what: str) -> bytes:
     """Reads a file whole; `what` names its kind in the error.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from detect_prune.darknet.keys import ALIASES, KEYS, NOT_SUPPORTED, STRUCTURE, WITHOUT_EFFECT, Kind
 from detect_prune.darknet.section import Option, Section, convert, shown, wrong
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text, write_text
+from detect_prune.files import is_utf8, read_text, write_text
 from detect_prune.numbers import counted
 
 # The largest width or height: four times the largest official network, and an input that still fits into memory.
@@ -98,7 +98,7 @@ def parse_cfg(text: str, path: str | Path | None = None) -> Cfg:
         line = re.split("[#;]", raw, maxsplit=1)[0].strip()
         if not line:
             continue
-        if not _is_text(line):
+        if not is_utf8(line):
             raise DetectPruneError(
                 "not a text file (a byte that is not UTF-8); a line of a Darknet cfg was expected",
                 file=path,
@@ -157,15 +157,6 @@ class _Notes:
         others = len(self.unread[section, key]) - 1
         again = f" and on {counted(others, 'other line')}" if others else ""
         return f"nothing here reads {shown(key)} of a [{section}]{_near(key, KEYS[section])}{again}"
-
-
-def _is_text(line: str) -> bool:
-    """False where `load_cfg` found bytes that are no UTF-8."""
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _section_name(line: str, path: Path | None, number: int) -> str:

@@ -12,6 +12,7 @@ from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilde
 from detect_prune.datasets.json_records import JsonRecords
 from detect_prune.datasets.picture import SIDE_LIMIT, CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import is_utf8
 
 _ID_LIMIT = 2**62
 
@@ -150,7 +151,7 @@ class _Reader:
 
     def _text(self, record: dict[str, Any], where: str, field: str, errors: str = "strict") -> str:
         value = record.get(field)
-        if not isinstance(value, str) or not value or min(value) < " " or not _is_utf8(value, errors):
+        if not isinstance(value, str) or not value or min(value) < " " or not is_utf8(value, errors):
             raise self.records.wrong(f'{where}: "{field}" is {_short(value)}; a text was expected')
         return value
 
@@ -166,15 +167,6 @@ class _Reader:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -1e9 < value < 1e9  # a bool is an int, and NaN is not less
-
-
-def _is_utf8(text: str, errors: str) -> bool:
-    """False for half of a surrogate pair, which json can write and no file can hold."""
-    try:
-        text.encode("utf-8", errors)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _short(value: Any) -> str:
