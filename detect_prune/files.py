@@ -244,16 +244,14 @@ def read_text(path: str | Path, what: str, errors: str = "strict") -> str:
     Raises:
         DetectPruneError: the file is missing, is a folder or a device, can't be read or is not UTF-8 text.
     """
-    with open_binary(path, what) as file:
-        try:
-            return io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors).read()
-        except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            raise DetectPruneError(
-                f"not a text file (byte {error.start} is not UTF-8); a {what} was expected", file=path, line=line
-            ) from None
-        except OSError as error:
-            raise DetectPruneError(f"can't be read as a {what}: {error.strerror}", file=path) from None
+    content = io.BytesIO(read_bytes(path, what))
+    try:
+        return io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors).read()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DetectPruneError(
+            f"not a text file (byte {error.start} is not UTF-8); a {what} was expected", file=path, line=line
+        ) from None
 
 
 def list_folder(folder: str | Path, what: str) -> list[str]:

@@ -105,17 +105,15 @@ class Runs:
         with ThreadPoolExecutor(len(self.devices)) as pool:
             waiting = [pool.submit(one, run) for run in runs]
         errors = [error for each in waiting if (error := each.exception()) is not None]
-        # A bug says more than that others have stopped because of it.
-        for kinds in ((Stopped, DetectPruneError), DetectPruneError):
-            for error in errors:
-                if not isinstance(error, kinds):
-                    raise error
+        stopped = [error for error in errors if not isinstance(error, DetectPruneError)]
+        if stopped:
+            # A bug says more than that others have stopped because of it.
+            raise next((error for error in stopped if not isinstance(error, Stopped)), stopped[0])
         finished = [each.result() for each in waiting if each.exception() is None]
         if errors:
-            others = f" ({counted(len(errors) - 1, 'other run has', 'other runs have')} failed, too)" * (
-                len(errors) > 1
-            )
-            raise RunsFailed(f"{errors[0]}{others}; --resume tries again", finished)
+            first, *rest = errors
+            too = f" ({counted(len(rest), 'other run has', 'other runs have')} failed, too)" if rest else ""
+            raise RunsFailed(f"{first}{too}; --resume tries again", finished)
         return finished
 
     def _environment(self, runs: int) -> dict[str, str]:

@@ -104,8 +104,7 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     from detect_prune.datasets import load_data
     from detect_prune.errors import DetectPruneError
     from detect_prune.files import require_writable, write_json
-    from detect_prune.resources import find_resource
-    from detect_prune.tasks.detector import compare_names, names_beside
+    from detect_prune.tasks.detector import compare_names
     from detect_prune.tasks.scoring import find_all, require_same_classes
 
     if args.json is not None:
@@ -120,8 +119,7 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     data = load_data(args.data, args.data_root, splits=("val",))
     _refuse_what_has_no_use(args, data)
     require_same_classes(model, data)
-    known = names_beside(find_resource("cfg", args.cfg))
-    for remark in [] if known is None else compare_names(known, data.names):
+    for remark in compare_names(model.cfg.path, data.names):
         print(remark)
     truths, found, skipped = find_all(
         model,

@@ -82,8 +82,8 @@ def load_data(
         # Where nothing is trained, difficult objects may be what is scored.
         difficult = dataset.difficult_count if "train" in splits else 0
         if dataset.box_count == crowds + difficult:
-            others = [counted(crowds, "crowd region")] * (crowds > 0)
-            others += [counted(difficult, "difficult object")] * (difficult > 0)
+            kinds = ((crowds, "crowd region"), (difficult, "difficult object"))
+            others = [counted(number, kind) for number, kind in kinds if number]
             but = f" but {' and '.join(others)}, which do not count" if others else ""
             raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures{but}")
     names, category_ids = _same_classes(descriptor, found)

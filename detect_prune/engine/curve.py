@@ -125,9 +125,10 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path, whole: bo
         raise ValueError("no records to draw a curve of")
     folder = Path(folder)
     records = beside_longer(records)
-    (folder / SWEEP).unlink(missing_ok=True)
     if whole:
         write_json(folder / SWEEP, records)
+    else:
+        (folder / SWEEP).unlink(missing_ok=True)
     flat = [flattened(record) for record in records]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for record in flat for name in record)), lineterminator="\n")

@@ -29,11 +29,11 @@ class EventWriter:
     @contextmanager
     def _open(self) -> Iterator[Any]:
         """The writer; a full disk, of which TensorBoard's own thread tells at the next call, is a sentence."""
-        # Imported here: it takes a second or two, and a finished run that is resumed has nothing to write.
-        from torch.utils.tensorboard import SummaryWriter
-
         try:
             if self._writer is None:
+                # Imported here: it takes a second or two, and a finished run that is resumed has nothing to write.
+                from torch.utils.tensorboard import SummaryWriter
+
                 self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step, flush_secs=30)
             yield self._writer
         except OSError as error:

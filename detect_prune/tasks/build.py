@@ -18,13 +18,7 @@ from detect_prune.resources import find_resource
 from detect_prune.state_dict import load_state
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
-from detect_prune.tasks.detector import (
-    Detector,
-    compare_names,
-    fill,
-    is_checkpoint,
-    names_beside,
-)
+from detect_prune.tasks.detector import Detector, compare_names, fill, is_checkpoint
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
 
 LARGE = 20_000_000
@@ -107,9 +101,8 @@ def detection_task(
     torch.manual_seed(seed)
     model = Detector(parsed, loaded.names)
     trained, remarks = _fill(model, published, weights, pretrained)
-    known = names_beside(source)
-    if weights is not None and classes == len(loaded.names) and known is not None:
-        remarks += compare_names(known, loaded.names)
+    if weights is not None and classes == len(loaded.names):
+        remarks += compare_names(source, loaded.names)
     recipe = detection_recipe(sample=loaded.is_sample, large=large)
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world

@@ -104,7 +104,7 @@ def load(
     source = find_resource("cfg", cfg)
     parsed = load_cfg(source)
     detector = Detector(parsed if imgsz is None else parsed.with_input_size(imgsz, imgsz), names)
-    beside = names_beside(source)
+    beside = _names_beside(source)
     if not names and beside is not None:
         _take_names(detector, beside)
     if weights is not None:
@@ -112,19 +112,22 @@ def load(
     return detector.eval()
 
 
-def names_beside(cfg: Path) -> Path | None:
+def _names_beside(cfg: Path) -> Path | None:
     """The file of class names of the cfg's name, where there is one: runs leave it there."""
     file = cfg.with_suffix(".names")
     return file if os.path.isfile(file) else None
 
 
-def compare_names(file: Path, names: Sequence[str]) -> list[str]:
-    """A sentence where the classes of a network, by their file, are not called as the data's, which has as many and is
-    trained on or scored number by number. (A file of another number of names is not the network's.)
+def compare_names(cfg: Path, names: Sequence[str]) -> list[str]:
+    """A sentence where the classes of a network, by the .names file beside its cfg, are not called as the data's, which
+    has as many and is trained on or scored number by number. (A file of another number of names is not the network's.)
 
     Raises:
         DetectPruneError: the file can't be read, or the data has the same names in another order.
     """
+    file = _names_beside(cfg)
+    if file is None:
+        return []
     known = read_names(file)
     ours, theirs = ([re.sub("[ _-]", "", name.casefold()) for name in each] for each in (known, names))
     different = [label for label, (one, other) in enumerate(zip(ours, theirs)) if one != other]

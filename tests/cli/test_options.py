@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from detect_prune.cli import detect, options, prune, val
+from detect_prune.cli import detect, download, options, prune, val
 from detect_prune.cli.options import (
     choose_device,
     device_name,
@@ -112,3 +112,21 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DetectPruneError, match="each of the 2 processes on this machine needs a GPU of its own"):
         choose_device("cuda", world)
+
+
+@pytest.mark.parametrize(
+    "command, option",
+    [
+        *((detect, option) for option in ("--weights", "--names", "--out")),
+        *((prune, option) for option in ("--weights", "--pretrained", "--data-root", "--layer-ratios", "--project")),
+        (download, "--dir"),
+        (val, "--json"),
+    ],
+)
+def test_a_place_that_is_empty_is_refused(command, option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.parser().parse_args(["x"] * (command in (detect, download)) + [option, ""])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: {option}: it is empty; the name of a file or folder was expected"
+    )
