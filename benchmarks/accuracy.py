@@ -25,8 +25,9 @@ from detect_prune.engine.curve import (
 from detect_prune.errors import DetectPruneError
 
 LEGEND = (
-    "Medians over the seeds. `loss` is in points, against the better of the dense network and the one trained for as "
-    "long, of the same seed; `as cut` is before retraining. A difference inside the spread is a tie."
+    "Medians over the seeds. MACs are multiply-accumulates by weights that are not zero. `loss` is in points, against "
+    "the better of the dense network and the one trained for as long, of the same seed; `as cut` is before retraining. "
+    "A difference inside the spread is a tie."
 )
 
 

@@ -1,6 +1,7 @@
 """Reading and writing files so that nothing is half written and every failure names its file."""
 
 import contextlib
+import csv
 import errno
 import io
 import json
@@ -13,7 +14,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -146,6 +147,16 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically; NaN is refused, since other readers refuse it."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a line for each row, atomically, under a line of all names in the order in which they first appear; what a
+    row lacks is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def open_binary(path: str | Path, what: str, error: type[DetectPruneError] = DetectPruneError) -> BinaryIO:

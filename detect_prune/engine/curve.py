@@ -1,7 +1,5 @@
 """Finished runs of one network side by side: flat records, the curve of accuracy over ratio, what each layer keeps."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +11,12 @@ from detect_prune.engine.machine import in_words
 from detect_prune.engine.names import METRICS, SWEEP
 from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text, write_json, write_text
+from detect_prune.files import read_text, write_csv, write_json, write_text
 from detect_prune.numbers import counted
-from detect_prune.pruning import find_method
+from detect_prune.pruning import Method, find_method
 from detect_prune.report import plots
 from detect_prune.report.summary import headline
-from detect_prune.report.tables import Table, score
+from detect_prune.report.tables import Table, count, score
 
 SETTINGS = ("importance", "bits", "pattern", "gradual", "floor", "include", "exclude", "epochs", "updates", "recipe")
 """What may tell two runs of one method, ratio and seed apart."""
@@ -32,8 +30,9 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     `dense_accuracy` and `cut_accuracy` those rows'; `epochs` are those after the dense training. `recipe` is what they
     follow, the same for all methods that can be compared, and `phases` what this method has made of it. `updates` is
     how often a method that prunes while it trains chose anew. Of ADMM the primal residuals before the cut are there, of
-    the whole network and of the worst layer. `layers` is the one entry that is not flat: of each layer the weights that
-    are kept, and all.
+    the whole network and of the worst layer. The training losses are the means of each phase's last epoch, before the
+    cut and at the end (runs of before 2026-11-30 have none). `layers` is the one entry that is not flat: of each layer
+    the weights that are kept, and all.
 
     Raises:
         DetectPruneError: the folder has no metrics of a finished run.
@@ -54,11 +53,13 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             "method": settings["method"],
             "ratio": None if method.prunes == "never" else _removed_share(settings["ratio"], stages[-1]),
             "budget": None if method.prunes == "never" else settings["budget"],
-            **{name: settings[name] for name in ("importance", "pattern", "gradual", "floor")},
+            **{name: settings[name] for name in ("importance", "pattern", "floor")},
+            "gradual": settings["gradual"] if method.uses_admm else None,
             "bits": " ".join(f"{pattern}={bits:g}" for pattern, bits in (settings.get("bits") or {}).items()),
             **{name: " ".join(settings[name]) for name in ("include", "exclude")},
             "n_kept": stages[-1]["kept"],
             "n_total": stages[-1]["total"],
+            **{name: stages[-1][name] for name in ("macs_dense", "macs_nonzero", "bytes_zip")},
             "seed": settings["seed"],
             "epochs": recipe.epochs_after_dense if settings["method"] != "dense" else 0,
             "updates": recipe.updates if method.prunes == "while training" else None,
@@ -68,6 +69,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
             **{f"dense_{name}": value for name, value in _accuracies(stages[0]).items()},
             **({f"cut_{name}": value for name, value in _accuracies(stages[1]).items()} if pruned else {}),
             **_residuals(metrics.get("before the cut") or {}),
+            **_losses(method, metrics.get("training loss") or {}),
             **{name: metrics[name] for name in ("seconds", "precision", "date", "command")},
             "machine": in_words(metrics["machine"]),
             "layers": {row["layer"]: [row["kept"], row["total"]] for row in metrics["layers"]},
@@ -97,6 +99,11 @@ def _residuals(report: dict[str, Any]) -> dict[str, float]:
     if "primal" not in report:
         return {}
     return {"primal_residual": report["overall"][0], "worst_primal_residual": max(report["primal"].values())}
+
+
+def _losses(method: Method, by_phase: dict[str, float]) -> dict[str, float]:
+    phases = {"cut_training_loss": method.name, "training_loss": "retrain"}
+    return {name: by_phase[phase] for name, phase in phases.items() if phase in by_phase}
 
 
 def _accuracies(stage: dict[str, Any]) -> dict[str, float]:
@@ -129,12 +136,7 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path, whole: bo
         write_json(folder / SWEEP, records)
     else:
         (folder / SWEEP).unlink(missing_ok=True)
-    flat = [flattened(record) for record in records]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for record in flat for name in record)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    write_text(folder / "sweep.csv", text.getvalue())
+    write_csv(folder / "sweep.csv", [flattened(record) for record in records])
     table = compare(records)
     write_text(folder / "sweep.md", table.markdown() + "\n")
     plot_accuracy(records, folder, "accuracy")
@@ -170,11 +172,13 @@ def beside_longer(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def compare(records: Sequence[dict[str, Any]]) -> Table:
     """A row for each method, choice of settings and ratio: medians over the seeds.
 
-    A setting has a column where runs of one method differ in it. `spread` goes from the worst seed to the best. `loss`
-    is the median loss, in points, against the better of the dense network and the one trained for as long (see
-    `beside_longer`) of the same seed. The last column says which row is the best of its ratio; where a difference of
-    medians lies inside the spread of either row, that is a tie. With one seed there is no spread, and nothing is said,
-    and neither is of rows that were trained by different recipes, or began with different dense networks.
+    A setting has a column where runs of one method differ in it. MACs are multiply-accumulates by weights that are not
+    zero. Where there are several scores, that by which networks are compared is named in the columns. `spread` goes
+    from the worst seed to the best. `loss` is the median loss, in points, against the better of the dense network and
+    the one trained for as long (see `beside_longer`) of the same seed. The last column says which row is the best of
+    its ratio; where a difference of medians lies inside the spread of either row, that is a tie. With one seed there is
+    no spread, and nothing is said, and neither is of rows that were trained by different recipes, or began with
+    different dense networks.
 
     Args:
         records: from `record_of`, of one network, one data set and one budget, not empty.
@@ -182,9 +186,10 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
     names = scores_in(records[0])
     rows = _rows(records)
     marks = _marks(rows, names[-1])
+    of = f"{names[-1]} " if len(names) > 1 else ""
+    compared = [f"{of}spread", f"{of}loss", f"{of}as cut", "seeds", "of its ratio"]
     table = Table(
-        ["method", *rows[0].settings, "removed", "kept", *names, "spread", "loss", "as cut", "seeds", "of its ratio"],
-        left=1 + len(rows[0].settings),
+        ["method", *rows[0].settings, "removed", "kept", "MACs", *names, *compared], left=1 + len(rows[0].settings)
     )
     for row, mark in zip(rows, marks):
         values, losses, cut = (row.values(name) for name in (names[-1], "loss", f"cut_{names[-1]}"))
@@ -193,6 +198,7 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
             *row.settings.values(),
             "-" if row.ratio is None else f"{100 * row.ratio:g} %",
             f"{round(median(row.values('n_kept'))):,}",  # with a budget of macs or bytes seeds differ
+            count(round(median(row.values("macs_nonzero")))),
             *(_shown(name, median(row.values(name))) for name in names),
             f"{_shown(names[-1], min(values))} .. {_shown(names[-1], max(values))}" if len(values) > 1 else "-",
             f"{100 * median(losses):.2f}" if losses else "-",
@@ -265,7 +271,8 @@ def _loss(record: dict[str, Any], name: str) -> float:
 
 def _dense(record: dict[str, Any]) -> dict[str, Any]:
     """The network that a run began with, as far as the table shows it."""
-    facts = {"method": "dense", "ratio": None, "seed": record["seed"], "n_kept": record["n_total"]}
+    facts = {"method": "dense", "ratio": None, "seed": record["seed"]}
+    facts |= {"n_kept": record["n_total"], "macs_nonzero": record["macs_dense"]}
     return dict.fromkeys(SETTINGS) | facts | {name: record[f"dense_{name}"] for name in scores_in(record)}
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from detect_prune.engine.checkpoint import plain_values
 from detect_prune.engine.names import METRICS, PICTURES
 from detect_prune.engine.run import Run
-from detect_prune.files import write_json, write_text
+from detect_prune.files import write_csv, write_json, write_text
 from detect_prune.pruning import too_early
 from detect_prune.report import plots, tables
 from detect_prune.report.page import write_page
@@ -16,11 +17,14 @@ from detect_prune.report.summary import Stage, closing_table, floor_note, headli
 
 
 def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> str:
-    """Writes metrics.json, table.md, the plots and index.html into the run's folder; returns the text to print.
+    """Writes metrics.json, history.csv, table.md, the plots and index.html into the run's folder.
 
     Args:
         finished: what `run.finish` says.
         problems: sentences about the data, of all processes.
+
+    Returns:
+        The text to print.
     """
     state = run.state
     stages = [
@@ -45,6 +49,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(state.history, shown["history"], f"{run.task.name}: how the run went", scores)
+    write_csv(run.folder / "history.csv", state.history)
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
     took = duration(finished["seconds"])
     flat = _flat(run.settings) | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
@@ -73,6 +78,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
             ],
             "settings": run.settings,
             "recipe": run.recipe.as_dict(),
+            "training loss": _last_losses(state.history),
             "precision": str(run.precision),
             "timed_steps": state.timings,
             **finished,
@@ -86,6 +92,17 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     return "\n".join(
         ["", str(layers), "", str(table), "", *notes, sentence, f"Took {took}; everything is in {run.folder}"]
     )
+
+
+def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """By phase the mean loss of its last epoch, as far as the history has it."""
+    last: dict[str, tuple[int, list[float]]] = {}
+    for row in history:
+        # What a run recorded before 2026-11-30 has no epoch.
+        if "loss" in row and "epoch" in row:
+            epoch, losses = last.get(row["phase"], (0, []))
+            last[row["phase"]] = (row["epoch"], [*(losses if epoch == row["epoch"] else []), row["loss"]])
+    return {phase: fmean(losses) for phase, (_, losses) in last.items()}
 
 
 def _pictures(run: Run) -> dict[str, Path]:

@@ -273,7 +273,7 @@ class Run:
         values = {key: value for key, value in values.items() if math.isfinite(value)}
         step = self.state.global_step
         self.writer.scalars({f"train/{key}": value for key, value in values.items()} | per_layer, step)
-        self.state.history.append({"step": step, "phase": name, **values})
+        self.state.history.append({"step": step, "phase": name, "epoch": report.epoch + 1, **values})
 
     def _log_metrics(self, phase: str, metrics: Metrics) -> None:
         step = self.state.global_step

@@ -16,7 +16,8 @@ def test_a_record_has_what_was_asked_and_what_came_out(tmp_path):
     wanted |= {"accuracy": 0.8, "dense_accuracy": 0.9, "cut_accuracy": 0.5, "exclude": "a.* b"}
     wanted |= {"primal_residual": 0.025, "worst_primal_residual": 0.03, "layers": {"a": [100, 1000]}}
     wanted |= {"recipe": "3 epochs of sgd at 0.01, decay 0 then 2 epochs of sgd at 0.01, decay 0.1, batch None"}
-    wanted |= {"updates": 40}
+    wanted |= {"updates": 40, "macs_nonzero": 300, "macs_dense": 4000, "bytes_zip": 800}
+    wanted |= {"cut_training_loss": 0.3, "training_loss": 0.2}
     assert wanted.items() <= record.items()
 
 
@@ -59,10 +60,11 @@ def test_of_a_detector_s_scores_the_primary_one_is_compared(tmp_path):
     records = beside_longer([record_of(folder) for folder in folders])
     assert [name for name in records[0] if f"dense_{name}" in records[0]] == ["AP", "mAP", "AP50"]
     table = compare(records)
-    assert table.columns[3:6] == ["AP", "mAP", "AP50"]
+    assert table.columns[3:7] == ["MACs", "AP", "mAP", "AP50"]
     (pruned,) = (row for row in table.rows if row[0] == "admm")
     cells = dict(zip(table.columns, pruned))
-    assert (cells["AP50"], cells["AP"], cells["loss"], cells["as cut"]) == ("0.800", "0.400", "15.00", "0.500")
+    shown = [cells[name] for name in ("AP50", "AP", "AP50 loss", "AP50 as cut")]
+    assert shown == ["0.800", "0.400", "15.00", "0.500"]
 
 
 def test_a_share_of_bytes_is_called_so(tmp_path):
@@ -122,7 +124,7 @@ def test_the_table_has_medians_and_spread_and_the_csv_every_run(tmp_path):
     records.append(record_of(finished_run(tmp_path / "longer", "dense-longer", None, 1, rows=(0.9, 0.95))))
     lines = write_curve(records, tmp_path).markdown().splitlines()
     admm = next(line for line in lines if line.startswith("| admm"))
-    assert "81.00 %" in admm and "80.00 % .. 90.00 %" in admm
+    assert "81.00 %" in admm and "80.00 % .. 90.00 %" in admm and "| 300 |" in " ".join(admm.split())
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert [row["accuracy"] for row in rows] == ["0.8", "0.9", "0.81", "0.95"]
     # Only for the seed that was trained for longer is there such a figure.
@@ -143,6 +145,7 @@ def record(method="admm", seed=0, accuracy=0.9, ratio=0.9, **more):
     settings = {"importance": "lamp", "pattern": None, "gradual": False, "floor": 0.05, "recipe": "5 epochs"}
     settings |= {"updates": 40} | dict.fromkeys(("bits", "include", "exclude"), "")
     facts = {"method": method, "seed": seed, "ratio": ratio, "epochs": 5, "n_kept": 100, "n_total": 1000}
+    facts |= {"macs_nonzero": 300, "macs_dense": 4000}
     return settings | facts | {"accuracy": accuracy, "dense_accuracy": 0.95} | more
 
 
@@ -214,7 +217,7 @@ def test_methods_stand_in_their_order_and_the_dense_networks_first():
     names = ["magnitude", "lamp", "gradual", "admm-layerwise", "admm", "dense-longer"]
     table = compare([record(name, ratio=None if name == "dense-longer" else 0.9967) for name in names])
     assert [row[0] for row in table.rows] == ["dense", *reversed(names)]
-    assert table.rows[0][1:4] == ["-", "1,000", "95.00 %"]
+    assert table.rows[0][1:5] == ["-", "1,000", "4.000 k", "95.00 %"]
     assert {row[1] for row in table.rows[2:]} == {"99.67 %"}, "as it was asked for"
     measured = record("dense", accuracy=0.5, ratio=None)
     assert cells([record(), measured])["dense"]["accuracy"] == "50.00 %", "a run of its own is not made up"
@@ -227,7 +230,7 @@ def test_settings_that_differ_within_a_method_are_columns():
     records += [record("magnitude", importance="raw", epochs=5), record(importance="lamp", accuracy=0.92, seed=1)]
     table = compare(records)
     assert table.columns[:3] == ["method", "importance", "removed"]
-    rows = [(row[0], row[1], row[4]) for row in table.rows]
+    rows = [(row[0], row[1], row[5]) for row in table.rows]
     assert rows == [
         ("dense", "-", "95.00 %"),
         ("admm", "fisher", "70.00 %"),

@@ -1,11 +1,13 @@
 """The whole story on a toy: exact counts, what is in the folder, and what is refused before it starts."""
 
+import csv
 import json
 import math
 import re
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
 import pytest
 import torch
@@ -45,6 +47,21 @@ def test_each_stage_is_measured_and_kept(whole):
         assert (whole.folder / file).stat().st_size > 0
     assert list((whole.folder / "pictures").glob("*.jpg"))
     assert list(whole.folder.glob("events.out.tfevents.*"))
+
+
+def test_the_way_is_told_in_a_csv_and_how_each_phase_ended_in_the_metrics(whole):
+    history = load_checkpoint(whole.folder / "last.pt")["history"]
+    rows = list(csv.DictReader((whole.folder / "history.csv").open()))
+    assert [{name: value for name, value in row.items() if value} for row in rows] == [
+        {name: str(value) for name, value in record.items()} for record in history
+    ]
+    said = json.loads((whole.folder / "metrics.json").read_text())["training loss"]
+    # Eight steps an epoch, each of them recorded: phases of 64, 64 and 48.
+    losses = {row["step"]: row["loss"] for row in history if "loss" in row}
+    for phase, end, epochs in (("dense", 64, 8), ("admm", 128, 8), ("retrain", 176, 6)):
+        last = [row for row in history if row["phase"] == phase and "loss" in row][-1]
+        assert (last["step"], last["epoch"]) == (end, epochs)
+        assert said[phase] == pytest.approx(fmean(losses[step] for step in range(end - 7, end + 1)))
 
 
 def test_what_is_said_of_the_run_stands_under_the_table_as_well(whole):

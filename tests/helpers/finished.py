@@ -25,7 +25,8 @@ def finished_run(
         kept = 1000 if ratio is None else round(1000 * (1 - ratio))
     folder.mkdir(parents=True)
     shown = {"primary": "top-1", "headline": ["top-1"], "kept": kept, "total": 1000}
-    stages = [{"name": name, "metrics": {"top-1": top}} | shown for name, top in zip(names, rows)]
+    sizes = {"macs_dense": 4000, "macs_nonzero": 3 * kept, "bytes_zip": 800}
+    stages = [{"name": name, "metrics": {"top-1": top}} | shown | sizes for name, top in zip(names, rows)]
     metrics = {
         "settings": {
             "data": {"network": network, "data": "set"},
@@ -43,6 +44,7 @@ def finished_run(
         "recipe": {"dense": phase(5), "admm": phase(admm_epochs), "retrain": phase(2, 0.1), "updates": 40},
         "stages": stages,
         "before the cut": {"primal": {"a": 0.03, "b": 0.02}, "overall": [0.025, 0.01]} if method == "admm" else None,
+        "training loss": {"dense": 0.4, **({method: 0.3} if method in ("admm", "gradual") else {}), "retrain": 0.2},
         "layers": [{"layer": "a", "kept": kept, "total": 1000}],
         "seconds": 1.5,
         "precision": precision,
