@@ -21,7 +21,9 @@ def load_state(model: nn.Module, path: str | Path) -> None:
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise DetectPruneError("holds no state_dict of tensors", file=path)
     state = {name.removeprefix("module."): value for name, value in state.items()}
     own = model.state_dict()

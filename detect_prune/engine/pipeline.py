@@ -333,7 +333,7 @@ def _cut_at_once(run: Run, choice: Choice) -> None:
 def _cut(run: Run, masks: Masks) -> None:
     masks.apply()
     run.masks = masks
-    run.world.require_same([masks[name] for name in masks], "the weights that stay")
+    run.world.require_same(masks.values(), "the weights that stay")
     run.world.require_same(run.model.state_dict().values(), "the weights")
     total = masks.n_total
     if masks.bound:

@@ -51,8 +51,8 @@ def _require_support(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
     missing = [name for name in masks if name not in weights]
     if missing:
         raise AssertionError(f"the network that was read back has no {', '.join(missing)}: a bug in its files")
-    for name in masks:
-        if bool(weights[name].detach()[~masks[name]].any()):
+    for name, mask in masks.items():
+        if bool(weights[name].detach()[~mask].any()):
             raise AssertionError(f"{name} has non-zero weights outside its mask: a bug in the retraining")
 
 

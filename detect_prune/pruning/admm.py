@@ -145,7 +145,7 @@ class GlobalADMM:
     @torch.no_grad()
     def _start(self) -> None:
         """Z = P_S(W): where rho is given, a Z of zeros would pull all weights to zero until the first update."""
-        self.q = self._worths()
+        self.q = self._worths(self._pressing())
         masks, _ = self._choose(self._progress()).named(self.weights)
         for name, weight in self.weights.items():
             self.z[name].copy_(weight).masked_fill_(~masks[name], 0)
@@ -159,9 +159,14 @@ class GlobalADMM:
         first Z is asked for some, or there would be nothing for the penalty to do."""
         return cubic((self.done + 1) / (end * self.updates)) if self.gradual else 1.0
 
-    def _worths(self, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    def _pressing(self) -> float:
+        """The part of the removal for which weights have to show what they are worth: ahead of the next Z's, and all of
+        it where they do so once and for all."""
+        return self._progress(PRESSING) if self.schedule.stages > 1 else 1.0
+
+    def _worths(self, progress: float, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
-        keep = self.constraint.keep_share(sizes, self._progress(PRESSING))
+        keep = self.constraint.keep_share(sizes, progress)
         return scaled_worths(self.importance, self.weights, keep, self.constraint.costs, squares)
 
     # ---- the W-step's share
@@ -393,7 +398,8 @@ class GlobalADMM:
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         # Where the ratio is still growing, or weights are far from Z, they can tell anew what they are worth.
         tells = self.done < self._rho.first_pressing or self.report.worst > _NEAR
-        self._change(self._rho.next(self.done, self.report.worst), self._worths(lengths) if tells else self.q)
+        worths = self._worths(self._pressing(), lengths) if tells else self.q
+        self._change(self._rho.next(self.done, self.report.worst), worths)
 
     def _change(self, rho: float, worths: dict[str, Tensor]) -> None:
         """Another rho and q, with which rho * q * u, the multiplier itself, stays what it was."""
@@ -419,6 +425,8 @@ class GlobalADMM:
         require_finite(detached(self.weights))
         if not self.q:
             self._settle()
+        if self._pressing() < 1:
+            self.q = self._worths(1.0)  # updates are missing: what there is was made for a part of the removal
         self.detach()
         masks = Masks.chosen(self.weights, self._choose())
         masks.apply()
@@ -442,6 +450,9 @@ class GlobalADMM:
             ValueError: an update was broken off.
         """
         self._require_whole()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             "made_for": self._made_for(),
             "z": dict(self.z),
@@ -463,10 +474,11 @@ class GlobalADMM:
             ValueError: it is no such state, or belongs to another network, constraint, importance or schedule, or
                 another number of updates.
         """
-        require_state(state, "z")
+        require_state(state, self._state())
         if state["z"].keys() != self.z.keys() or any(state["z"][name].shape != z.shape for name, z in self.z.items()):
             raise ValueError("this state of ADMM belongs to another network, or to another choice of layers")
         require_made_for(state, self.updates, self._made_for())
+        self._torn = True
         for name in self.z:
             self.z[name].copy_(state["z"][name])
             self.u[name].copy_(state["u"][name])

@@ -77,9 +77,9 @@ def require_constraint(constraint: Constraint) -> Constraint:
     return constraint
 
 
-def require_state(state: Mapping[str, Any], holds: str) -> None:
-    """Raises ValueError unless this is the saved state of what prunes in this way, which has an entry `holds`."""
-    if not {"updates", holds} <= state.keys():
+def require_state(state: Mapping[str, Any], entries: Iterable[str]) -> None:
+    """Raises ValueError unless a saved state has these entries, as all of its kind."""
+    if not set(entries) <= state.keys():
         raise ValueError("this is no state of what prunes in this way: what its own state_dict gave was expected")
 
 
@@ -87,8 +87,8 @@ def require_made_for(state: Mapping[str, Any], updates: int, made_for: list[str]
     """Raises ValueError unless a saved state of what prunes is one of as many updates, made for the same."""
     if state["updates"] != updates:
         raise ValueError(f"this state is one of {state['updates']} updates in all, not of {updates}")
-    if state.get("made_for") != made_for:
-        raise ValueError(f"this state was made for {state.get('made_for')}, not for {made_for}")
+    if state["made_for"] != made_for:
+        raise ValueError(f"this state was made for {state['made_for']}, not for {made_for}")
 
 
 class GlobalBudget:

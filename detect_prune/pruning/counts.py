@@ -31,14 +31,15 @@ def prunable_weights(
 
     Args:
         model: any network. A parameter that several layers share counts once, under the first one's name; the pattern
-            of any of them means it. One without a number is left out.
+            of any of them means it. One without a number is left out, and so is one that an embedding shares.
         include: glob patterns as `matches` takes them; where given, only layers that match one are taken.
         exclude: glob patterns of layers to leave alone.
 
     Raises:
         ValueError: nothing is left to prune, a pattern matches no layer or is no list of patterns, or a layer that is
             not excluded computes its weight from other parameters, as weight normalisation does (a zero could not be
-            held there), or has one that is lazy, not of floating-point numbers, or not dense in memory.
+            held there), or has one that is lazy, not of floating-point numbers, or not dense in memory; or they lie on
+            several devices.
     """
     for patterns in (include, exclude):
         if isinstance(patterns, str):
@@ -48,12 +49,13 @@ def prunable_weights(
     found: dict[str, Tensor | None] = {}
     names: dict[str, list[str]] = {}
     first: dict[int, str] = {}
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     for prefix, module in model.named_modules(remove_duplicate=False):
         if not isinstance(module, _ConvNd | nn.Linear):
             continue
         name = f"{prefix}.weight" if prefix else "weight"
         weight = None if parametrize.is_parametrized(module, "weight") else module.weight
-        if weight is not None and not is_lazy(weight) and weight.numel() == 0:
+        if weight is not None and (id(weight) in embedded or (not is_lazy(weight) and weight.numel() == 0)):
             continue
         same = first.setdefault(id(module if weight is None else weight), name)
         found.setdefault(same, weight)
@@ -86,6 +88,11 @@ def prunable_weights(
     for name, weight in chosen.items():
         if lack := _unfit(weight):
             raise ValueError(f"{name} can't be pruned: {lack}, or exclude such layers")
+    devices = sorted({str(weight.device) for weight in chosen.values()})
+    if len(devices) > 1:
+        raise ValueError(
+            f"the layers lie on {' and '.join(devices)}: all are ranked together, so that one device was expected"
+        )
     return chosen
 
 

@@ -1,19 +1,23 @@
 """The frozen support: which weights are left, held through any optimizer, counted and saved."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from detect_prune.pruning.constraints import require_state
 from detect_prune.pruning.counts import prunable_weights
 from detect_prune.pruning.selection import Selection, numbers
 
+_STATE = ("bits", "shapes", "bound")
 
-class Masks:
-    """For each prunable weight tensor a bool tensor: true where the weight stays. `masks[name]` is a copy.
+
+class Masks(Mapping[str, Tensor]):
+    """For each prunable weight tensor a bool tensor: true where the weight stays. `masks[name]` is a copy. Two are
+    equal if they are the same one.
 
     Args:
         weights: name -> parameter, as prunable_weights gives them.
@@ -53,6 +57,7 @@ class Masks:
     def from_state_dict(cls, model: nn.Module, state: Mapping[str, Any]) -> "Masks":
         """The masks that were saved from this network, or from one of the same shapes."""
         found = dict(model.named_parameters(remove_duplicate=False))
+        require_state(state, _STATE)
         _require_names(state["bits"], found)
         weights = {name: found[name] for name in state["bits"]}
         masks = cls(weights, {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
@@ -62,8 +67,15 @@ class Masks:
     def __getitem__(self, name: str) -> Tensor:
         return ~self._removed[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._removed)
+
+    def __len__(self) -> int:
+        return len(self._removed)
+
+    # Those of Mapping ask a tensor whether it is true, and forbid sets of masks.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     @torch.no_grad()
     def apply(self, model: nn.Module | None = None) -> None:
@@ -190,7 +202,7 @@ class Masks:
     def state_dict(self) -> dict[str, Any]:
         """One bit a weight: {"bits": name -> (ceil(n / 8),) uint8, "shapes": name -> list of int, "bound": names}."""
         return {
-            "bits": {name: _pack(self[name]) for name in self},
+            "bits": {name: _pack(mask) for name, mask in self.items()},
             "shapes": {name: list(removed.shape) for name, removed in self._removed.items()},
             "bound": list(self.bound),
         }
@@ -202,6 +214,7 @@ class Masks:
         Raises:
             ValueError: it belongs to another network.
         """
+        require_state(state, _STATE)
         self._set({name: _unpack(bits, state["shapes"][name]) for name, bits in state["bits"].items()})
         self.bound = tuple(state["bound"])
 

@@ -114,7 +114,8 @@ class GradualMagnitude:
     weights that rank lowest now go for good, along the cubic of their equation 1, from none to the whole removal.
 
     Args:
-        model: any network, on the device and in the memory format where it will be trained.
+        model: any network, on the device and in the memory format where it will be trained. Frozen layers are pruned
+            like others, unlike by ADMM, which can't move their weights.
         constraint: what is left at the end.
         updates: how often the masks are tightened.
         importance: what a weight is worth beside its square: raw, normalised, lamp, or an object (see importance.py).
@@ -227,7 +228,7 @@ class GradualMagnitude:
             ValueError: it is no such state, or belongs to another network, constraint or importance, or another number
                 of updates.
         """
-        require_state(state, "masks")
+        require_state(state, self.state_dict())
         require_made_for(state, self.updates, self._made_for())
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]

@@ -76,6 +76,9 @@ class Rho:
                 )
         self._optimizer, self._numbers = optimizer, numbers
         self._attached_rate = self._current_rate()
+        # torch's schedulers, which alone leave an initial rate, note here that steps were taken. From the first step
+        # that ADMM sees it is always so.
+        self._had_trained = getattr(optimizer, "_opt_called", False)
 
     def detach(self) -> None:
         """The optimizer's steps count no more."""
@@ -98,9 +101,10 @@ class Rho:
             self._full_rate = max(
                 float(group.get("max_lr", group.get("initial_lr", self._attached_rate))) for group in self._groups()
             )
-            # An optimizer that has trained already has a state, and its rate may have fallen before ADMM began.
-            trained = any(self._optimizer.state.get(part) for group in self._groups() for part in group["params"])
-            self._warms_up = not trained and rate < self._full_rate
+            # The rate of an optimizer that has trained may have fallen before ADMM began. (One that was loaded shows it
+            # by its state, which SGD without momentum does not have.)
+            state = any(self._optimizer.state.get(part) for group in self._groups() for part in group["params"])
+            self._warms_up = not (self._had_trained or state) and rate < self._full_rate
         elif rate > self._peak_rate:
             self._warms_up = True
         self._steps += 1
@@ -242,8 +246,6 @@ class Rho:
         """Takes up where state_dict was called."""
         self.value, self.limit, self.measured = state["rho"], state["limit"], state["measured"]
         self._gradient_square, self._steps = state["gradient_square"], state["steps"]
-        self._peak_rate, self._first_residual = state["peak_rate"], state["first_residual"]
-        self._has_fallen = state.get("has_fallen", False)  # states of before 2026-11-29 do not say
-        # Those of before 2026-11-30 do not say these.
-        self._full_rate = state.get("full_rate", self._attached_rate)
-        self._warms_up = state.get("warms_up", self._peak_rate < self._full_rate)
+        self._full_rate, self._warms_up = state["full_rate"], state["warms_up"]
+        self._peak_rate, self._has_fallen = state["peak_rate"], state["has_fallen"]
+        self._first_residual = state["first_residual"]

@@ -28,7 +28,7 @@ _SAMPLE = 1 << 16
 
 
 class Diverged(ValueError):
-    """Weights or gradients are no longer finite numbers."""
+    """Weights or gradients are no longer finite numbers, or all weights have become zero: they can't be ranked."""
 
 
 def numbers(tensors: Iterable[Tensor]) -> list[Any]:

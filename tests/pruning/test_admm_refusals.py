@@ -247,3 +247,19 @@ def test_parameter_groups_leave_decay_out_of_the_penalty():
     torch.optim.SGD(parameter_groups(model, 0.1, admm), 0.1, momentum=0.9).load_state_dict(
         copy.deepcopy(optimizer.state_dict())
     )
+
+
+def test_of_a_state_that_lacks_something_nothing_is_taken():
+    admm, other = (GlobalADMM(network(), ratio, rho=1.0) for ratio in (0.8, 0.8))
+    other.update()
+    state, before = other.state_dict(), {name: z.clone() for name, z in admm.z.items()}
+    for key in state:
+        with pytest.raises(ValueError, match="its own state_dict"):
+            admm.load_state_dict({name: value for name, value in state.items() if name != key})
+    assert all(torch.equal(before[name], z) for name, z in admm.z.items())
+    with pytest.raises(KeyError):
+        admm.load_state_dict(state | {"u": {}})
+    with pytest.raises(ValueError, match="torn"):
+        admm.update()
+    admm.load_state_dict(state)
+    admm.update()

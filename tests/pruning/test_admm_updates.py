@@ -9,7 +9,9 @@ from admm_problems import Free, batches, network, step
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from detect_prune.classification import LeNet5
 from detect_prune.pruning import (
+    DEFAULT_FLOOR,
     BlockBudget,
     GlobalADMM,
     LayerwiseRatio,
@@ -17,6 +19,7 @@ from detect_prune.pruning import (
     Raw,
     RhoSchedule,
     keep_count,
+    magnitude_masks,
     selection,
 )
 from detect_prune.pruning.constraints import describe
@@ -438,3 +441,26 @@ def test_taylor_serves_every_set(constraint):
             assert all(bool((q > 0).all()) and bool(q.isfinite().all()) for q in admm.q.values())
     masks = admm.cut()
     assert masks.n_kept < 0.5 * masks.n_total
+
+
+@pytest.mark.parametrize(
+    ("rho", "updates"),
+    [
+        (1e-3, 40),  # one q from the first step to the last
+        (1e-3, 10),
+        (replace(RhoSchedule.growing(), start=1e-3), 40),
+        (replace(RhoSchedule.growing(), start=1e-3), 10),
+        (replace(RhoSchedule.growing(), start=1e-3), 29),
+    ],
+)
+def test_a_growing_ratio_is_cut_by_what_weights_are_worth_for_the_whole_removal(rho, updates):
+    """LAMP's q depends on how much is removed; that of the first tenth would empty LeNet's largest layer."""
+    torch.manual_seed(0)
+    model = LeNet5()
+    admm = GlobalADMM(model, 0.99, updates=40, gradual=True, importance="lamp", rho=rho)
+    for _ in range(updates):
+        admm.update()
+    expected = magnitude_masks(model, 0.99, importance="lamp", floor=DEFAULT_FLOOR).kept()
+    for name, (kept, _) in admm.cut().kept().items():
+        # After three quarters of the updates q is asked for all but the whole.
+        assert kept == pytest.approx(expected[name][0], rel=0.02 if updates >= 29 else 0)

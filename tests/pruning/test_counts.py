@@ -218,3 +218,15 @@ def test_a_network_that_is_compiled_in_place_is_counted_all_the_same():
     with torch.no_grad():
         model.eval()(torch.zeros(1, 20))
     assert count_macs(model, torch.zeros(1, 20)) == expected != {}
+
+
+def test_a_weight_that_an_embedding_shares_is_left_alone():
+    model = nn.ModuleDict({"words": nn.Embedding(50, 8), "body": nn.Linear(8, 8), "head": nn.Linear(8, 50)})
+    model["head"].weight = model["words"].weight
+    assert list(prunable_weights(model)) == ["body.weight"]
+
+
+def test_layers_on_several_devices_are_refused():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta"))
+    with pytest.raises(ValueError, match="the layers lie on cpu and meta"):
+        prunable_weights(model)

@@ -174,7 +174,7 @@ def test_another_support_is_taken_up_at_once():
     masks.attach(optimizer)
     train(model, optimizer)
     smaller = magnitude_masks(model, 0.8)
-    masks.replace({name: smaller[name] for name in smaller})
+    masks.replace(smaller)
     weights = dict(model.named_parameters())
     for _ in range(2):
         assert masks.n_kept == 130 == sum(int(weights[name].count_nonzero()) for name in masks)
@@ -307,3 +307,22 @@ def test_another_default_device_changes_nothing():
 def test_a_network_of_other_shapes_is_refused():
     with pytest.raises(ValueError, match=r"mask of weight is \(1, 20\), its weights are \(50, 20\)"):
         magnitude_masks(nn.Linear(20, 1), 0.5).apply(nn.Linear(20, 50))
+
+
+def test_masks_are_a_mapping_and_take_one_another():
+    model = network()
+    masks, others = magnitude_masks(model, 0.5), magnitude_masks(model, 0.8)
+    assert len(masks) == 2 and list(masks.keys()) == ["0.weight", "2.weight"] and "0.bias" not in masks
+    assert masks == masks and masks != others and len({masks, others}) == 2
+    masks.replace(others)
+    assert all(torch.equal(mask, others[name]) for name, mask in masks.items())
+
+
+@pytest.mark.parametrize(
+    "take", [Masks.from_state_dict, lambda model, state: magnitude_masks(model, 0.5).load_state_dict(state)]
+)
+def test_what_is_no_state_of_masks_is_refused(take):
+    model = network()
+    for state in (model.state_dict(), {}, {"bits": {}}):
+        with pytest.raises(ValueError, match="its own state_dict"):
+            take(model, state)

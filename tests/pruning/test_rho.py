@@ -96,8 +96,15 @@ def test_the_first_rho_holds_at_the_end_of_a_warm_up(warm_up, before):
 
 
 @pytest.mark.parametrize("gradual", [False, True])
-@pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 0.03), (torch.optim.AdamW, 3e-3)])
-def test_the_rate_that_counts_is_that_of_the_steps(kind, rate, gradual):
+@pytest.mark.parametrize(
+    ("kind", "rate", "options"),
+    [
+        (torch.optim.SGD, 0.03, {"momentum": 0.9}),
+        (torch.optim.SGD, 0.03, {"momentum": 0.0}),  # which leaves no state that would tell of the step before
+        (torch.optim.AdamW, 3e-3, {"weight_decay": 0.0}),
+    ],
+)
+def test_the_rate_that_counts_is_that_of_the_steps(kind, rate, options, gradual):
     """Not what the optimizer was made with where its group has its own, nor what the rate was before ADMM began."""
 
     def rhos(make):
@@ -114,7 +121,6 @@ def test_the_rate_that_counts_is_that_of_the_steps(kind, rate, gradual):
         scheduler.step()
         return optimizer
 
-    options = {"momentum": 0.9} if kind is torch.optim.SGD else {"weight_decay": 0.0}
     plain = rhos(lambda model: kind(model.parameters(), rate, **options))
     assert rhos(lambda model: kind([{"params": model.parameters(), "lr": rate}], 100 * rate, **options)) == plain
     # Adam counts the step that was taken.
