@@ -115,11 +115,18 @@ def _not_written(path: Path, error: OSError) -> DetectPruneError:
     return DetectPruneError(f"can't be written: {error.strerror or error}", file=path)
 
 
-def make_folder(folder: str | Path) -> None:
-    """Makes a folder and those above it; it may be there already. Raises DetectPruneError where that can't be."""
+def make_folder(folder: str | Path, *, new: bool = False) -> None:
+    """Makes a folder and those above it; it may be there already.
+
+    Raises:
+        FileExistsError: there is something of that name, and a new one was asked for.
+        DetectPruneError: it can't be made.
+    """
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=not new)
     except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
         raise DetectPruneError(f"this folder can't be made: {error.strerror or error}", file=folder) from None
 
 

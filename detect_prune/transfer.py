@@ -1,5 +1,6 @@
 """Fetching a file of known content: what arrived is kept for the next try, and only the right file gets its name."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -7,13 +8,18 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import make_folder, open_binary, require_disk_space
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None
 
 TIMEOUT = 20.0
 """Seconds without an answer after which a connection counts as broken."""
@@ -78,13 +84,40 @@ def fetch(file: RemoteFile, path: Path, watch: Callable[[int], None] | None = No
     Raises:
         DetectPruneError: no place gives the file (no network, perhaps), or the disk has no room for it.
     """
+    make_folder(path.parent)
+    with _alone_in(path.parent):
+        if os.path.isfile(path) and file.problem(path) is None:
+            return  # another process has fetched it meanwhile
+        _fetch(file, path, watch or (lambda size: None))
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process fetches anything into this folder: two would write into one `.part`."""
+    if fcntl is None or not os.access(folder, os.R_OK):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks lock no folders
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process, which is downloading into {folder}", flush=True)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _fetch(file: RemoteFile, path: Path, watch: Callable[[int], None]) -> None:
     part = path.with_name(f"{path.name}.part")
     if os.path.lexists(part) and not part.is_file():
         raise DetectPruneError("this is no file, but what has arrived so far is kept here; move it away", file=part)
     failures: list[tuple[str, _Unavailable]] = []
     for url in file.urls:
         try:
-            _fetch_from(url, file, part, watch or (lambda size: None))
+            _fetch_from(url, file, part, watch)
         except _Unavailable as reason:
             failures.append((url, reason))
         else:
@@ -185,7 +218,6 @@ def _append(answer: Any, have: int, file: RemoteFile, part: Path, watch: Callabl
 
 
 def _open(part: Path, mode: str) -> BinaryIO:
-    make_folder(part.parent)
     try:
         return open(part, mode)
     except OSError as error:

@@ -1,7 +1,10 @@
 """Downloads from a server on this machine: broken off, resumed, wrong, too long, unreachable, no room."""
 
 import hashlib
+import os
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from web import serve
@@ -209,3 +212,18 @@ def test_digests(tmp_path):
     assert file.problem(tmp_path / "x") is None
     (tmp_path / "x").write_bytes(b"abcd")
     assert file.problem(tmp_path / "x") == "has 4 bytes; 3 were expected"
+
+
+def test_two_processes_do_not_fetch_one_file_at_once(site, tmp_path, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(fetch, remote(site), tmp_path / "x")
+        while "waiting for another process" not in capsys.readouterr().out:
+            assert not waiting.done()
+            time.sleep(0.01)
+        (tmp_path / "x").write_bytes(CONTENT)
+        os.close(other)
+        waiting.result(timeout=20)
+    assert site.asked == [] and names(tmp_path) == ["x"]

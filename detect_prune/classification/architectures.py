@@ -16,7 +16,6 @@ from detect_prune.errors import DetectPruneError
 class Architecture:
     """A network and the pictures that it is made for."""
 
-    name: str
     build: Callable[[int], nn.Module]
     """Number of classes -> a fresh network."""
     input_shape: tuple[int, int, int]
@@ -39,9 +38,9 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what the published ResNet weights were trained with
 ARCHITECTURES = {
-    "lenet5": Architecture("lenet5", LeNet5, (1, 28, 28), (0.1307,), (0.3081,)),
+    "lenet5": Architecture(LeNet5, (1, 28, 28), (0.1307,), (0.3081,)),
     **{
-        f"resnet{depth}": Architecture(f"resnet{depth}", partial(ResNetCifar, depth), (3, 32, 32), *_IMAGENET)
+        f"resnet{depth}": Architecture(partial(ResNetCifar, depth), (3, 32, 32), *_IMAGENET)
         for depth in (20, 32, 44, 56)
     },
 }

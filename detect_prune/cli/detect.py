@@ -71,14 +71,17 @@ def _detect(args: argparse.Namespace, argv: list[str]) -> None:
     from detect_prune.tasks.inference import inference_copy
 
     files = find_sources(args.sources)
-    out = Path(args.out) if args.out is not None else fresh_folder(OUT.parent, OUT.name, sample=False)
+    out = None if args.out is None else Path(args.out)
     # Asked of the disk: one folder may have two names, where A is a, for example.
     folders = {folder for path in files for folder in (path.parent, path.resolve().parent)}
-    if os.path.isdir(out) and any(os.path.samefile(out, folder) for folder in folders):
+    if out is not None and os.path.isdir(out) and any(os.path.samefile(out, folder) for folder in folders):
         raise DetectPruneError("the results would lie among their originals; give another --out", file=out)
     network = inference_copy(detector_for_use(args))
-    was_there = os.path.lexists(out)
-    make_folder(out)
+    was_there = out is not None and os.path.lexists(out)
+    if out is None:
+        out = fresh_folder(OUT.parent, OUT.name, sample=False)
+    else:
+        make_folder(out)
     require_writable(out / "x")
     finder = Finder(
         lambda picture: network.predict(picture, score_threshold=args.score, iou_threshold=args.nms_iou),

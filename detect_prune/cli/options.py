@@ -122,7 +122,10 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
 def add_data_options(parser: argparse.ArgumentParser, default_batch: str) -> None:
     """`default_batch` says what is taken without --batch."""
     parser.add_argument(
-        "--data", metavar="NAME", help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set"
+        "--data",
+        type=path_name,
+        metavar="NAME",
+        help="descriptor (coco.yaml, voc.yaml, yours), or 'sample' for the built-in set",
     )
     parser.add_argument(
         "--data-root", type=path_name, metavar="DIR", help="folder of the data, instead of the descriptor's path"

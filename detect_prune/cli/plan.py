@@ -1,11 +1,12 @@
 """Where a run is kept, what it was asked to do, and how it is gone on with."""
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from detect_prune.cli.options import option_name, option_words
 from detect_prune.engine.names import METRICS
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import list_folder, read_text, write_json
+from detect_prune.files import list_folder, make_folder, read_text, write_json
 
 PLAN = "plan.json"
 MAY_CHANGE = {"device", "workers", "jobs", "save_every", "eval_every", "resume"}
@@ -22,15 +23,20 @@ weights that it comes to, but for rounding."""
 
 
 def fresh_folder(project: str | Path, name: str, sample: bool) -> Path:
-    """project/name, or the first of name-2, name-3 ... that is free; `-sample` comes last if the data is not real."""
+    """Makes project/name, or the first of name-2, name-3 ... that is free; `-sample` comes last if the data is not
+    real. Of two runs that ask in the same moment each gets its own.
+
+    Raises:
+        DetectPruneError: it can't be made.
+    """
     ending = "-sample" if sample else ""
     name = name.removesuffix("-sample") if sample else name
-    number = 1
-    while True:
+    for number in itertools.count(1):
         folder = Path(project) / (f"{name}{ending}" if number == 1 else f"{name}-{number}{ending}")
-        if not os.path.lexists(folder):  # unlike Path.exists, not upset by a name that is too long
+        with contextlib.suppress(FileExistsError):
+            make_folder(folder, new=True)
             return folder
-        number += 1
+    raise AssertionError("the numbers never end")
 
 
 @dataclass
@@ -119,7 +125,7 @@ def is_finished(folder: Path, finished: str = METRICS) -> bool:
     return os.path.isfile(file) and file.stat().st_size > 0
 
 
-@contextmanager
+@contextlib.contextmanager
 def started_elsewhere(folder: Path) -> Iterator[None]:
     """Adds where the run of this folder was started to the error of a file that is missing here: its name may be
     relative to there."""

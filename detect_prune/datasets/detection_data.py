@@ -100,9 +100,7 @@ def load_data(
 
 
 def data_available(name_or_path: str | Path, root: str | Path | None = None) -> bool:
-    """Whether the folder that a descriptor names (or `root` instead) is there; the built-in set always is."""
-    if str(name_or_path) == SAMPLE:
-        return True
+    """Whether the folder that a descriptor names (or `root` instead) is there."""
     file = find_resource("data", name_or_path)
     return os.path.isdir(_descriptor(file, root, ()).folder(root))
 

@@ -119,7 +119,8 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path, whole: bo
     Args:
         records: from `record_of`, of one network, one data set and one budget.
         folder: where the files go.
-        whole: whether these are all runs of a sweep; sweep.json, which says that it is finished, is left out otherwise.
+        whole: whether these are all runs of a sweep; sweep.json, which says that it is finished, is left out otherwise,
+            and comes last.
 
     Returns:
         The table of sweep.md, see `compare`.
@@ -132,10 +133,7 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path, whole: bo
         raise ValueError("no records to draw a curve of")
     folder = Path(folder)
     records = beside_longer(records)
-    if whole:
-        write_json(folder / SWEEP, records)
-    else:
-        (folder / SWEEP).unlink(missing_ok=True)
+    (folder / SWEEP).unlink(missing_ok=True)
     write_csv(folder / "sweep.csv", [flattened(record) for record in records])
     table = compare(records)
     write_text(folder / "sweep.md", table.markdown() + "\n")
@@ -149,6 +147,8 @@ def write_curve(records: Sequence[dict[str, Any]], folder: str | Path, whole: bo
         title = f"{_title(records)}: {shown[0]['method']}, seed {shown[0]['seed']}"
         for suffix in ("png", "svg"):
             plots.kept_over_ratio(by_ratio, folder / f"kept_per_layer.{suffix}", title, _removed(records))
+    if whole:
+        write_json(folder / SWEEP, records)
     return table
 
 

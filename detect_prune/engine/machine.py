@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import torch
 
+from detect_prune.errors import DetectPruneError
+
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Plain values: processor, cores that this process may use, memory in bytes, system, versions, and the GPU if used.
@@ -55,3 +57,8 @@ def _memory() -> int | None:
 def ran_out_of_memory(error: Exception) -> bool:
     """Whether what failed did so for want of memory. On a processor torch has no error of its own for that."""
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def does_not_fit(what: str, device: torch.device) -> DetectPruneError:
+    """The error for a piece of work (`a step with batch 8`) that runs out of the device's memory."""
+    return DetectPruneError(f"{what} does not fit into the memory of {device}; choose a smaller one")

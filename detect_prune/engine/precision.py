@@ -12,7 +12,7 @@ from torch import nn
 
 from detect_prune.engine.machine import ran_out_of_memory
 from detect_prune.engine.randomness import random_numbers_kept
-from detect_prune.engine.task import Task, does_not_fit
+from detect_prune.engine.task import Task, step_does_not_fit
 from detect_prune.pruning import modes_kept
 
 
@@ -94,7 +94,7 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
                     seconds[candidate] = min(time_taken, seconds.get(candidate, math.inf))
     model.load_state_dict(before)
     if not seconds:
-        raise does_not_fit(task)
+        raise step_does_not_fit(task)
     best = min(seconds, key=seconds.__getitem__)
     PRECISIONS[best].prepare(model)
     return best, seconds

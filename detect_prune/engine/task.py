@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from detect_prune.engine.distributed import World
+from detect_prune.engine.machine import does_not_fit
 from detect_prune.errors import DetectPruneError
 from detect_prune.numbers import counted
 from detect_prune.pruning import Method
@@ -296,9 +297,6 @@ class NotFinite(DetectPruneError):
     """The loss, a weight or a gradient is NaN or infinite: training can't go on from here."""
 
 
-def does_not_fit(task: Task) -> DetectPruneError:
+def step_does_not_fit(task: Task) -> DetectPruneError:
     """The error for a step that runs out of the device's memory."""
-    size = task.settings().get("batch", "of this size")
-    return DetectPruneError(
-        f"a step with batch {size} does not fit into the memory of {task.device}; choose a smaller one"
-    )
+    return does_not_fit(f"a step with batch {task.settings().get('batch', 'of this size')}", task.device)

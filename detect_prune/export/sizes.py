@@ -19,12 +19,6 @@ class _Counter(io.RawIOBase):
         self.length = 0
         self._position = 0
 
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._position
 

@@ -76,6 +76,9 @@ def install_data(data: DataSet, folder: Path, watch: Watch) -> list[str]:
         if os.path.isfile(marker)
     ]
     wanted = [archive for archive in data.archives if not os.path.isfile(marker_of[archive.name])]
+    for archive in data.archives:
+        if archive not in wanted:  # of which a kill may have left it
+            (store / archive.name).unlink(missing_ok=True)
     try:
         to_come = sum(archive.official.file.size or 0 for archive in wanted if not os.path.exists(store / archive.name))
         # The archives and what is in them, which for pictures is about as large.

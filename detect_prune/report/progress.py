@@ -103,6 +103,10 @@ class Progress:
     def advance(self, steps: int, **figures: float | str) -> None:
         """So many more steps are done."""
         self.done += steps
+        if self.total is not None and self.done > self.total:  # what it was told was wrong
+            self.total = None
+            if self._bar is not None:
+                self._bar.total = None
         self._figures.update(figures)
         if self._timeline is not None:
             self._timeline.advance(steps)

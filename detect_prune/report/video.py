@@ -11,6 +11,10 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.files import atomic_path
 
 
+class UnwritableVideo(DetectPruneError):
+    """This OpenCV can't write a video of that size."""
+
+
 @contextmanager
 def write_video(path: str | Path, size: tuple[int, int], rate: float) -> Iterator[Callable[[np.ndarray], None]]:
     """Yields a function that takes the frames, (height, width, 3) uint8 RGB; the file appears when all are written.
@@ -23,16 +27,20 @@ def write_video(path: str | Path, size: tuple[int, int], rate: float) -> Iterato
         rate: frames a second.
 
     Raises:
-        DetectPruneError: this OpenCV can't write such a video, or the file can't be written whole.
+        UnwritableVideo: OpenCV can't.
+        DetectPruneError: the file can't be written whole.
     """
     width, height = size
+    # MPEG-4 counts time in at most 65,535 parts of a second, and OpenCV makes 1,000 a frame of an uneven rate.
+    if rate > 65:
+        rate = round(rate, 1)
     written = 0
     with atomic_path(path) as temporary:
         writer = cv2.VideoWriter(
             str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width + width % 2, height + height % 2)
         )
         if not writer.isOpened():
-            raise DetectPruneError(f"this OpenCV can't write an MPEG-4 video of {width}x{height} pixels", file=path)
+            raise UnwritableVideo(f"this OpenCV can't write an MPEG-4 video of {width}x{height} pixels", file=path)
 
         def write(frame: np.ndarray) -> None:
             nonlocal written

@@ -163,7 +163,9 @@ def classification_task(
     Raises:
         DetectPruneError: a file is missing or wrong; the sentence names it.
     """
-    loaded = load_classification(data or ("mnist" if network == "lenet5" else "cifar10"), data_root)
+    if data is None:
+        data = "mnist" if network == "lenet5" else "cifar10"
+    loaded = load_classification(data, data_root)
     if find_architecture(network).input_shape[0] == 1 and loaded.train.images.shape[1] != 1:
         loaded = in_grey(loaded)
     if hold_out is not None:

@@ -170,7 +170,7 @@ class DetectionTask:
         """COCO's AP on all validation pictures that can be read, by the protocol `coco`.
 
         Raises:
-            DetectPruneError: none can be read.
+            DetectPruneError: none can be read, or none of these has a box that counts.
         """
         truths, found, skipped = find_all(
             model, self.data.val, PROTOCOLS["coco"], batch=self.batch, workers=self.workers
@@ -180,6 +180,11 @@ class DetectionTask:
                 f"none of the {len(skipped)} validation pictures could be read: {'; '.join(skipped[:3])}"
             )
         result = coco_metrics(truths, found, self.data.names)
+        if result.AP is None:
+            raise DetectPruneError(
+                f"no box that counts is in the {counted(len(truths), 'validation picture')} that can be read: there is "
+                f"nothing to score by{': ' if skipped else ''}{'; '.join(skipped[:3])}"
+            )
         values = {
             name: value
             for name, value in result.as_dict().items()

@@ -5,6 +5,7 @@ import glob
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from detect_prune.files import atomic_path, list_folder, write_json, write_text
 from detect_prune.report.figures import JPEG_SIDE, draw_boxes, save_picture
 from detect_prune.report.labels import label_lines, records
 from detect_prune.report.progress import Progress
-from detect_prune.report.video import write_video
+from detect_prune.report.video import UnwritableVideo, write_video
 from detect_prune.structures import Detections
 
 
@@ -85,7 +86,7 @@ class Finder:
         try:
             with Video(path) as video, Progress(video.frames_promised or None, path.name) as progress:
                 done, stopped = self._frames(video, video.rate, stem, progress.step)
-        except CorruptVideo as error:
+        except (CorruptVideo, UnwritableVideo) as error:
             self.skipped.append(str(error))
             return
         if stopped:
@@ -102,6 +103,10 @@ class Finder:
         frames = iter(frames)
         first = next(frames)
         size = first.shape[1::-1]
+        if self.save_txt:
+            for old in stem.glob("*.txt"):
+                if re.fullmatch(r"\d{6,}", old.stem):
+                    old.unlink()  # of another video that was written here before, which may have been longer
         with contextlib.ExitStack() as stack:
             show = stack.enter_context(write_video(_with_ending(stem, ".mp4"), size, rate))
             if self.save_json:

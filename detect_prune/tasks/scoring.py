@@ -12,6 +12,7 @@ from detect_prune.darknet import Darknet
 from detect_prune.datasets import DetectionData, DetectionSet, val_batches
 from detect_prune.datasets.letterbox import Placement
 from detect_prune.detection import detect
+from detect_prune.engine.machine import does_not_fit, ran_out_of_memory
 from detect_prune.errors import DetectPruneError
 from detect_prune.report.progress import Progress
 from detect_prune.structures import Detections, Truth
@@ -117,6 +118,9 @@ def find_all(
     Returns:
         The truths of the pictures that could be read, what was found in each (pixels of the stored picture), and a
         sentence for each picture that could not be read.
+
+    Raises:
+        DetectPruneError: a batch does not fit into memory.
     """
     network = inference_copy(model)
     batches = val_batches(
@@ -139,9 +143,14 @@ def find_all(
         for group in groups:
             skipped += group.skipped
             if len(group):
-                raws = network(to_input(group.pictures, network))
+                try:
+                    raws = network(to_input(group.pictures, network))
+                    found += detect_on_pictures(raws, group.placements, model, protocol, nms)
+                except (RuntimeError, MemoryError) as error:
+                    if not ran_out_of_memory(error):
+                        raise
+                    raise does_not_fit(f"scoring with batch {batch}", next(model.parameters()).device) from None
                 truths += [pictures[index] for index in group.indices]
-                found += detect_on_pictures(raws, group.placements, model, protocol, nms)
             if progress is not None:
                 progress.step()
     return truths, found, skipped

@@ -187,3 +187,12 @@ def test_data_in_the_working_folder(site, mini, tmp_path, monkeypatch, folder):
     assert main(["download", "mini-val", "--dir", folder]) == 0
     assert (tmp_path / "coco" / "images" / "val2017" / "1.jpg").is_file()
     assert not (tmp_path / "coco.downloads").exists()
+
+
+def test_an_archive_that_a_kill_left_goes_with_the_next_call(site, mini, tmp_path):
+    assert main(["download", "mini-val"]) == 0
+    store = tmp_path / "datasets" / "coco.downloads"
+    store.mkdir()
+    (store / "val.zip").write_bytes(b"unpacked already")
+    assert main(["download", "mini-val"]) == 0
+    assert not store.exists()

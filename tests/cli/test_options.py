@@ -118,7 +118,10 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
     "command, option",
     [
         *((detect, option) for option in ("--weights", "--names", "--out")),
-        *((prune, option) for option in ("--weights", "--pretrained", "--data-root", "--layer-ratios", "--project")),
+        *(
+            (prune, option)
+            for option in ("--weights", "--pretrained", "--data", "--data-root", "--layer-ratios", "--project")
+        ),
         (download, "--dir"),
         (val, "--json"),
     ],

@@ -18,10 +18,13 @@ def test_a_fresh_folder_is_numbered_before_its_ending(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     fresh = fresh_folder
     assert fresh(tmp_path, "a", sample=False) == tmp_path / "a-2"
-    assert fresh(tmp_path, "b", sample=True) == fresh(tmp_path, "b-sample", sample=True) == tmp_path / "b-2-sample"
+    assert fresh(tmp_path, "b", sample=True) == tmp_path / "b-2-sample"
+    assert fresh(tmp_path, "b-sample", sample=True) == tmp_path / "b-3-sample"
     assert fresh(tmp_path, "c-sample", sample=True) == tmp_path / "c-sample"
     assert fresh(tmp_path, "dangling", sample=False) == tmp_path / "dangling-2"
-    assert fresh(tmp_path, "x" * 1000, sample=False).name == "x" * 1000  # refused in words once it is made
+    assert all(folder.is_dir() for folder in (tmp_path / "a-2", tmp_path / "c-sample", tmp_path / "dangling-2"))
+    with pytest.raises(DetectPruneError, match="can't be made"):
+        fresh(tmp_path, "x" * 1000, sample=False)
 
 
 def saved(folder, words, made=prune, command="prune"):

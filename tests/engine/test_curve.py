@@ -244,3 +244,16 @@ def test_settings_that_differ_within_a_method_are_columns():
 def test_a_curve_of_nothing(tmp_path):
     with pytest.raises(ValueError, match="no records"):
         write_curve([], tmp_path)
+
+
+def test_a_sweep_is_finished_when_its_curve_is_drawn(tmp_path, monkeypatch):
+    records = [record_of(finished_run(tmp_path / "a"))]
+    write_curve(records, tmp_path)
+
+    def full(*_):
+        raise DetectPruneError("no space left")
+
+    monkeypatch.setattr("detect_prune.engine.curve.plots.kept_over_ratio", full)
+    with pytest.raises(DetectPruneError):
+        write_curve(records, tmp_path)
+    assert not (tmp_path / "sweep.json").exists()

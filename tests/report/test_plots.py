@@ -102,3 +102,9 @@ def test_a_running_mean_keeps_a_line_and_its_ends_and_holes_stay_small():
     assert rising[4:-4] == pytest.approx(list(range(4, 46))) and rising[0] == pytest.approx(2.0)
     holed = _running_mean([1.0] * 20 + [float("nan")] + [1.0] * 29, 4)
     assert [place for place, value in enumerate(holed) if value != value] == list(range(16, 25))
+
+
+def test_a_title_is_no_mathematics(tmp_path):
+    kept_per_layer({"a": (1, 2)}, tmp_path / "a.png", "net_$a_$ on x^2$")
+    kept_per_layer({"a": (1, 2)}, tmp_path / "b.png", "net on x2")
+    assert (tmp_path / "a.png").stat().st_size > (tmp_path / "b.png").stat().st_size

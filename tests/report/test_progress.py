@@ -164,3 +164,13 @@ def test_bytes_are_shown_as_megabytes_and_advance_by_blocks():
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("x.weights:  40 % (2.0/5.0 MB), 2 s gone, about 6 s left")
     assert lines[-1].startswith("x.weights: 100 % (5.0/5.0 MB), took 8 s")
+
+
+def test_a_loop_that_is_longer_than_promised_is_one_of_unknown_length():
+    clock, stream = Clock(), io.StringIO()
+    with Progress(2, "a.mpg", stream=stream, clock=clock) as progress:
+        for _ in range(5):
+            clock.now += 40
+            progress.step()
+    lines = stream.getvalue().splitlines()
+    assert "100 % (2/2)" in lines[1] and lines[-1].startswith("a.mpg: 5 done") and "%" not in "".join(lines[2:])

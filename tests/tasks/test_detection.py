@@ -1,5 +1,7 @@
 """The detection task: heads that follow the data, keys that follow the cfg, scores that follow the pictures."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -265,3 +267,16 @@ def test_processes_share_each_batch_and_read_no_more_than_their_part(files, monk
     assert len(read) == 5
     with pytest.raises(DetectPruneError, match="a batch of 8 can't be shared by 9 processes"):
         detection_task(cfg, weights, data=data, batch=20, device="cpu", world=World(0, 9))
+
+
+def test_a_set_whose_boxes_are_all_in_unreadable_pictures_is_an_error(files):
+    cfg, weights, data = files
+    labels = json.loads((data.parent / "val.json").read_text())
+    labels["annotations"] = [one for one in labels["annotations"] if one["image_id"] != 3]
+    (data.parent / "val.json").write_text(json.dumps(labels))
+    task = detection_task(cfg, weights, data=data, batch=4)
+    for path in (data.parent / "val").glob("*.png"):
+        if path.stem != "2":
+            path.write_bytes(b"")
+    with pytest.raises(DetectPruneError, match="no box that counts is in the 1 validation picture"):
+        task.evaluate(task.model)

@@ -11,6 +11,7 @@ import torch
 
 from detect_prune.errors import DetectPruneError
 from detect_prune.report.figures import JPEG_SIDE
+from detect_prune.report.video import UnwritableVideo
 from detect_prune.structures import Detections
 from detect_prune.tasks.finder import Finder, find_sources, output_names
 
@@ -184,3 +185,22 @@ def test_what_can_not_be_read_is_skipped_and_told(folder, tmp_path):
     lost = 6 - (finder.seen - 1)
     assert 0 < lost < 6 and end == f"{folder / 'cut.avi'}: its last {lost} frames can't be read"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.jpg", "cut.mp4"]
+
+
+def test_frames_of_a_longer_video_before_do_not_stay(folder, tmp_path):
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    for name in ("000002", "000007", "1000000", "notes"):
+        (tmp_path / "out" / "a" / f"{name}.txt").write_text("of before")
+    Finder(bright_half, save_txt=True).go_through([folder / "a.avi"], tmp_path / "out")
+    left = sorted(path.stem for path in (tmp_path / "out" / "a").iterdir())
+    assert left == [*(f"00000{number}" for number in range(1, 7)), "notes"]
+
+
+def test_a_video_that_can_t_be_written_does_not_end_the_others(folder, tmp_path, monkeypatch):
+    def refuse(path, size, rate):
+        raise UnwritableVideo("so large a video can't be written", file=path)
+
+    monkeypatch.setattr("detect_prune.tasks.finder.write_video", refuse)
+    finder = Finder(bright_half)
+    finder.go_through([folder / "a.avi", folder / "b.jpg"], tmp_path / "out")
+    assert finder.seen == 1 and "a.mp4: so large a video" in finder.skipped[0]

@@ -12,6 +12,7 @@ from tiny import TINY_CFG, write_coco
 from detect_prune.darknet import parse_cfg
 from detect_prune.datasets import load_data
 from detect_prune.datasets.detection_set import DetectionSetBuilder
+from detect_prune.errors import DetectPruneError
 from detect_prune.tasks import scoring
 from detect_prune.tasks.detector import Detector
 from detect_prune.tasks.scoring import PROTOCOLS, find_all
@@ -97,3 +98,18 @@ def test_an_interrupted_run_leaves_no_threads(model, pictures, monkeypatch):
         find(model, pictures, PROTOCOLS["coco"], batch=1, workers=2)
     # The traceback still holds the frame that held the batches.
     assert kept.value and not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), RuntimeError("other")],
+)
+def test_a_batch_that_does_not_fit_into_memory_is_said(model, pictures, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(scoring, "detect_on_pictures", fail)
+    with pytest.raises((DetectPruneError, RuntimeError)) as caught:
+        find(model, pictures, PROTOCOLS["coco"], batch=2)
+    said = "other" if "other" in str(error) else "scoring with batch 2 does not fit into the memory of cpu"
+    assert said in str(caught.value)
