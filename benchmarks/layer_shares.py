@@ -24,8 +24,8 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import DEFAULT_FLOOR, METHODS, magnitude_masks
 from detect_prune.report.plots import kept_over_depth
 from detect_prune.report.tables import Table, share
-from detect_prune.state_dict import load_state
 from detect_prune.tasks.detector import load
+from detect_prune.tensors import load_state
 
 ONE_SHOT = tuple(name for name, method in METHODS.items() if method.prunes == "at once")
 LEGEND = (

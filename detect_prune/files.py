@@ -6,14 +6,9 @@ import errno
 import io
 import json
 import os
-import pickle
 import shutil
 import stat
-import struct
 import tempfile
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,14 +17,6 @@ from detect_prune.errors import DetectPruneError
 
 _DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS")} - {None}
 """What the disk answers; a failed download is an OSError too, and its caller's to name."""
-
-_NO_TENSORS = (
-    *(AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
-)
-"""How the readers of torch and of zips trip over bytes that are damaged, or that torch would have to unpickle (which it
-then advises)."""
-
 
 UNFINISHED = ".unfinished-"
 """How the names of files and folders begin that a kill may leave behind, see `remove_unfinished`."""
@@ -186,48 +173,6 @@ def open_binary(path: str | Path, what: str, error: type[DetectPruneError] = Det
         raise error(f"a zero byte can't be part of a name; a {what} was expected", file=path) from None
     kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
     raise error(f"this is {kind}; a {what} was expected here", file=path)
-
-
-def write_tensors(path: str | Path, value: Any) -> None:
-    """Writes tensors and plain values, atomically: the same bytes for the same values.
-
-    Raises:
-        DetectPruneError: as `atomic_path`.
-    """
-    import torch
-
-    # By a file of ours: given a name, torch writes it into the archive, and has an error of its own for a full disk.
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save(value, file)
-        except RuntimeError as error:
-            # After a full disk or a Ctrl-C torch ends its archive all the same, and complains of that.
-            if error.__context__ is not None:
-                raise error.__context__ from None
-            raise
-
-
-def read_tensors(path: str | Path, what: str) -> Any:
-    """Reads tensors and plain values that torch has saved, onto the CPU; nothing is unpickled. `what` names the kind of
-    file in the error ("checkpoint of a run").
-
-    Raises:
-        DetectPruneError: the file is missing, is a folder or a device, or holds something else.
-    """
-    # Imported here: it takes seconds, and the command line reads and writes files before it needs it.
-    import torch
-
-    with open_binary(path, what) as file, warnings.catch_warnings():
-        # torch says so before it reads or refuses, with a line of its own source.
-        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-        try:
-            # torch does not look at the zip's checksums, and a bit that has flipped on a disk would train on.
-            if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip() is not None:
-                raise zipfile.BadZipFile
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except _NO_TENSORS:
-            raise DetectPruneError(f"not a {what}: it is cut off, damaged or of another kind", file=path) from None
 
 
 def is_utf8(text: str, errors: str = "strict") -> bool:

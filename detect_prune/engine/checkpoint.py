@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_tensors, write_tensors
+from detect_prune.tensors import read_tensors, write_tensors
 
 FORMAT = "detect_prune checkpoint 1"
 

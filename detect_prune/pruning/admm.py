@@ -44,7 +44,7 @@ from detect_prune.pruning.masks import Masks, clear_state, untrained
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.rho import PRESSING, Rho
 from detect_prune.pruning.schedule import RhoSchedule, cubic, whole_updates
-from detect_prune.pruning.selection import Diverged, Selection, chunks, numbers, require_finite
+from detect_prune.pruning.selection import Diverged, Selection, chunks, require_finite, to_numbers
 
 _TELLING = 100.0
 _NEAR = 0.2
@@ -192,7 +192,7 @@ class GlobalADMM:
             raise ValueError("an optimizer that maximizes would climb the penalty as well; minimize the negative loss")
         self.detach()
         self._optimizer = optimizer
-        self._rho.attach(optimizer, self.weights.values())
+        self._rho.rate.attach(optimizer, self.weights.values())
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -203,7 +203,7 @@ class GlobalADMM:
         for handle in self._handles:
             handle.remove()
         self._handles, self._optimizer = [], None
-        self._rho.detach()
+        self._rho.rate.detach()
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -220,7 +220,7 @@ class GlobalADMM:
         self._require_whole()
         require_trainable(self.weights)
         self.drop_gradients()
-        self._rho.take_step()
+        self._rho.rate.take_step()
         gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
         if self.importance.observes:
             self.importance.observe(gradients)
@@ -251,7 +251,7 @@ class GlobalADMM:
         force = torch._foreach_sub(weights, list(self.z.values()))
         torch._foreach_add_(force, list(self.u.values()))
         if self._pulls is None:
-            single = iter(numbers(q for q in worths if not q.dim()))
+            single = iter(to_numbers(q for q in worths if not q.dim()))
             self._pulls = [1.0 if q.dim() else min(next(single), self._rho.limit) for q in worths]
         torch._foreach_mul_(force, [self.rho * pull for pull in self._pulls])
         for part, q in zip(force, worths):
@@ -285,7 +285,7 @@ class GlobalADMM:
         masks, _ = self._choose().named(self.weights)
         return math.sqrt(
             sum(
-                numbers(
+                to_numbers(
                     (weight.to(self.z[name].dtype) * self.q[name].clamp(max=_TELLING))
                     .masked_fill_(masks[name], 0)
                     .square_()
@@ -316,17 +316,19 @@ class GlobalADMM:
         self._require_whole()
         self._torn = True
         # From here to the U-step u holds W + U: the network is never copied.
-        lengths = dict(zip(self.weights, numbers(self._add_weights(name) for name in self.weights)))
+        lengths = dict(zip(self.weights, to_numbers(self._add_weights(name) for name in self.weights)))
         for name, length in lengths.items():
             if not math.isfinite(length):
                 raise Diverged(f"the weights of {name} are not finite: training has diverged")
         masks, bound = self.constraint.project(self.u, self.q, self._progress()).named(self.weights)
         if self.schedule.empties_outputs:
             self._empty_outputs(masks)
-            lengths |= dict(zip(self._gone, numbers(self._square(name) for name in self._gone)))
-        moves = dict(zip(self.weights, numbers(self._split(name, masks[name], lengths[name]) for name in self.weights)))
+            lengths |= dict(zip(self._gone, to_numbers(self._square(name) for name in self._gone)))
+        moves = dict(
+            zip(self.weights, to_numbers(self._split(name, masks[name], lengths[name]) for name in self.weights))
+        )
         self.done += 1
-        counts = numbers(masks[name].count_nonzero() for name in self.weights)
+        counts = to_numbers(masks[name].count_nonzero() for name in self.weights)
         kept = {name: count / weight.numel() for (name, weight), count in zip(self.weights.items(), counts)}
         del masks  # a new q would lie in memory beside them
         self.report = residuals_of(moves, self.rho, self.done, kept, bound)
@@ -353,7 +355,7 @@ class GlobalADMM:
     def _empty_outputs(self, masks: Mapping[str, Tensor]) -> None:
         """Zeroes W, U and the optimizer's state of outputs that keep no weight. (Here u holds W + U.)"""
         empty = {name: ~mask.any(dim=tuple(range(1, mask.dim())), keepdim=True) for name, mask in masks.items()}
-        counts = numbers(each.count_nonzero() for each in empty.values())
+        counts = to_numbers(each.count_nonzero() for each in empty.values())
         self._gone = {name: each for (name, each), count in zip(empty.items(), counts) if count}
         for name, gone in self._gone.items():
             self.weights[name].masked_fill_(gone, 0)

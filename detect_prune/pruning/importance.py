@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detect_prune.pruning.counts import detached
 from detect_prune.pruning.lamp import TINY, lamp_worths
-from detect_prune.pruning.selection import Diverged, chunks, numbers, require_finite
+from detect_prune.pruning.selection import Diverged, chunks, require_finite, to_numbers
 
 
 class Unmeasured(ValueError):
@@ -243,13 +243,13 @@ def scaled_worths(
     values = detached(weights)
     if squares is None:
         require_finite(values)
-        squares = dict(zip(values, numbers(_square(value) for value in values.values())))
+        squares = dict(zip(values, to_numbers(_square(value) for value in values.values())))
     q = dict(importance.worths(values, keep, costs))
     plain = sum(squares.values())
     single = [name for name in values if not q[name].dim()]
-    weighted = sum(squares[name] * worth for name, worth in zip(single, numbers(q[name] for name in single)))
+    weighted = sum(squares[name] * worth for name, worth in zip(single, to_numbers(q[name] for name in single)))
     weighted += sum(
-        numbers(
+        to_numbers(
             sum((part.float().square() * worth).sum() for part, worth in chunks(value, q[name]))
             for name, value in values.items()
             if q[name].dim()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detect_prune.pruning.selection import Items, chunks, flat, numbers, select
+from detect_prune.pruning.selection import Items, chunks, flat, select, to_numbers
 
 TINY = 1e-30
 """Squares and worths are at least so large: zeros would make ties, and divide by nothing."""
@@ -133,9 +133,9 @@ def _lamp_cut(stretches: Sequence[_Stretch], prices: Sequence[float], budget: fl
     layers = [Items(each, each.new_tensor(price), price) for each, price in zip(scores, prices)]
     left = budget - sum(price * stretch.above for stretch, price in zip(stretches, prices))
     # The scores fall with the squares, so a mask is a run of ones.
-    counts = numbers(mask.count_nonzero() for mask in select(layers, max(left, 0.0)).masks)
-    last = min(numbers(each[count - 1] for each, count in zip(scores, counts) if count), default=0.0)
-    first = max(numbers(each[count] for each, count in zip(scores, counts) if count < len(each)), default=last)
+    counts = to_numbers(mask.count_nonzero() for mask in select(layers, max(left, 0.0)).masks)
+    last = min(to_numbers(each[count - 1] for each, count in zip(scores, counts) if count), default=0.0)
+    first = max(to_numbers(each[count] for each, count in zip(scores, counts) if count < len(each)), default=last)
     return counts, math.sqrt(last * max(first, 0.5 * last))
 
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from detect_prune.pruning.constraints import require_state
 from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.selection import Selection, numbers
+from detect_prune.pruning.selection import Selection, to_numbers
 
 _STATE = ("bits", "shapes", "bound")
 
@@ -176,7 +176,7 @@ class Masks(Mapping[str, Tensor]):
     def kept(self) -> dict[str, tuple[int, int]]:
         """Name -> (weights that stay, weights of the layer)."""
         sizes = [removed.numel() for removed in self._removed.values()]
-        gone = numbers(removed.count_nonzero() for removed in self._removed.values())
+        gone = to_numbers(removed.count_nonzero() for removed in self._removed.values())
         return {name: (size - lost, size) for name, size, lost in zip(self._removed, sizes, gone)}
 
     @property

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from detect_prune.pruning.rate import LearningRate
 from detect_prune.pruning.schedule import RhoSchedule
 from detect_prune.pruning.selection import Diverged
 
@@ -39,77 +38,16 @@ class Rho:
         self.measured = 0
         """Steps whose loss gradients have been measured."""
         self._gradient_square = 0.0
-        self._steps = 0
-        self._attached_rate = 0.0
-        """The learning rate when the optimizer was attached: whoever warms up by hand has not yet begun."""
-        self._full_rate = 0.0
-        """What a warm-up rises to, by the optimizer's groups at the first step. Saved, since the optimizer of a resumed
-        run may have been made with any rate."""
-        self._warms_up = False
-        """Whether the steps so far, or the first one of a new optimizer, say that there is one."""
-        self._peak_rate = 0.0
-        self._has_fallen = False
         self._first_residual = 0.0
-        self._optimizer: Optimizer | None = None
-        self._numbers: list[int] = []
-        """Of the optimizer's parameter groups that hold a pruned weight: what else it trains has rates of its own. (Not
-        the groups themselves: an optimizer makes new ones where it loads a state.)"""
-
-    def attach(self, optimizer: Optimizer, weights: Iterable[Tensor]) -> None:
-        """From now on the steps of this optimizer count.
-
-        Raises:
-            ValueError: nothing says how long its steps are.
-        """
-        pruned = {id(weight) for weight in weights}
-        numbers = [
-            number
-            for number, group in enumerate(optimizer.param_groups)
-            if any(id(part) in pruned for part in group["params"])
-        ]
-        for group in (optimizer.param_groups[number] for number in numbers):
-            if "lr" not in group:
-                raise ValueError("rho follows the optimizer's learning rate, and its groups have no 'lr'")
-            if isinstance(optimizer, torch.optim.SGD) and group["momentum"] >= 1:
-                raise ValueError(
-                    f"with a momentum of {group['momentum']:g} steps add up without end; below 1 is needed"
-                )
-        self._optimizer, self._numbers = optimizer, numbers
-        self._attached_rate = self._current_rate()
-        # torch's schedulers, which alone leave an initial rate, note here that steps were taken. From the first step
-        # that ADMM sees it is always so.
-        self._had_trained = getattr(optimizer, "_opt_called", False)
-
-    def detach(self) -> None:
-        """The optimizer's steps count no more."""
-        self._optimizer, self._numbers = None, []
+        self.rate = LearningRate()
+        """Of the optimizer whose steps count."""
 
     @property
     def moves_weights(self) -> bool:
         """Whether the penalty moves W itself, beside the optimizer's step, instead of joining the gradient."""
-        if self._optimizer is None or isinstance(self._optimizer, torch.optim.SGD):
-            return False
-        return self.schedule.decoupled
+        return self.schedule.decoupled and self.rate.attached and self.rate.momentum is None
 
     # ---- before the first penalty
-
-    def take_step(self) -> None:
-        """The optimizer is about to take one."""
-        rate = self._current_rate()
-        if self._steps == 0:
-            # max_lr is OneCycleLR's, whose initial_lr is where it begins.
-            self._full_rate = max(
-                float(group.get("max_lr", group.get("initial_lr", self._attached_rate))) for group in self._groups()
-            )
-            # The rate of an optimizer that has trained may have fallen before ADMM began. (One that was loaded shows it
-            # by its state, which SGD without momentum does not have.)
-            state = any(self._optimizer.state.get(part) for group in self._groups() for part in group["params"])
-            self._warms_up = not (self._had_trained or state) and rate < self._full_rate
-        elif rate > self._peak_rate:
-            self._warms_up = True
-        self._steps += 1
-        self._has_fallen = self._has_fallen or rate < self._peak_rate
-        self._peak_rate = max(self._peak_rate, rate)
 
     def measure(self, gradients: Iterable[Tensor]) -> bool:
         """Sees the loss gradients of a step; whether that was enough to settle rho without an update."""
@@ -150,34 +88,18 @@ class Rho:
 
     # ---- bounds
 
-    def _groups(self) -> list[dict[str, Any]]:
-        return [self._optimizer.param_groups[number] for number in self._numbers]
-
-    def _current_rate(self) -> float:
-        return max(float(group["lr"]) for group in self._groups())
-
-    def _rate(self) -> float:
-        """The learning rate that rho has to suit: in a warm-up, until the rate falls for the first time, that of its
-        end."""
-        rate = self._current_rate()
-        warms_up = self._warms_up and not self._has_fallen and rate >= self._peak_rate
-        return max(rate, self._full_rate) if warms_up else rate
-
     def _stable(self) -> float:
         """Above this, descent on the penalty alone would swing instead of settle, where q is 1."""
-        rate = self._rate() if self._optimizer is not None else 0.0
+        rate = self.rate.ahead if self.rate.attached else 0.0
         return self.schedule.stable / rate if rate > 0 else math.inf
 
     def _effective(self, done: int) -> float:
         """With this, descent on the penalty alone moves W by a given share of its way between two updates. 0 where the
         steps of the optimizer do not follow the length of the gradient, and the penalty is a part of it."""
-        if self.moves_weights:
-            momentum = 0.0
-        elif isinstance(self._optimizer, torch.optim.SGD):
-            momentum = max(group["momentum"] for group in self._groups())
-        else:
+        momentum = 0.0 if self.moves_weights else self.rate.momentum
+        if momentum is None:
             return 0.0
-        way = self._rate() / (1 - momentum) * self._steps / max(done, 1)
+        way = self.rate.ahead / (1 - momentum) * self.rate.steps / max(done, 1)
         return self.schedule.effective / way if way > 0 else 0.0
 
     def largest_worth(self) -> float:
@@ -234,18 +156,12 @@ class Rho:
             "limit": self.limit,
             "measured": self.measured,
             "gradient_square": self._gradient_square,
-            "steps": self._steps,
-            "full_rate": self._full_rate,
-            "warms_up": self._warms_up,
-            "peak_rate": self._peak_rate,
-            "has_fallen": self._has_fallen,
             "first_residual": self._first_residual,
+            **self.rate.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where state_dict was called."""
         self.value, self.limit, self.measured = state["rho"], state["limit"], state["measured"]
-        self._gradient_square, self._steps = state["gradient_square"], state["steps"]
-        self._full_rate, self._warms_up = state["full_rate"], state["warms_up"]
-        self._peak_rate, self._has_fallen = state["peak_rate"], state["has_fallen"]
-        self._first_residual = state["first_residual"]
+        self._gradient_square, self._first_residual = state["gradient_square"], state["first_residual"]
+        self.rate.load_state_dict(state)

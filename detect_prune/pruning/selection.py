@@ -31,7 +31,7 @@ class Diverged(ValueError):
     """Weights or gradients are no longer finite numbers, or all weights have become zero: they can't be ranked."""
 
 
-def numbers(tensors: Iterable[Tensor]) -> list[Any]:
+def to_numbers(tensors: Iterable[Tensor]) -> list[Any]:
     """The values of tensors of one shape and kind, read together: for each reading a GPU has to end all that it was
     given. They are numbers where the tensors have no dimension, else lists."""
     tensors = list(tensors)
@@ -44,7 +44,7 @@ def require_finite(weights: Mapping[str, Tensor]) -> None:
     Raises:
         Diverged: names the first layer with weights that are not finite.
     """
-    finite = numbers(
+    finite = to_numbers(
         torch.stack([part.isfinite().all() for (part,) in chunks(weight)]).all() for weight in weights.values()
     )
     for name, good in zip(weights, finite):
@@ -204,7 +204,7 @@ def select(layers: Sequence[Items], budget: float, floors: Sequence[int] = ()) -
     while free:
         taken = _take([layers[i] for i in free], budget)
         held = [(i, mask) for i, mask in zip(free, taken) if floors[i]]
-        counts = numbers(mask.count_nonzero() for _, mask in held)
+        counts = to_numbers(mask.count_nonzero() for _, mask in held)
         short = [i for (i, _), count in zip(held, counts) if count < floors[i]]
         if not short:
             masks.update(zip(free, taken))

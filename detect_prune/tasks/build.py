@@ -15,11 +15,11 @@ from detect_prune.engine.distributed import ALONE, World
 from detect_prune.errors import DetectPruneError
 from detect_prune.official import download_hint
 from detect_prune.resources import find_resource
-from detect_prune.state_dict import load_state
 from detect_prune.tasks.classification import ClassificationTask, build_network
 from detect_prune.tasks.detection import DetectionTask
 from detect_prune.tasks.detector import Detector, compare_names, fill, is_checkpoint
 from detect_prune.tasks.recipes import classification_recipe, detection_recipe
+from detect_prune.tensors import load_state
 
 LARGE = 20_000_000
 """Weights from which on a network counts as large: the built-in set then uses smaller pictures and fewer steps."""

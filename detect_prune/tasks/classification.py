@@ -17,10 +17,9 @@ from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.task import Metrics, Recipe, Teacher
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import write_tensors
 from detect_prune.pruning import modes_kept
-from detect_prune.state_dict import load_state
 from detect_prune.tasks.inference import full_float32
+from detect_prune.tensors import load_state, write_tensors
 
 STATISTICS_BATCHES = 20
 TEST_BATCH = 500

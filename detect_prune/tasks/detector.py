@@ -18,10 +18,10 @@ from detect_prune.errors import DetectPruneError
 from detect_prune.numbers import counted
 from detect_prune.pruning import modes_kept
 from detect_prune.resources import find_resource, packaged_folder
-from detect_prune.state_dict import load_state
 from detect_prune.structures import Detections
 from detect_prune.tasks.inference import full_float32, to_input
 from detect_prune.tasks.scoring import SHOWN, detect_on_pictures
+from detect_prune.tensors import load_state
 
 
 def usual_names(classes: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from detect_prune.classification import (
     find_architecture,
 )
 from detect_prune.errors import DetectPruneError
-from detect_prune.state_dict import load_state
+from detect_prune.tensors import load_state
 
 
 @pytest.mark.parametrize("depth, millions", [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -118,9 +118,3 @@ def test_every_architecture_takes_its_pictures(name):
     # A grey near the mean leaves only rounding of their difference: the tolerance can't be relative.
     assert ready[1, 0, 3, 4].item() == pytest.approx(channel, abs=1e-5)
     assert architecture.build(7)(ready).shape == (2, 7)
-
-
-def test_a_file_whose_keys_are_no_texts_holds_no_state(tmp_path):
-    torch.save({1: torch.ones(2)}, tmp_path / "x.pt")
-    with pytest.raises(DetectPruneError, match="holds no state_dict"):
-        load_state(LeNet5(), tmp_path / "x.pt")
