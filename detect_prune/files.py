@@ -112,7 +112,7 @@ def make_folder(folder: str | Path, *, new: bool = False) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=not new)
     except OSError as error:
-        if new and isinstance(error, FileExistsError):
+        if new and isinstance(error, FileExistsError) and os.path.lexists(folder):  # else it is one above it
             raise
         raise DetectPruneError(f"this folder can't be made: {error.strerror or error}", file=folder) from None
 

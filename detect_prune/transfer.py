@@ -84,16 +84,29 @@ def fetch(file: RemoteFile, path: Path, watch: Callable[[int], None] | None = No
     Raises:
         DetectPruneError: no place gives the file (no network, perhaps), or the disk has no room for it.
     """
-    make_folder(path.parent)
-    with _alone_in(path.parent):
+    with alone_in(path.parent):
         if os.path.isfile(path) and file.problem(path) is None:
             return  # another process has fetched it meanwhile
         _fetch(file, path, watch or (lambda size: None))
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process fetches anything into this folder: two would write into one `.part`."""
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process is here for this folder: two would write into one `.part`, or take what the other
+    needs. The folder is made, and goes again if it stays empty."""
+    was_there = os.path.isdir(folder)
+    make_folder(folder)
+    try:
+        with _locked(folder):
+            yield
+    finally:
+        if not was_there:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     if fcntl is None or not os.access(folder, os.R_OK):
         yield
         return
@@ -218,6 +231,7 @@ def _append(answer: Any, have: int, file: RemoteFile, part: Path, watch: Callabl
 
 
 def _open(part: Path, mode: str) -> BinaryIO:
+    make_folder(part.parent)  # whoever had it before may have taken it along
     try:
         return open(part, mode)
     except OSError as error:

@@ -227,3 +227,10 @@ def test_two_processes_do_not_fetch_one_file_at_once(site, tmp_path, capsys):
         os.close(other)
         waiting.result(timeout=20)
     assert site.asked == [] and names(tmp_path) == ["x"]
+
+
+def test_a_folder_in_which_nothing_arrives_goes_again(site, tmp_path):
+    site.files.clear()
+    with pytest.raises(DetectPruneError, match="can't be downloaded"):
+        fetch(remote(site), tmp_path / "new" / "x")
+    assert names(tmp_path) == []

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -31,12 +30,13 @@ def fresh_folder(project: str | Path, name: str, sample: bool) -> Path:
     """
     ending = "-sample" if sample else ""
     name = name.removesuffix("-sample") if sample else name
-    for number in itertools.count(1):
+    number = 1
+    while True:
         folder = Path(project) / (f"{name}{ending}" if number == 1 else f"{name}-{number}{ending}")
         with contextlib.suppress(FileExistsError):
             make_folder(folder, new=True)
             return folder
-    raise AssertionError("the numbers never end")
+        number += 1
 
 
 @dataclass

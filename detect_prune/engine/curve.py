@@ -31,7 +31,7 @@ def record_of(folder: str | Path) -> dict[str, Any]:
     follow, the same for all methods that can be compared, and `phases` what this method has made of it. `updates` is
     how often a method that prunes while it trains chose anew. Of ADMM the primal residuals before the cut are there, of
     the whole network and of the worst layer. The training losses are the means of each phase's last epoch, before the
-    cut and at the end (runs of before 2026-11-30 have none). `layers` is the one entry that is not flat: of each layer
+    cut and at the end (of runs of older code there are none). `layers` is the one entry that is not flat: of each layer
     the weights that are kept, and all.
 
     Raises:
@@ -192,13 +192,15 @@ def compare(records: Sequence[dict[str, Any]]) -> Table:
         ["method", *rows[0].settings, "removed", "kept", "MACs", *names, *compared], left=1 + len(rows[0].settings)
     )
     for row, mark in zip(rows, marks):
-        values, losses, cut = (row.values(name) for name in (names[-1], "loss", f"cut_{names[-1]}"))
+        values, losses, cut, macs = (
+            row.values(name) for name in (names[-1], "loss", f"cut_{names[-1]}", "macs_nonzero")
+        )
         table.row(
             row.method,
             *row.settings.values(),
             "-" if row.ratio is None else f"{100 * row.ratio:g} %",
             f"{round(median(row.values('n_kept'))):,}",  # with a budget of macs or bytes seeds differ
-            count(round(median(row.values("macs_nonzero")))),
+            count(round(median(macs))) if macs else "-",
             *(_shown(name, median(row.values(name))) for name in names),
             f"{_shown(names[-1], min(values))} .. {_shown(names[-1], max(values))}" if len(values) > 1 else "-",
             f"{100 * median(losses):.2f}" if losses else "-",
@@ -272,7 +274,9 @@ def _loss(record: dict[str, Any], name: str) -> float:
 def _dense(record: dict[str, Any]) -> dict[str, Any]:
     """The network that a run began with, as far as the table shows it."""
     facts = {"method": "dense", "ratio": None, "seed": record["seed"]}
-    facts |= {"n_kept": record["n_total"], "macs_nonzero": record["macs_dense"]}
+    facts |= {"n_kept": record["n_total"]}
+    if "macs_dense" in record:  # the records that a sweep left before 2026-11-30 have none
+        facts |= {"macs_nonzero": record["macs_dense"]}
     return dict.fromkeys(SETTINGS) | facts | {name: record[f"dense_{name}"] for name in scores_in(record)}
 
 

@@ -1,7 +1,6 @@
 """The whole story on one page: dense -> ADMM -> cut -> masked retraining -> score -> files.
 
-Lee, Hwangbo, Yang, Lee: "Global weight pruning by ADMM" (2023), doi 10.1007/s44196-023-00202-z. Its rivals go the same
-way with the same epochs.
+Lee, Hwangbo, Yang, Lee (2023), doi 10.1007/s44196-023-00202-z. Its rivals go the same way with the same epochs.
 """
 
 import inspect

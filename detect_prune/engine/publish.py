@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from detect_prune.engine.checkpoint import plain_values
@@ -78,7 +77,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
             ],
             "settings": run.settings,
             "recipe": run.recipe.as_dict(),
-            "training loss": _last_losses(state.history),
+            "training loss": state.last_losses(),
             "precision": str(run.precision),
             "timed_steps": state.timings,
             **finished,
@@ -92,17 +91,6 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     return "\n".join(
         ["", str(layers), "", str(table), "", *notes, sentence, f"Took {took}; everything is in {run.folder}"]
     )
-
-
-def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """By phase the mean loss of its last epoch, as far as the history has it."""
-    last: dict[str, tuple[int, list[float]]] = {}
-    for row in history:
-        # What a run recorded before 2026-11-30 has no epoch.
-        if "loss" in row and "epoch" in row:
-            epoch, losses = last.get(row["phase"], (0, []))
-            last[row["phase"]] = (row["epoch"], [*(losses if epoch == row["epoch"] else []), row["loss"]])
-    return {phase: fmean(losses) for phase, (_, losses) in last.items()}
 
 
 def _pictures(run: Run) -> dict[str, Path]:

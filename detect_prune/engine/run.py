@@ -223,6 +223,7 @@ class Run:
         ):
             for report in trainer.steps():
                 self.state.global_step += 1
+                self.state.see_loss(name, report.epoch, report.loss)
                 self._log(name, report, record=report.step % record_every == 0)
                 progress.step(**self._live(report, pruner))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:

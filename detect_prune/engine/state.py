@@ -22,6 +22,8 @@ class RunState:
     """The rows of the closing table."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """What the plots show, a record a moment."""
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    """Of each phase its last epoch so far, the steps of it, and the sum of their losses."""
     before_cut: dict[str, Any] | None = None
     """What the last update before the cut found; None where nothing was pruned while training."""
     delivered: str = ""
@@ -34,6 +36,17 @@ class RunState:
     """Of work, until it was saved."""
     finished: dict[str, Any] | None = None
     """When the run ended, and how long it took: set once, so that resuming a finished run changes nothing."""
+
+    def see_loss(self, phase: str, epoch: int, loss: float) -> None:
+        """Told of every step."""
+        last, steps, total = self.losses.get(phase, (epoch, 0, 0.0))
+        if last != epoch:
+            steps, total = 0, 0.0
+        self.losses[phase] = [epoch, steps + 1, total + loss]
+
+    def last_losses(self) -> dict[str, float]:
+        """By phase the mean loss of its last epoch."""
+        return {phase: total / steps for phase, (_, steps, total) in self.losses.items()}
 
     def as_dict(self) -> dict[str, Any]:
         return dict(vars(self))

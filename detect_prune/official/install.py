@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import make_folder, require_disk_space, write_text
+from detect_prune.files import require_disk_space, write_text
 from detect_prune.official.archives import unpack
 from detect_prune.official.table import DataSet, Official
-from detect_prune.transfer import digest_of, fetch
+from detect_prune.transfer import alone_in, digest_of, fetch
 
 Watch = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 """Opens the display of one piece of work, by its name and number of bytes (None: files are counted, of a number that
@@ -36,7 +36,6 @@ def install_file(official: Official, folder: Path, watch: Watch) -> tuple[Path, 
                 f"there is another file of this name, which {problem}; move it away, or give another --dir", file=path
             )
     else:
-        make_folder(folder)
         with watch(file.name, file.size) as told:
             fetch(file, path, told)
     when = "was there already" if was_there else "was fetched"
@@ -68,6 +67,11 @@ def install_data(data: DataSet, folder: Path, watch: Watch) -> list[str]:
     if not folder.name or (os.path.exists(folder) and not os.path.isdir(folder)):
         kind = "a file" if folder.name else "the whole disk"
         raise DetectPruneError(f"this is {kind}; the name of a folder for the data was expected", file=folder)
+    with alone_in(folder.parent):
+        return _install_data(data, folder, watch)
+
+
+def _install_data(data: DataSet, folder: Path, watch: Watch) -> list[str]:
     store = folder.with_name(f"{folder.name}.downloads")
     marker_of = {archive.name: folder / f"{archive.name}.unpacked" for archive in data.archives}
     told = [

@@ -79,8 +79,12 @@ def require_constraint(constraint: Constraint) -> Constraint:
 
 def require_state(state: Mapping[str, Any], entries: Iterable[str]) -> None:
     """Raises ValueError unless a saved state has these entries, as all of its kind."""
-    if not set(entries) <= state.keys():
-        raise ValueError("this is no state of what prunes in this way: what its own state_dict gave was expected")
+    missing = sorted(set(entries) - state.keys())
+    if missing:
+        raise ValueError(
+            f"this is no state of what prunes in this way: what its own state_dict gave was expected, and "
+            f"{', '.join(missing)} is missing"
+        )
 
 
 def require_made_for(state: Mapping[str, Any], updates: int, made_for: list[str]) -> None:

@@ -55,7 +55,7 @@ def prunable_weights(
             continue
         name = f"{prefix}.weight" if prefix else "weight"
         weight = None if parametrize.is_parametrized(module, "weight") else module.weight
-        if weight is not None and (id(weight) in embedded or (not is_lazy(weight) and weight.numel() == 0)):
+        if weight is not None and not is_lazy(weight) and weight.numel() == 0:
             continue
         same = first.setdefault(id(module if weight is None else weight), name)
         found.setdefault(same, weight)
@@ -74,7 +74,7 @@ def prunable_weights(
     chosen = {
         name: weight
         for name, weight in found.items()
-        if (not include or match(name, include)) and not match(name, exclude)
+        if (not include or match(name, include)) and not match(name, exclude) and id(weight) not in embedded
     }
     if not chosen:
         raise ValueError("every convolution and linear layer is excluded: there is nothing to prune")

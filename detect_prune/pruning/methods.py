@@ -228,7 +228,7 @@ class GradualMagnitude:
             ValueError: it is no such state, or belongs to another network, constraint or importance, or another number
                 of updates.
         """
-        require_state(state, self.state_dict())
+        require_state(state, ("made_for", "masks", "done", "updates", "report"))
         require_made_for(state, self.updates, self._made_for())
         self.masks.load_state_dict(state["masks"])
         self.done = state["done"]

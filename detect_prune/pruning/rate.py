@@ -18,7 +18,7 @@ class LearningRate:
         self._optimizer: Optimizer | None = None
         self._numbers: list[int] = []
         """Of the groups. (Not the groups themselves: an optimizer makes new ones where it loads a state.)"""
-        self._attached = 0.0
+        self._rate_when_attached = 0.0
         """The rate when the optimizer was attached: whoever warms up by hand has not yet begun."""
         self._had_trained = False
         self._full = 0.0
@@ -49,7 +49,7 @@ class LearningRate:
                     f"with a momentum of {group['momentum']:g} steps add up without end; below 1 is needed"
                 )
         self._optimizer, self._numbers = optimizer, numbers
-        self._attached = self.now
+        self._rate_when_attached = self.now
         # torch's schedulers, which alone leave an initial rate, note here that steps were taken. Asked at the first
         # step, it would always be so.
         self._had_trained = getattr(optimizer, "_opt_called", False)
@@ -86,7 +86,8 @@ class LearningRate:
         if self.steps == 0:
             # max_lr is OneCycleLR's, whose initial_lr is where it begins.
             self._full = max(
-                float(group.get("max_lr", group.get("initial_lr", self._attached))) for group in self._groups()
+                float(group.get("max_lr", group.get("initial_lr", self._rate_when_attached)))
+                for group in self._groups()
             )
             # The rate of an optimizer that has trained may have fallen before. (One that was loaded shows it by its
             # state, which SGD without momentum does not have.)

@@ -42,9 +42,9 @@ def _bare(axes: "Axes") -> None:
         axes.spines[side].set_visible(False)
 
 
-def _title(text: str) -> str:
-    """Between two dollar signs matplotlib reads mathematics."""
-    return text.replace("$", r"\$")
+def _legend(axes: "Axes", **options: Any) -> None:
+    for text in axes.legend(frameon=False, **options).get_texts():
+        text.set_parse_math(False)
 
 
 def _save(figure: "Figure", path: str | Path) -> None:
@@ -82,7 +82,7 @@ def kept_per_layer(kept: Mapping[str, tuple[int, int]], path: str | Path, title:
     axes.set_xlim(0, 100)
     axes.set_ylim(len(kept) - 0.4, -0.6)
     axes.set_xlabel(f"weights kept, % of the layer (red line: the whole network, {share(overall / 100)})")
-    axes.set_title(_title(title), fontsize=11)
+    axes.set_title(title, fontsize=11, parse_math=False)
     _bare(axes)
     _save(figure, path)
 
@@ -175,14 +175,14 @@ def history(records: Sequence[Mapping[str, Any]], path: str | Path, title: str, 
         if panel == "score" and min(drawn) < max(drawn) / 2:
             axes.set_ylim(bottom=0)
         if len(curves) > 1 or panel == "score":
-            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            _legend(axes, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.grid(axis="y", color="#d5dae0", linewidth=0.6)
         _bare(axes)
     if last > first:
         all_axes[0].set_xlim(first, last)
     _name_phases(all_axes[0], spans, last - first)
     all_axes[-1].set_xlabel("training step")
-    figure.suptitle(_title(title), fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     _save(figure, path)
 
 
@@ -237,9 +237,9 @@ def accuracy_over_ratio(
     if max(shown) > 95 and min(shown) < max(shown) - 10:
         _spread_the_top(axes, min(shown), max(shown))
         axes.set_ylabel(f"{score}, %, logarithmic towards 100")
-    axes.set_title(_title(title), fontsize=11)
+    axes.set_title(title, fontsize=11, parse_math=False)
     axes.grid(color="#d5dae0", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=9)
+    _legend(axes, fontsize=9)
     _bare(axes)
     _save(figure, path)
 
@@ -288,10 +288,10 @@ def kept_over_ratio(
         axes.plot(ratios, whole, color="#d1605e", linewidth=1.2, linestyle="--", label="all")
     axes.set_xlabel(f"{of} removed, %")
     axes.set_ylabel("weights kept, % of the layer")
-    axes.set_title(_title(title), fontsize=11)
+    axes.set_title(title, fontsize=11, parse_math=False)
     axes.grid(color="#d5dae0", linewidth=0.6)
     columns = -(-(len(layers) + 1) // 28)
-    axes.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
+    _legend(axes, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
     _bare(axes)
     _save(figure, path)
 
@@ -319,8 +319,8 @@ def kept_over_depth(networks: Mapping[str, Sequence[float]], path: str | Path, t
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x" if value >= 1 else f"1/{1 / value:g}")
     axes.set_xlabel("depth: the layer's place between the first (0) and the last (100), %")
     axes.set_ylabel("share of the layer's weights kept,\nas a multiple of the whole network's")
-    axes.set_title(_title(title), fontsize=11)
+    axes.set_title(title, fontsize=11, parse_math=False)
     axes.grid(color="#d5dae0", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend(axes, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _bare(axes)
     _save(figure, path)

@@ -33,7 +33,7 @@ def write_video(path: str | Path, size: tuple[int, int], rate: float) -> Iterato
     width, height = size
     # MPEG-4 counts time in at most 65,535 parts of a second, and OpenCV makes 1,000 a frame of an uneven rate.
     if rate > 65:
-        rate = round(rate, 1)
+        rate = round(rate, 2 if rate < 655 else 1)
     written = 0
     with atomic_path(path) as temporary:
         writer = cv2.VideoWriter(

@@ -103,12 +103,11 @@ class Finder:
         frames = iter(frames)
         first = next(frames)
         size = first.shape[1::-1]
-        if self.save_txt:
-            for old in stem.glob("*.txt"):
-                if re.fullmatch(r"\d{6,}", old.stem):
-                    old.unlink()  # of another video that was written here before, which may have been longer
         with contextlib.ExitStack() as stack:
             show = stack.enter_context(write_video(_with_ending(stem, ".mp4"), size, rate))
+            for old in stem.glob("*.txt") if self.save_txt else ():
+                if re.fullmatch(r"\d{6,}", old.stem):
+                    old.unlink()  # of another video that was written here before, which may have been longer
             if self.save_json:
                 # Written as it comes: the frames of a long video are too many to be kept.
                 listed = stack.enter_context(open(stack.enter_context(atomic_path(_with_ending(stem, ".json"))), "w"))

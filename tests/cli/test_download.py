@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ from detect_prune.datasets import load_data
 from detect_prune.official import DATA, WEIGHTS, DataSet, Official
 from detect_prune.official.table import Archive
 from detect_prune.tasks.detector import load
-from detect_prune.transfer import RemoteFile
+from detect_prune.transfer import RemoteFile, alone_in
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_what_goes_wrong_is_one_sentence(site, tiny, tmp_path, capsys):
     assert main(["download", "tiny"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: weights/tiny.weights: can't be downloaded (http://127.0.0.1") and "sha256" in error
-    assert error.count("\n") == 1 and not list((tmp_path / "weights").iterdir())
+    assert error.count("\n") == 1 and not (tmp_path / "weights").exists()
 
 
 def zipped(files):
@@ -153,7 +155,7 @@ def test_half_a_data_set_is_not_taken_for_a_whole_one(site, mini, tmp_path, caps
 def test_without_a_network_nothing_is_left(mini, site, tmp_path, capsys):
     site.files.clear()
     assert main(["download", "mini"]) == 2
-    assert not list((tmp_path / "datasets").iterdir())
+    assert not (tmp_path / "datasets").exists()
 
 
 def test_room_for_archives_and_content_is_asked_for_first(site, mini, monkeypatch, capsys):
@@ -167,7 +169,7 @@ def test_room_for_archives_and_content_is_asked_for_first(site, mini, monkeypatc
     [
         ("mini", "file", "file: this is a file; the name of a folder"),
         ("mini", "/", "/: this is the whole disk; the name of a folder"),
-        ("mini", "file/below", "file/below.downloads: this folder can't be made"),
+        ("mini", "file/below", "file: this folder can't be made"),
         ("mini", "n" * 300, f"{'n' * 300}.downloads: this folder can't be made: File name too long"),
         ("tiny", "file", "file: this folder can't be made"),
         ("tiny", "n" * 300, f"{'n' * 300}: this folder can't be made: File name too long"),
@@ -196,3 +198,14 @@ def test_an_archive_that_a_kill_left_goes_with_the_next_call(site, mini, tmp_pat
     (store / "val.zip").write_bytes(b"unpacked already")
     assert main(["download", "mini-val"]) == 0
     assert not store.exists()
+
+
+def test_two_processes_do_not_unpack_one_data_set_at_once(site, mini, tmp_path, capsys):
+    with ThreadPoolExecutor() as pool:
+        with alone_in(tmp_path / "datasets"):
+            other = pool.submit(main, ["download", "mini-val"])
+            while "waiting for another process" not in capsys.readouterr().out:
+                assert not other.done()
+                time.sleep(0.01)
+            assert not site.asked
+        assert other.result(timeout=20) == 0

@@ -25,6 +25,8 @@ def test_a_fresh_folder_is_numbered_before_its_ending(tmp_path):
     assert all(folder.is_dir() for folder in (tmp_path / "a-2", tmp_path / "c-sample", tmp_path / "dangling-2"))
     with pytest.raises(DetectPruneError, match="can't be made"):
         fresh(tmp_path, "x" * 1000, sample=False)
+    with pytest.raises(DetectPruneError, match="can't be made"):
+        fresh(tmp_path / "dangling", "a", sample=False)
 
 
 def saved(folder, words, made=prune, command="prune"):

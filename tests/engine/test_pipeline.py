@@ -199,7 +199,7 @@ def test_every_update_is_logged_layer_by_layer(whole):
         assert series["kept"][-1].value == pytest.approx(last["kept"][layer])
 
 
-def test_of_a_long_phase_some_steps_and_all_updates_are_logged(tmp_path, monkeypatch):
+def test_of_a_long_phase_some_steps_and_all_updates_are_logged(tmp_path, monkeypatch, whole):
     monkeypatch.setattr("detect_prune.engine.run.RECORDS_PER_PHASE", 8)
     folder = run(tmp_path / "run").folder
     events = EventAccumulator(str(folder))
@@ -209,6 +209,8 @@ def test_of_a_long_phase_some_steps_and_all_updates_are_logged(tmp_path, monkeyp
     assert [event.step for event in events.Scalars("train/loss")] == steps
     rhos = [event.step for event in events.Scalars("train/rho")]
     assert len(rhos) == 32 and set(rhos) < set(steps) and len(steps) < 60
+    mine, all_steps = (json.loads((path / "metrics.json").read_text()) for path in (folder, whole.folder))
+    assert mine["training loss"] == all_steps["training loss"]
 
 
 def test_a_small_set_gets_enough_epochs_for_thirty_updates(tmp_path, monkeypatch, capsys):
