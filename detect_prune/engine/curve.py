@@ -273,8 +273,7 @@ def _loss(record: dict[str, Any], name: str) -> float:
 
 def _dense(record: dict[str, Any]) -> dict[str, Any]:
     """The network that a run began with, as far as the table shows it."""
-    facts = {"method": "dense", "ratio": None, "seed": record["seed"]}
-    facts |= {"n_kept": record["n_total"]}
+    facts = {"method": "dense", "ratio": None, "seed": record["seed"], "n_kept": record["n_total"]}
     if "macs_dense" in record:  # the records that a sweep left before 2026-11-30 have none
         facts |= {"macs_nonzero": record["macs_dense"]}
     return dict.fromkeys(SETTINGS) | facts | {name: record[f"dense_{name}"] for name in scores_in(record)}
