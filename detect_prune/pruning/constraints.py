@@ -82,7 +82,7 @@ def require_state(state: Mapping[str, Any], entries: Iterable[str]) -> None:
     missing = sorted(set(entries) - state.keys())
     if missing:
         raise ValueError(
-            f"this is no state of what prunes in this way: what its own state_dict gave was expected, and "
+            "this is no state of what prunes in this way: what its own state_dict gave was expected, and "
             f"{', '.join(missing)} is missing"
         )
 
