@@ -7,33 +7,20 @@ from detect_prune.pruning.budgets import (
     macs_per_weight,
     make_constraint,
 )
+from detect_prune.pruning.chunks import Diverged
 from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio
-from detect_prune.pruning.counts import (
-    Macs,
-    count_macs,
-    keep_count,
-    modes_kept,
-    prunable_weights,
-    require_trainable,
-)
 from detect_prune.pruning.decay import parameter_groups
+from detect_prune.pruning.gradual import GradualMagnitude, Tightened
 from detect_prune.pruning.importance import Fisher, Importance, Lamp, Normalised, Raw, Taylor, Unmeasured
+from detect_prune.pruning.macs import Macs, count_macs, modes_kept
 from detect_prune.pruning.masks import Masks
-from detect_prune.pruning.methods import (
-    METHODS,
-    GradualMagnitude,
-    Method,
-    Pruner,
-    Tightened,
-    Update,
-    find_method,
-    make_pruner,
-)
+from detect_prune.pruning.methods import METHODS, Method, Pruner, Update, find_method, make_pruner
 from detect_prune.pruning.one_shot import magnitude_masks
 from detect_prune.pruning.patterns import BlockBudget, NOfM
+from detect_prune.pruning.prunable import prunable_weights, require_trainable
+from detect_prune.pruning.ratio import keep_count
 from detect_prune.pruning.residuals import Residuals, too_early
 from detect_prune.pruning.schedule import RhoSchedule, is_due
-from detect_prune.pruning.selection import Diverged
 
 __all__ = [
     "DEFAULT_FLOOR",

@@ -37,14 +37,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detect_prune.pruning.budgets import DEFAULT_FLOOR, one_constraint
-from detect_prune.pruning.constraints import Constraint, describe, require_made_for, require_state
-from detect_prune.pruning.counts import detached, prunable_weights, require_trainable
+from detect_prune.pruning.chunks import Diverged, chunks, require_finite, to_numbers
+from detect_prune.pruning.constraints import Constraint
 from detect_prune.pruning.importance import Importance, Raw, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks, clear_state, untrained
+from detect_prune.pruning.prunable import detached, prunable_weights, require_trainable
 from detect_prune.pruning.residuals import Residuals, residuals_of
 from detect_prune.pruning.rho import PRESSING, Rho
+from detect_prune.pruning.saved_state import describe, require_made_for, require_state
 from detect_prune.pruning.schedule import RhoSchedule, cubic, whole_updates
-from detect_prune.pruning.selection import Diverged, Selection, chunks, require_finite, to_numbers
+from detect_prune.pruning.selection import Selection
 
 _TELLING = 100.0
 _NEAR = 0.2

@@ -9,8 +9,10 @@ from fractions import Fraction
 from torch import Tensor, nn
 
 from detect_prune.pruning.constraints import Constraint, GlobalBudget, LayerwiseRatio, require_constraint
-from detect_prune.pruning.counts import count_macs, keep_count, matches, prunable_weights
+from detect_prune.pruning.macs import count_macs
 from detect_prune.pruning.patterns import BlockBudget, NOfM
+from detect_prune.pruning.prunable import matches, prunable_weights
+from detect_prune.pruning.ratio import keep_count
 
 BUDGETS = ("ratio", "macs", "bytes")
 """What a removal ratio can be a share of: the number of weights, multiply-accumulates, stored bytes."""

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from detect_prune.pruning.counts import detached
+from detect_prune.pruning.chunks import Diverged, chunks, require_finite, to_numbers
 from detect_prune.pruning.lamp import TINY, lamp_worths
-from detect_prune.pruning.selection import Diverged, chunks, require_finite, to_numbers
+from detect_prune.pruning.prunable import detached
 
 
 class Unmeasured(ValueError):

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detect_prune.pruning.selection import Items, chunks, flat, select, to_numbers
+from detect_prune.pruning.chunks import chunks, flat, to_numbers
+from detect_prune.pruning.selection import Items, select
 
 TINY = 1e-30
 """Squares and worths are at least so large: zeros would make ties, and divide by nothing."""

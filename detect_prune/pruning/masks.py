@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detect_prune.pruning.constraints import require_state
-from detect_prune.pruning.counts import prunable_weights
-from detect_prune.pruning.selection import Selection, to_numbers
+from detect_prune.pruning.chunks import to_numbers
+from detect_prune.pruning.prunable import prunable_weights
+from detect_prune.pruning.saved_state import require_state
+from detect_prune.pruning.selection import Selection
 
 _STATE = ("bits", "shapes", "bound")
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from detect_prune.pruning.budgets import one_constraint
 from detect_prune.pruning.constraints import Constraint
-from detect_prune.pruning.counts import detached, prunable_weights
 from detect_prune.pruning.importance import Importance, make_importance, scaled_worths
 from detect_prune.pruning.masks import Masks
+from detect_prune.pruning.prunable import detached, prunable_weights
 from detect_prune.pruning.selection import Selection
 
 

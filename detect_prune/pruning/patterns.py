@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detect_prune.pruning.chunks import Diverged, magnitude
 from detect_prune.pruning.constraints import GlobalBudget
-from detect_prune.pruning.selection import Diverged, Items, Selection, magnitude, select
+from detect_prune.pruning.selection import Items, Selection, select
 
 _INPUTS = 1
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from detect_prune.pruning.rate import LearningRate
+from detect_prune.pruning.chunks import Diverged
+from detect_prune.pruning.learning_rate import LearningRate
 from detect_prune.pruning.schedule import RhoSchedule
-from detect_prune.pruning.selection import Diverged
 
 _MEASURED_STEPS = 10
 """Steps at the very start over which the loss gradient is measured; the last of them has the penalty already. Where

@@ -18,11 +18,11 @@ from detect_prune.pruning import (
     NOfM,
     Raw,
     RhoSchedule,
+    chunks,
     keep_count,
     magnitude_masks,
-    selection,
 )
-from detect_prune.pruning.constraints import describe
+from detect_prune.pruning.saved_state import describe
 
 
 @pytest.mark.parametrize("holds", [True, False])
@@ -261,7 +261,7 @@ def test_residuals_are_lengths_relative_to_the_weights(importance):
 def test_an_update_in_chunks_is_the_update(monkeypatch):
     results = []
     for size in (1 << 20, 7):
-        monkeypatch.setattr(selection, "_CHUNK", size)
+        monkeypatch.setattr(chunks, "_CHUNK", size)
         model = network().to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), 0.05)
         admm = GlobalADMM(model, 0.8, rho=0.1, updates=3)

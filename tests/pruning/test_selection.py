@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from detect_prune.pruning import selection
+from detect_prune.pruning import chunks, selection
 from detect_prune.pruning.selection import Items, select
 
 
@@ -14,7 +14,7 @@ from detect_prune.pruning.selection import Items, select
 def route(request, monkeypatch):
     """Small problems are sorted outright; with tiny constants they take the route that 64 million weights take."""
     if request.param == "sampled":
-        monkeypatch.setattr(selection, "_CHUNK", 37)
+        monkeypatch.setattr(chunks, "_CHUNK", 37)
         monkeypatch.setattr(selection, "_SORTABLE", 5)
         monkeypatch.setattr(selection, "_SAMPLE", 16)
 
