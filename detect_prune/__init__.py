@@ -14,6 +14,8 @@ _HOMES = {
     "DetectPruneError": "detect_prune.errors",
     "GlobalADMM": "detect_prune.pruning",
     "Masks": "detect_prune.pruning",
+    "NotFinite": "detect_prune.engine.task",
+    "Stopped": "detect_prune.engine.stop",
     "classification_task": "detect_prune.tasks.build",
     "detection_task": "detect_prune.tasks.build",
     "load": "detect_prune.tasks.detector",
