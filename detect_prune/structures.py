@@ -36,7 +36,6 @@ class HeadSpec:
     iou_loss: str = "mse"
     iou_normalizer: float = 0.75
     obj_normalizer: float = 1.0
-    cls_normalizer: float = 1.0
     delta_normalizer: float = 1.0
     iou_thresh: float = 1.0
     ignore_thresh: float = 0.5

@@ -41,7 +41,8 @@ def run_together(
     """Parses, runs `main` with the options, the words that gave them and the world of processes that run it, and
     returns an exit status.
 
-    What a user can cause becomes one sentence on standard error, however many processes there are.
+    What a user can cause becomes one sentence on standard error, however many processes there are. (Of an option that
+    can't be read each tells by itself.)
 
     Returns:
         0; 2 for an error of the input; 130 for a run that was asked to stop and has saved itself; 141 where the reader

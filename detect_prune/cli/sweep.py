@@ -300,7 +300,7 @@ def _dense_run(seed: int, args: argparse.Namespace) -> ChildRun:
     made = train.parser()
     known = {action.dest for action in made._actions}
     options = {name: value for name, value in vars(args).items() if name in known - OWN and value is not None}
-    return ChildRun(f"dense-s{seed}", "train", command_words(made, options | {"seed": seed}))
+    return ChildRun(f"training-s{seed}", "train", command_words(made, options | {"seed": seed}))
 
 
 def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -61,7 +61,6 @@ def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) ->
         iou_loss=section.str("iou_loss", "mse", ("mse", "iou", "giou", "diou", "ciou")),
         iou_normalizer=section.float("iou_normalizer", 0.75),
         obj_normalizer=section.float("obj_normalizer", 1.0),
-        cls_normalizer=section.float("cls_normalizer", 1.0),
         delta_normalizer=section.float("delta_normalizer", 1.0),
         iou_thresh=section.float("iou_thresh", 1.0),
         ignore_thresh=section.float("ignore_thresh", 0.5),

@@ -40,6 +40,7 @@ class Convolution(nn.Module):
         self.norm = nn.BatchNorm2d(step.channels, BATCH_NORM_EPS, BATCH_NORM_MOMENTUM) if step.batch_normalize else None
         self.activation = step.activation
         self.blur = Blur(step.blur, step.stride) if step.blur else None
+        self.feeds_head = False
         nn.init.kaiming_normal_(self.conv.weight, a=0.1, nonlinearity="leaky_relu")
         self._draw_no_zeros()
         if self.conv.bias is not None:
@@ -49,6 +50,8 @@ class Convolution(nn.Module):
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
+        if self.feeds_head:
+            x = _in_full(x)  # with new_coords the logistic is here, and in bf16 it is 1 from a logit of 6.3 on
         x = ACTIVATIONS[self.activation](x)
         return x if self.blur is None else self.blur(x)
 
@@ -59,6 +62,7 @@ class Convolution(nn.Module):
 
     def start_as_head(self, head: steps.Head) -> None:
         """Fresh weights for a convolution that feeds a [yolo]: boxes near their anchors, objects rare."""
+        self.feeds_head = True
         nn.init.normal_(self.conv.weight, std=0.01)
         self._draw_no_zeros()
         if self.conv.bias is not None:
@@ -247,7 +251,11 @@ class Head(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        return _in_full(x)
+
+
+def _in_full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def build_layer(step: steps.Step) -> nn.Module:

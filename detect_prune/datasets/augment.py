@@ -70,7 +70,7 @@ def augment_sample(
     """
     rng = np.random.default_rng([*key, index])
     if rng.random() < augmentation.mosaic and min(size) > 1:
-        sample = _mosaic(load, index, count, size, rng)
+        sample = _mosaic(load, index, count, size, letterbox, rng)
         transform = albumentations_transform(augmentation, move=False)
     else:
         picture, boxes, labels = load(index)
@@ -83,9 +83,15 @@ def augment_sample(
 
 
 def _mosaic(
-    load: Callable[[int], Sample], index: int, count: int, size: tuple[int, int], rng: np.random.Generator
+    load: Callable[[int], Sample],
+    index: int,
+    count: int,
+    size: tuple[int, int],
+    letterbox: bool,
+    rng: np.random.Generator,
 ) -> Sample:
-    """Four pictures around a random point. Each is cut and zoomed so that it covers its tile."""
+    """Four pictures around a random point. Each is cut and zoomed so that it covers its tile; with `letterbox` it keeps
+    its proportions."""
     width, height = size
     indices = [index, *rng.integers(count, size=3).tolist()]
     rng.shuffle(indices)  # the picture itself may be any of the four
@@ -99,11 +105,15 @@ def _mosaic(
     for number, ((x1, x2), (y1, y2)) in zip(indices, tiles):
         picture, boxes, labels = load(number)
         wide, high = x2 - x1, y2 - y1
-        # Between just covering the tile and the size at which the picture alone would fill the network's input.
-        zoom = rng.uniform(max(wide / width, high / height), 1.0)
         old_high, old_wide = picture.shape[:2]
-        cut_wide = max(1, round(old_wide * wide / (zoom * width)))
-        cut_high = max(1, round(old_high * high / (zoom * height)))
+        scale_x, scale_y = width / old_wide, height / old_high
+        if letterbox:
+            scale_x = scale_y = min(scale_x, scale_y)
+        # Between just covering the tile and the size at which the picture alone would fill the network's input.
+        least = max(wide / (old_wide * scale_x), high / (old_high * scale_y))
+        zoom = rng.uniform(least, max(least, 1.0))
+        cut_wide = min(max(1, round(wide / (zoom * scale_x))), old_wide)
+        cut_high = min(max(1, round(high / (zoom * scale_y))), old_high)
         left, top = (int(rng.integers(room + 1)) for room in (old_wide - cut_wide, old_high - cut_high))
         cut = picture[top : top + cut_high, left : left + cut_wide]
         canvas[y1:y2, x1:x2] = cv2.resize(cut, (wide, high), interpolation=cv2.INTER_LINEAR)

@@ -24,8 +24,8 @@ def head_distance(raws: Sequence[Tensor], goals: Sequence[Tensor], heads: Sequen
     Kullback-Leibler divergences of objectness and, times the objectness that `goals` have, of each class; and, times
     that as well, squared differences of the four box numbers before their activation (with new_coords, where they come
     activated, of four times the numbers). Summed over cells and heads and averaged over pictures, as `YoloLoss` is.
-    The normalizers of [yolo] for objectness, for classes and for all of a head's deltas are in them; iou_normalizer is
-    not, which is tuned for a derivative of Darknet's that is far too long.
+    The normalizers of [yolo] for objectness and for all of a head's deltas are in them; iou_normalizer is not, which is
+    tuned for a derivative of Darknet's that is far too long.
 
     Args:
         raws: one (B, A * (5 + C), h, w) a head, of any floating type; computed in float32. Gradients go here.
@@ -50,7 +50,7 @@ def _distance(values: Tensor, goal: Tensor, head: HeadSpec) -> Tensor:
     classes = _divergence(values[..., 5:], goal[..., 5:], head, believed.expand_as(goal[..., 5:]))
     apart = values[..., :4] - goal[..., :4]
     box = (believed * (_STEEPEST * apart if head.new_coords else apart).square()).sum()
-    return head.delta_normalizer * (head.obj_normalizer * objectness + head.cls_normalizer * classes + box)
+    return head.delta_normalizer * (head.obj_normalizer * objectness + classes + box)
 
 
 def _divergence(values: Tensor, goal: Tensor, head: HeadSpec, weight: Tensor | None = None) -> Tensor:

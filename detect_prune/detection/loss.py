@@ -8,7 +8,8 @@ true derivative, and iou_normalizer = 0.07 is tuned for it: with autograd's own 
 term reports the value of the loss and passes Darknet's delta back, max_delta included.
 
 Where this differs from Darknet:
-- the derivative of the similarity is autograd's; Darknet's lacks a factor 1/2 in width and height;
+- the derivative of the similarity is autograd's; Darknet's lacks a factor 1/2 in width and height, and in CIoU's
+  aspect term the division by w² + h²;
 - truths that share a cell and an anchor are averaged over their number, in Darknet over their distinct classes, and
   only if iou_thresh < 1;
 - with new_coords objectness and classes train as cross entropies of the probability too. Darknet's delta there has a
@@ -248,12 +249,11 @@ def _objectness_term(values: Tensor, cells: Tensor, best: Tensor, head: HeadSpec
 
 def _class_term(values: Tensor, label: Tensor, head: HeadSpec) -> Tensor:
     """Independent cross entropies of the classes of the assigned predictions: (U, C), label (U, C) of 0 and 1."""
-    weight = None
+    weight, smooth = None, label * (1 - head.label_smooth_eps) + head.label_smooth_eps / 2
     if head.focal_loss:
-        # As delta_yolo_class: times -0.5 (1 - p) (2 p log p + p - 1), p the probability of the right class.
+        # As delta_yolo_class, not smoothed: times -0.5 (1 - p) (2 p log p + p - 1), p the right class's probability.
         p = (values if head.new_coords else values.sigmoid()).detach().masked_fill(label == 0, 1).amin(1, keepdim=True)
         p = p.clamp(min=_CERTAIN)
         weight = -0.5 * (1 - p) * (2 * p * p.log() + p - 1)
-        weight = weight.expand_as(values)
-    smooth = label * (1 - head.label_smooth_eps) + head.label_smooth_eps / 2
-    return head.cls_normalizer * cross_entropy(values, smooth, head, weight)
+        weight, smooth = weight.expand_as(values), label
+    return cross_entropy(values, smooth, head, weight)

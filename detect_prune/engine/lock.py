@@ -31,9 +31,11 @@ def lock_folder(folder: str | Path) -> TextIO:
     if fcntl is not None:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             file.close()
             raise DetectPruneError(
                 "another process is at work in this run's folder; wait for its end, or stop it first", file=folder
             ) from None
+        except OSError:
+            pass  # some network disks lock nothing
     return file

@@ -38,7 +38,9 @@ class RunState:
     """When the run ended, and how long it took: set once, so that resuming a finished run changes nothing."""
 
     def see_loss(self, phase: str, epoch: int, loss: float) -> None:
-        """Told of every step."""
+        """Told of every step; it has no loss, NaN, where nothing of its batch could be used."""
+        if not math.isfinite(loss):
+            return
         last, steps, total = self.losses.get(phase, (epoch, 0, 0.0))
         if last != epoch:
             steps, total = 0, 0.0
@@ -58,4 +60,5 @@ class RunState:
         Raises:
             KeyError: one of its fields is missing.
         """
+        values = {"losses": {}} | dict(values)  # which runs from before 2026-11-30 do not have
         return cls(**{each.name: values[each.name] for each in fields(cls)})

@@ -146,7 +146,7 @@ class Trainer:
             try:
                 update = self.pruner.update()
             except Diverged as error:
-                raise self._not_finite(str(error), rate, epoch, self.step) from None
+                raise self._not_finite(str(error), epoch, self.step) from None
         return StepReport(self.step, epoch, loss, parts, rate, update)
 
     def _descend(self, batch: Any, counts: list[int], rate: float, epoch: int) -> tuple[float, dict[str, float]]:
@@ -156,14 +156,14 @@ class Trainer:
         try:
             loss, parts = self._differentiate(batch, counts)
             if not math.isfinite(loss):
-                raise self._not_finite(f"the loss became {loss}", rate, epoch, self.step + 1)
+                raise self._not_finite(f"the loss became {loss}", epoch, self.step + 1)
             if self.phase.clip:
                 for held in self._held:  # what has been removed must not lengthen the norm
                     held.drop_gradients()
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
             self.optimizer.step()
         except Diverged as error:
-            raise self._not_finite(str(error), rate, epoch, self.step + 1) from None
+            raise self._not_finite(str(error), epoch, self.step + 1) from None
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
@@ -195,10 +195,10 @@ class Trainer:
             (loss * share).backward()
         return loss.detach(), parts
 
-    def _not_finite(self, what: str, rate: float, epoch: int, step: int) -> NotFinite:
+    def _not_finite(self, what: str, epoch: int, step: int) -> NotFinite:
         return NotFinite(
-            f"{what} in epoch {epoch + 1}, step {step} of {self.total}. Start a new run with a "
-            f"smaller --lr (it was {rate:.2g}); if this one has trained a dense network, with --weights from its folder"
+            f"{what} in epoch {epoch + 1}, step {step} of {self.total}. Start a new run with a smaller --lr (it was "
+            f"{self.phase.lr:g}); if this one has trained a dense network, with --weights from its folder"
         )
 
     def finish(self) -> None:
@@ -212,8 +212,7 @@ class Trainer:
         for name, value in self.model.named_parameters():
             if not bool(value.isfinite().all()):
                 epoch = (self.step - 1) // self.task.steps_per_epoch
-                rate = learning_rate(self.phase, self.step - 1, self.total)
-                raise self._not_finite(f"{name} is NaN or infinite", rate, epoch, self.step)
+                raise self._not_finite(f"{name} is NaN or infinite", epoch, self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the model and torch's random state, which belong to the run."""

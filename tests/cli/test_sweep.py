@@ -191,14 +191,26 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert {"AP", "AP50", "dense_AP", "cut_AP", "seconds", "command", "epochs"} <= record.keys()
     for name in ("sweep.csv", "sweep.md", "accuracy.png", "accuracy.svg", "kept_per_layer.png", "kept_per_layer.svg"):
         assert (folder / name).stat().st_size > 0
-    plans = [json.loads((folder / run / PLAN).read_text())["options"] for run in ("dense-s0", "admm-0.5-s0")]
+    plans = [json.loads((folder / run / PLAN).read_text())["options"] for run in ("training-s0", "admm-0.5-s0")]
     assert plans[0]["precision"] == plans[1]["precision"] and plans[0]["precision"] in PRECISIONS
-    assert plans[1]["weights"] == str(Path("runs/sweep/tiny/dense-s0/trained.weights"))
+    assert plans[1]["weights"] == str(Path("runs/sweep/tiny/training-s0/trained.weights"))
     before = (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns
     assert sweep.main(["--resume", str(folder), "--precision", "auto"]) == 0
     assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before
     said = capsys.readouterr().out
     assert "admm" in said and said.count(f"to repeat it: --precision {plans[0]['precision']}") == 1
+
+
+def test_the_dense_network_is_a_method_beside_its_own_training(tmp_path, monkeypatch):
+    (tmp_path / "tiny.cfg").write_text(tiny.TINY_CFG)
+    data = tiny.write_coco(tmp_path / "coco", pictures=4, classes=3)
+    monkeypatch.chdir(tmp_path)
+    words = f"--cfg tiny.cfg --data {data} --ratios 0.5 --methods dense,magnitude --batch 2 --workers 0"
+    epochs = "--dense-epochs 1 --admm-epochs 1 --epochs 1 --precision fp32"
+    assert sweep.main([*words.split(), *epochs.split()]) == 0
+    records = json.loads((tmp_path / "runs" / "sweep" / "tiny" / "sweep.json").read_text())
+    assert {(record["method"], record["ratio"]) for record in records} == {("dense", None), ("magnitude", 0.5)}
+    assert records[0]["dense_AP"] == records[1]["dense_AP"]
 
 
 def test_a_run_that_fails_leaves_a_gap_that_resume_fills(tmp_path, monkeypatch, capsys):

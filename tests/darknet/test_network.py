@@ -12,6 +12,7 @@ from official import BUILT, REFUSED
 from detect_prune.darknet import CfgWarning, Darknet, load_cfg, parse_cfg, read_weights
 from detect_prune.darknet.plan import plan_network
 from detect_prune.darknet.steps import Head, max_stride, plan_sizes
+from detect_prune.detection.loss import YoloLoss
 from detect_prune.errors import DetectPruneError
 from detect_prune.resources import packaged_folder
 
@@ -134,6 +135,27 @@ def test_channels_last_and_bf16(calibrate):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         assert c.dtype == torch.float32
         assert (a - c).abs().mean() < 0.05 * a.abs().mean()
+
+
+@pytest.mark.parametrize("new_coords", [0, 1])
+def test_a_confident_mistake_learns_in_bf16(new_coords):
+    """The gradient of an objectness with a logit of 8 and nothing there, before the activation."""
+    net = Darknet(
+        parse_cfg(
+            "[net]\nwidth=32\nheight=32\n[convolutional]\nsize=32\nstride=32\nfilters=7\n"
+            f"activation={'logistic' if new_coords else 'linear'}\n"
+            f"[yolo]\nclasses=2\nanchors=8,8\nnew_coords={new_coords}\n"
+        )
+    )
+    conv = net.layers[0].conv
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.bias.fill_(8.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        raws = net(torch.zeros(1, 3, 32, 32))
+    loss, _ = YoloLoss(net.heads)(raws, torch.zeros(0, 6), (32, 32))
+    loss.backward()
+    assert conv.bias.grad[4].item() == pytest.approx(1, abs=0.01)
 
 
 def test_traced_network_gives_the_same(tiny):

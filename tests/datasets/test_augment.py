@@ -92,6 +92,22 @@ def test_strengths_are_obeyed():
     assert 15 < sum(mirrored) < 45
 
 
+@pytest.mark.parametrize("letterbox, proportion", [(True, 1.0), (False, 16 / 9)])
+def test_a_mosaic_keeps_proportions_with_letterbox_alone(letterbox, proportion):
+    """Squares in pictures of 16:9, put together for a square input."""
+    tall = []
+    picture = np.full((360, 640, 3), 127, np.uint8)
+    square = np.array([[300, 160, 340, 200]], np.float32)
+    augmentation = Augmentation(mosaic=1.0, **PLAIN, flip=False)
+    for epoch in range(30):
+        _, boxes, _ = augment_sample(
+            lambda _: (picture, square, np.array([0])), 0, 9, (512, 512), letterbox, augmentation, (0, epoch)
+        )
+        inside = boxes[(boxes[:, :2] > 0).all(1) & (boxes[:, 2:] < 512).all(1)]
+        tall += ((inside[:, 3] - inside[:, 1]) / (inside[:, 2] - inside[:, 0])).tolist()
+    assert len(tall) > 20 and np.median(tall) == pytest.approx(proportion, rel=0.02)
+
+
 def test_mosaic_shows_partners_and_the_picture_itself():
     shown = [set(augmented(4, Augmentation(mosaic=1.0, **PLAIN), key=(0, epoch))[2].tolist()) for epoch in range(60)]
     assert set().union(*shown) == set(range(6))

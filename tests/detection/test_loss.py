@@ -133,9 +133,10 @@ def loop_loss(raws, targets, heads):
                             for c in range(CLASSES):
                                 hard = float(c in labels)
                                 soft = hard * (1 - head.label_smooth_eps) + head.label_smooth_eps / 2
-                                weight = k * head.cls_normalizer
+                                weight = k
                                 if head.focal_loss:
                                     pt = min(p[1 + label] for label in labels)
+                                    soft = hard
                                     weight *= -0.5 * (1 - pt) * (2 * pt * math.log(pt) + pt - 1)
                                 parts["class"] += weight * entropy(p[1 + c], soft)
                                 grad[5 + c] = weight * (p[1 + c] - soft) / divisor[1 + c]
@@ -151,10 +152,10 @@ def loop_loss(raws, targets, heads):
         {"iou_loss": "iou", "iou_thresh": 0.3},
         {"iou_loss": "giou", "iou_thresh": 0.2, "label_smooth_eps": 0.1},
         {"iou_loss": "diou", "max_delta": 0.2, "delta_normalizer": 0.5},
-        {"new_coords": True, "scale_x_y": 2.0, "iou_thresh": 0.2, "max_delta": 0.3, "cls_normalizer": 0.5},
+        {"new_coords": True, "scale_x_y": 2.0, "iou_thresh": 0.2, "max_delta": 0.3},
         {"ignore_thresh": 0.1, "obj_normalizer": 4.0},
         {"ignore_thresh": 0.1, "objectness_smooth": True},
-        {"truth_thresh": 0.3, "focal_loss": True},
+        {"truth_thresh": 0.3, "focal_loss": True, "label_smooth_eps": 0.1},
     ],
     ids=lambda settings: "-".join(settings) or "plain",
 )

@@ -1,5 +1,7 @@
 """A run's folder belongs to one process at a time."""
 
+import errno
+
 import pytest
 from held import held_elsewhere
 from toy import run
@@ -14,6 +16,16 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     with held_elsewhere(folder), pytest.raises(DetectPruneError, match="another process is at work"):
         lock_folder(folder)
     lock_folder(folder).close()
+
+
+def test_a_disk_that_locks_nothing_is_no_other_process(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    lock_folder(tmp_path).close()
 
 
 def test_one_process_may_go_on_with_its_own_run(tmp_path):

@@ -289,6 +289,16 @@ def test_a_task_without_steps_is_refused(tmp_path, job):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_step_without_pictures_in_every_epoch_is_left_out_of_the_losses(tmp_path):
+    class Torn(ToyTask):
+        def batches(self, epoch, start):
+            return (None if number == 7 else batch for number, batch in enumerate(super().batches(epoch, start), start))
+
+    result = run(tmp_path / "run", Torn())
+    losses = json.loads((result.folder / "metrics.json").read_text())["training loss"]
+    assert losses.keys() == {"dense", "admm", "retrain"} and all(0 < loss < 1 for loss in losses.values())
+
+
 def test_weights_that_diverge_in_admm_are_not_finite(tmp_path, monkeypatch):
     def step(trainer, *arguments):
         value = descend(trainer, *arguments)
@@ -350,7 +360,7 @@ def test_fisher_says_which_layer_has_no_gradient(tmp_path):
 
 
 def test_nan_stops_with_a_sentence_and_keeps_what_was_finished(tmp_path):
-    with pytest.raises(NotFinite, match=r"nan in epoch 3, step 17 of 64.*--lr"):
+    with pytest.raises(NotFinite, match=r"nan in epoch 3, step 17 of 64.*--lr \(it was 0\.02\)"):
         run(tmp_path / "run", ToyTask(poison_at=64 + 17))
     assert load_checkpoint(tmp_path / "run" / "last.pt")["done"] == ["dense", "score dense"]
 

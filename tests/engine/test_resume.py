@@ -301,10 +301,20 @@ def test_the_best_weights_are_no_run_to_go_on_with(tmp_path, whole):
 def test_a_checkpoint_that_lacks_anything_is_one_sentence(tmp_path, whole):
     shutil.copytree(whole.folder, tmp_path / "run")
     saved = load_checkpoint(tmp_path / "run" / "last.pt")
-    for name in saved.keys() - {"format"}:
+    for name in saved.keys() - {"format", "losses"}:
         save_checkpoint(tmp_path / "run" / "last.pt", {key: value for key, value in saved.items() if key != name})
         with pytest.raises(DetectPruneError, match=rf"last\.pt: this is no state of a run, for it has no '{name}'"):
             run(tmp_path / "run", resume=True)
+
+
+def test_a_run_from_before_losses_were_kept_goes_on(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(at=100))
+    saved = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert saved.pop("losses")
+    save_checkpoint(tmp_path / "run" / "last.pt", saved)
+    run(tmp_path / "run", resume=True)
+    assert "retrain" in json.loads((tmp_path / "run" / "metrics.json").read_text())["training loss"]
 
 
 def test_the_checkpoint_of_something_else_is_refused(tmp_path):
