@@ -14,14 +14,9 @@ from recording import RESULTS, circumstances, portable, portable_command, record
 
 from detect_prune.cli.command import run_command
 from detect_prune.cli.plan import PLAN, read_plan
-from detect_prune.engine.curve import (
-    beside_longer,
-    compare,
-    flattened,
-    plot_accuracy,
-    scores_in,
-    seeds_of_several_starts,
-)
+from detect_prune.engine.comparison import beside_longer, compare, seeds_of_several_starts
+from detect_prune.engine.curve import plot_accuracy
+from detect_prune.engine.record import flattened, scores_in
 from detect_prune.errors import DetectPruneError
 
 LEGEND = (

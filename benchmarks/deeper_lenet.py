@@ -21,8 +21,8 @@ from detect_prune.classification import ARCHITECTURES
 from detect_prune.cli.command import run_command
 from detect_prune.cli.options import positive, removal_ratio
 from detect_prune.engine.names import LAST, METRICS
+from detect_prune.engine.recipe import Phase, Recipe
 from detect_prune.engine.run import Stopped
-from detect_prune.engine.task import Phase, Recipe
 
 PHASES = ("dense", "admm", "retrain")
 # Without dropout, which would stand before other layers in each of these networks.

@@ -19,7 +19,7 @@ from torch import nn
 from detect_prune.classification import find_architecture
 from detect_prune.cli.command import run_command
 from detect_prune.cli.options import removal_ratio
-from detect_prune.engine.curve import SETTINGS
+from detect_prune.engine.comparison import SETTINGS
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import DEFAULT_FLOOR, METHODS, magnitude_masks
 from detect_prune.report.plots import kept_over_depth

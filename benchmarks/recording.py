@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from detect_prune.cli.plan import read_plan
-from detect_prune.engine.curve import record_of
 from detect_prune.engine.machine import describe_machine, in_words
 from detect_prune.engine.names import METRICS, SWEEP
+from detect_prune.engine.record import record_of
 from detect_prune.files import write_json, write_text
 from detect_prune.report.tables import Table
 

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from detect_prune.cli.prune import IMPORTANCES
 from detect_prune.darknet import Darknet, load_cfg
 from detect_prune.detection import YoloLoss
-from detect_prune.engine.task import Phase
+from detect_prune.engine.recipe import Phase
 from detect_prune.engine.trainer import build_optimizer
 from detect_prune.pruning import GlobalADMM, RhoSchedule, keep_count
 from detect_prune.report.tables import Table

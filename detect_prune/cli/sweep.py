@@ -134,8 +134,9 @@ def _sweep(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentPar
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import look_up, network_name
     from detect_prune.datasets import SAMPLE
-    from detect_prune.engine.curve import record_of, write_curve
+    from detect_prune.engine.curve import write_curve
     from detect_prune.engine.lock import lock_folder
+    from detect_prune.engine.record import record_of
 
     project = Path(args.project or PROJECT)
     changed = []

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from detect_prune.engine.task import Phase
+from detect_prune.engine.recipe import Phase
 from detect_prune.errors import DetectPruneError
 
 

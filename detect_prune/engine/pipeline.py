@@ -18,10 +18,11 @@ from detect_prune.engine.names import DENSE, PRUNED, TRAINED
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.randomness import random_numbers_kept
+from detect_prune.engine.recipe import Phase, Recipe
 from detect_prune.engine.run import Run
 from detect_prune.engine.scoring import score, score_files
 from detect_prune.engine.settings import Choice, Settings, check
-from detect_prune.engine.task import Phase, Recipe, Task, Teacher, require_steps
+from detect_prune.engine.task import Task, Teacher, require_steps
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (
     Diverged,
@@ -134,12 +135,11 @@ def prune(
     phases = recipe.phases(choice.method, train_dense)
     for phase in phases.values():
         _require_fitting(phase, task)
-    identity = choice.settings.as_dict() | {"train_dense": train_dense, "seed": seed, "data": task.settings()}
     run = Run(
         task,
         Path(folder),
         recipe,
-        identity=identity,
+        settings=choice.settings.as_dict() | {"train_dense": train_dense, "seed": seed, "data": task.settings()},
         save_every=save_every,
         eval_every=eval_every,
         resume=resume,
@@ -206,12 +206,11 @@ def train(
         recipe = recipe.with_options(dense={"dropout": recipe.retrain.dropout})
     find_dropouts(model, recipe.dense)
     task.model = model
-    identity = {"seed": seed, "zeros held": masks is not None, "data": task.settings()}
     run = Run(
         task,
         Path(folder),
         recipe,
-        identity=identity,
+        settings={"seed": seed, "zeros held": masks is not None, "data": task.settings()},
         save_every=save_every,
         eval_every=eval_every,
         resume=resume,

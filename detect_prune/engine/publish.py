@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detect_prune.engine.checkpoint import plain_values
 from detect_prune.engine.names import METRICS, PICTURES
+from detect_prune.engine.record import metrics_of
 from detect_prune.engine.run import Run
 from detect_prune.files import write_csv, write_json, write_text
 from detect_prune.pruning import too_early
@@ -34,28 +34,15 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     kept = {name: (int(weight.count_nonzero()), weight.numel()) for name, weight in run.weights(run.model).items()}
     layers = layer_table(kept)
     pruned = run.masks is not None and len(stages) > 1
-    chosen = bool(run.include or run.exclude)
-    sentence = verdict(stages[0], stages[-1], state.delivered, chosen) if pruned else ""
-    notes = list(dict.fromkeys([*problems, *(note for row in state.stages for note in row["notes"])]))
-    if chosen:
-        everything = sum(parameter.numel() for parameter in run.model.parameters() if parameter.dim() > 1)
-        notes.append(part_note(stages[-1].total, everything))
     bound = run.masks.bound if pruned else ()
-    if bound:
-        notes.append(floor_note(bound))
-    if warning := too_early((state.before_cut or {}).get("primal", {})):
-        notes.append(warning)
+    notes = _notes(run, stages[-1].total, bound, problems)
+    sentence = verdict(stages[0], stages[-1], state.delivered, run.chooses_layers) if pruned else ""
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(state.history, shown["history"], f"{run.task.name}: how the run went", scores)
     write_csv(run.folder / "history.csv", state.history)
     plots.kept_per_layer(kept, shown["kept per layer"], title=f"{run.task.name}: what is left of each layer")
     took = duration(finished["seconds"])
-    flat = _flat(run.settings) | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
-    flat |= {"precision": str(run.precision), "took": took, "date": finished["date"]}
-    memory = state.machine["memory"]
-    machine = state.machine | {"memory": None if memory is None else tables.size(memory)}
-    flat |= {"command": state.command or "-"} | _flat(machine)
     write_page(
         run.folder / "index.html",
         run.task.name,
@@ -63,33 +50,42 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
         " ".join([sentence, *notes]),
         shown,
         _pictures(run),
-        flat,
+        _facts(run, took, finished["date"]),
         layers,
     )
     write_text(run.folder / "table.md", f"{table.markdown()}\n\n{' '.join([sentence, *notes])}\n")
-    record = plain_values(
-        {
-            "stages": state.stages,
-            "before the cut": state.before_cut,
-            "layers": [
-                {"layer": name, "kept": left, "total": total, "floor binds": name in bound if pruned else None}
-                for name, (left, total) in kept.items()
-            ],
-            "settings": run.settings,
-            "recipe": run.recipe.as_dict(),
-            "training loss": state.last_losses(),
-            "precision": str(run.precision),
-            "timed_steps": state.timings,
-            **finished,
-            "machine": state.machine,
-            "command": state.command,
-            "notes": notes,
-            "verdict": sentence,
-        }
-    )
-    write_json(run.folder / METRICS, record)
+    rows = [
+        {"layer": name, "kept": left, "total": total, "floor binds": name in bound if pruned else None}
+        for name, (left, total) in kept.items()
+    ]
+    write_json(run.folder / METRICS, metrics_of(run, finished, rows, notes, sentence))
     return "\n".join(
         ["", str(layers), "", str(table), "", *notes, sentence, f"Took {took}; everything is in {run.folder}"]
+    )
+
+
+def _notes(run: Run, counted: int, bound: Sequence[str], problems: Sequence[str]) -> list[str]:
+    """What the person has to know of data, scores, layers that were left out or held at their floor, and ADMM's end."""
+    notes = list(dict.fromkeys([*problems, *(note for row in run.state.stages for note in row["notes"])]))
+    if run.chooses_layers:
+        everything = sum(parameter.numel() for parameter in run.model.parameters() if parameter.dim() > 1)
+        notes.append(part_note(counted, everything))
+    if bound:
+        notes.append(floor_note(bound))
+    if warning := too_early((run.state.before_cut or {}).get("primal", {})):
+        notes.append(warning)
+    return notes
+
+
+def _facts(run: Run, took: str, date: str) -> dict[str, Any]:
+    """How the run was made, by name, for the page."""
+    memory = run.state.machine["memory"]
+    machine = run.state.machine | {"memory": None if memory is None else tables.size(memory)}
+    return (
+        _flat(run.settings)
+        | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
+        | {"precision": str(run.precision), "took": took, "date": date, "command": run.state.command or "-"}
+        | _flat(machine)
     )
 
 

@@ -1,10 +1,10 @@
-"""One run and its folder: stages that are done once, checkpoints, the log that a person watches."""
+"""One run and its folder: stages that are done once, and checkpoints."""
 
 import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ import torch
 from torch import nn
 
 from detect_prune.engine.checkpoint import load_checkpoint, plain_values, save_checkpoint
+from detect_prune.engine.journal import Journal
 from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.names import BEST, LAST, PICTURES
 from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
+from detect_prune.engine.recipe import Phase, Recipe
+from detect_prune.engine.resuming import other_arithmetic, require_same_settings
 from detect_prune.engine.state import RunState
 from detect_prune.engine.stop import Stopped, StopSignal
-from detect_prune.engine.task import Metrics, Phase, Recipe, Task, Teacher
+from detect_prune.engine.task import Metrics, Task, Teacher
 from detect_prune.engine.trainer import StepReport, Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import remove_unfinished, require_disk_space
@@ -27,7 +30,6 @@ from detect_prune.pruning import Masks, Pruner, prunable_weights
 from detect_prune.report.figures import save_picture
 from detect_prune.report.progress import Progress, Timeline
 from detect_prune.report.summary import Stage
-from detect_prune.report.tensorboard import EventWriter
 
 RECORDS_PER_PHASE = 500
 
@@ -45,7 +47,7 @@ class Run:
         task: what is trained, and in which world.
         folder: where everything is kept.
         recipe: how it is trained.
-        identity: plain values that must be the same when the run is resumed (the ratio, for example).
+        settings: plain values that must be the same when the run is resumed (the ratio, for example).
         save_every: seconds between checkpoints while training.
         eval_every: epochs between scores while training; None for half a phase.
         resume: go on from `folder`/last.pt; where the run did not come that far, it begins again.
@@ -64,7 +66,7 @@ class Run:
         folder: Path,
         recipe: Recipe,
         *,
-        identity: dict[str, Any],
+        settings: dict[str, Any],
         save_every: float = 180.0,
         eval_every: int | None = None,
         resume: bool = False,
@@ -79,8 +81,8 @@ class Run:
             raise DetectPruneError(f"there is at least one epoch between two scores, not {eval_every}")
         self.save_every, self.eval_every = save_every, eval_every
         self.world = task.world
-        self.settings = plain_values(identity)
-        self.identity = {"recipe": recipe.as_dict(), **self.settings}
+        self.settings = plain_values(settings)
+        self._identity = {"recipe": recipe.as_dict(), **self.settings}
         self.model: nn.Module = task.model
         self.masks: Masks | None = None
         self.include, self.exclude = include, exclude
@@ -128,9 +130,8 @@ class Run:
         self.world.share(self.model)
         for remark in self.world.remarks(self.model):
             print(remark, flush=True)
-        if self.world.main:
-            self.writer = EventWriter(self.folder, purge_step=purge_step)
-            self._kept.callback(self.writer.close)
+        self.journal = Journal(self.state, self.folder if self.world.main else None, purge_step)
+        self._kept.callback(self.journal.close)
 
     def __enter__(self) -> "Run":
         self.stop.__enter__()
@@ -188,6 +189,11 @@ class Run:
         """The weights of `model` that this run prunes, by name."""
         return prunable_weights(model, self.include, self.exclude)
 
+    @property
+    def chooses_layers(self) -> bool:
+        """Whether patterns leave layers out."""
+        return bool(self.include or self.exclude)
+
     def train(
         self,
         name: str,
@@ -224,7 +230,7 @@ class Run:
             for report in trainer.steps():
                 self.state.global_step += 1
                 self.state.see_loss(name, report.epoch, report.loss)
-                self._log(name, report, record=report.step % record_every == 0)
+                self.journal.step(name, report, record=report.step % record_every == 0)
                 progress.step(**self._live(report, pruner))
                 if report.step % evaluate_every == 0 and report.step < trainer.total:
                     metrics = self.world.on_main(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
@@ -243,9 +249,9 @@ class Run:
         """Adds a row to the closing table, and draws what the network finds at this stage."""
         beside = ("primary", "headline", "per_class", "notes")
         self.state.stages.append(stage.as_dict() | {name: getattr(metrics, name) for name in beside})
-        self._log_metrics(stage.name, metrics)
+        self.journal.metrics(stage.name, metrics)
         for name, picture in self.task.figures(self.model).items():
-            self.writer.picture(f"{name}/{stage.name}", picture, self.state.global_step)
+            self.journal.picture(f"{name}/{stage.name}", picture)
             save_picture(self.picture_path(stage.name, name), picture)
 
     def picture_path(self, stage: str, name: str) -> Path:
@@ -259,28 +265,6 @@ class Run:
             best = {"model": self.model.state_dict(), "metrics": metrics.values, "global_step": step}
             save_checkpoint(self.folder / BEST, best)
 
-    # ---- the log ------------------------------------------------------------------------------------------------
-
-    def _log(self, name: str, report: StepReport, record: bool) -> None:
-        if not self.world.main or not (record or report.update is not None):
-            return
-        parts = {f"loss {part}": value for part, value in report.parts.items()}
-        values = {"loss": report.loss, **parts, "lr": report.lr}
-        per_layer: dict[str, float] = {}
-        if report.update is not None:
-            values |= report.update.scalars()
-            for figure, layers in report.update.per_layer().items():
-                per_layer |= {f"{figure}/{layer}": value for layer, value in layers.items()}
-        values = {key: value for key, value in values.items() if math.isfinite(value)}
-        step = self.state.global_step
-        self.writer.scalars({f"train/{key}": value for key, value in values.items()} | per_layer, step)
-        self.state.history.append({"step": step, "phase": name, "epoch": report.epoch + 1, **values})
-
-    def _log_metrics(self, phase: str, metrics: Metrics) -> None:
-        step = self.state.global_step
-        self.writer.scalars({f"score/{name}": value for name, value in metrics.values.items()}, step)
-        self.state.history.append({"step": step, "phase": phase, **metrics.values})
-
     @staticmethod
     def _live(report: StepReport, pruner: Pruner | None) -> dict[str, float]:
         done = pruner.report if pruner is not None else None
@@ -291,7 +275,7 @@ class Run:
         current = {key: value.clone() for key, value in self.model.state_dict().items()}
         trainer.finish()
         metrics = self.task.evaluate(self.model)
-        self._log_metrics(name, metrics)
+        self.journal.metrics(name, metrics)
         if keep_best:
             self.keep_if_best(metrics)
         self.model.load_state_dict(current)
@@ -312,7 +296,7 @@ class Run:
         if self.world.main:
             values = {
                 **self.state.as_dict(),
-                "identity": self.identity,
+                "identity": self._identity,
                 "precision": {"bf16": self.precision.bf16, "channels_last": self.precision.channels_last},
                 "unfinished": unfinished,
                 "processes": processes,
@@ -353,7 +337,7 @@ class Run:
                 "a new run begins (--weights)",
                 file=self.folder / LAST,
             ) from None
-        self._require_same_settings(identity)
+        require_same_settings(self._identity, identity, self.folder / LAST)
         self.precision = Precision(**begun_in)
         if precision not in (None, self.precision):
             raise DetectPruneError(
@@ -380,23 +364,9 @@ class Run:
                 f"{self.world.size}: with dropout the run ends at other weights than it would have",
                 flush=True,
             )
-        if state.finished is None and (other := _other_arithmetic(state.machine, self.state.machine)):
+        if state.finished is None and (other := other_arithmetic(state.machine, self.state.machine)):
             print(f"{other}: it ends at other weights than it would have, by rounding", flush=True)
         self.state = state
-
-    def _require_same_settings(self, identity: Mapping[str, Any]) -> None:
-        begun = dict(identity)
-        with contextlib.suppress(TypeError):  # that of a newer version, with fields that this one does not know
-            begun["recipe"] = Recipe.from_dict(begun["recipe"]).as_dict()
-        if "data" in begun:  # that of an older version, which did not know all that is told now
-            begun["data"] = {**self.identity.get("data", {}), **begun["data"]}
-        if begun != self.identity:
-            different = _differences(self.identity, begun)
-            raise DetectPruneError(
-                f"this run was started with other settings ({', '.join(different)}); "
-                "resume it with the same, or start a new one",
-                file=self.folder / LAST,
-            )
 
     @property
     def _on_gpu(self) -> bool:
@@ -411,23 +381,3 @@ class Run:
         # one is whole.
         size = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
         require_disk_space(self.folder, 2 * 6 * size + 2 * size + 50_000_000)
-
-
-def _other_arithmetic(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What of the machine decides how sums are rounded and is not what it was; nothing if all is."""
-    told = [name for name in ("processor", "threads", "torch", "opencv") if name in begun]  # once less was recorded
-    names = [name for name in (*told, "gpu") if begun.get(name) != now.get(name)]
-    were, are = (", ".join(f"{name} {machine.get(name, '-')}" for name in names) for machine in (begun, now))
-    return f"this run was begun with {were}, and goes on with {are}" if names else ""
-
-
-def _differences(settings: Mapping[str, Any], begun: Mapping[str, Any]) -> list[str]:
-    """The names of the settings that are not what they were, those inside others with theirs before them."""
-    names = []
-    for name in sorted({*settings, *begun}):
-        value, before = settings.get(name), begun.get(name)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            names += [f"{name}: {inner}" for inner in _differences(value, before)]
-        elif value != before or name not in settings or name not in begun:
-            names.append(name)
-    return names

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from detect_prune.engine.task import Recipe, Task
+from detect_prune.engine.recipe import Recipe
+from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import (
     Constraint,

@@ -19,7 +19,8 @@ from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.machine import ran_out_of_memory
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.task import NotFinite, Phase, Task, Teacher, step_does_not_fit
+from detect_prune.engine.recipe import Phase
+from detect_prune.engine.task import NotFinite, Task, Teacher, step_does_not_fit
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, is_due, parameter_groups
 

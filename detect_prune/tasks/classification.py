@@ -15,7 +15,8 @@ from detect_prune.datasets.classification import ClassificationData, classificat
 from detect_prune.datasets.share import Share
 from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
-from detect_prune.engine.task import Metrics, Recipe, Teacher
+from detect_prune.engine.recipe import Recipe
+from detect_prune.engine.task import Metrics, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import modes_kept
 from detect_prune.tasks.inference import full_float32

@@ -24,7 +24,8 @@ from detect_prune.datasets.share import Share
 from detect_prune.detection import YoloLoss, coco_metrics, head_distance, voc_metrics
 from detect_prune.engine.batchnorm import STATISTICS_DRAW
 from detect_prune.engine.distributed import ALONE, World
-from detect_prune.engine.task import Metrics, Recipe, Teacher
+from detect_prune.engine.recipe import Recipe
+from detect_prune.engine.task import Metrics, Teacher
 from detect_prune.errors import DetectPruneError
 from detect_prune.export.darknet import save_network
 from detect_prune.numbers import counted

@@ -1,6 +1,6 @@
 """How long and how fast each kind of network is trained unless the caller says otherwise."""
 
-from detect_prune.engine.task import Phase, Recipe
+from detect_prune.engine.recipe import Phase, Recipe
 
 
 def detection_recipe(*, sample: bool, large: bool) -> Recipe:

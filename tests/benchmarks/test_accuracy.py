@@ -6,7 +6,8 @@ import accuracy
 import pytest
 from finished import finished_run
 
-from detect_prune.engine.curve import record_of, write_curve
+from detect_prune.engine.curve import write_curve
+from detect_prune.engine.record import record_of
 from detect_prune.errors import DetectPruneError
 
 

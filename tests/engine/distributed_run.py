@@ -21,8 +21,9 @@ from detect_prune.datasets.share import Share
 from detect_prune.engine.checkpoint import load_checkpoint
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.pipeline import prune, train
+from detect_prune.engine.recipe import Phase, Recipe
 from detect_prune.engine.stop import Stopped
-from detect_prune.engine.task import Phase, Recipe, Teacher
+from detect_prune.engine.task import Teacher
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import GlobalADMM

@@ -6,7 +6,9 @@ import json
 import pytest
 from finished import finished_run
 
-from detect_prune.engine.curve import BEST_ROW, TIE, beside_longer, compare, record_of, write_curve
+from detect_prune.engine.comparison import BEST_ROW, TIE, beside_longer, compare
+from detect_prune.engine.curve import write_curve
+from detect_prune.engine.record import record_of
 from detect_prune.errors import DetectPruneError
 
 

@@ -5,8 +5,8 @@ import torch
 from toy import StopsItself, ToyTask, run, same_bits
 
 from detect_prune.engine.checkpoint import load_checkpoint
+from detect_prune.engine.recipe import Phase, Recipe
 from detect_prune.engine.stop import Stopped
-from detect_prune.engine.task import Phase, Recipe
 from detect_prune.errors import DetectPruneError
 
 DISTILLING = ToyTask.recipe.with_options(

@@ -9,8 +9,9 @@ from detect_prune.datasets.classification import ClassificationData, LabelledPic
 from detect_prune.engine.capture import CapturedStep
 from detect_prune.engine.pipeline import prune
 from detect_prune.engine.precision import PRECISIONS, choose_precision
+from detect_prune.engine.recipe import Phase
 from detect_prune.engine.stop import Stopped
-from detect_prune.engine.task import Phase, Teacher
+from detect_prune.engine.task import Teacher
 from detect_prune.engine.trainer import Trainer
 from detect_prune.pruning import keep_count
 from detect_prune.tasks.classification import ClassificationTask, build_network

@@ -23,8 +23,8 @@ from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.ema import MovingAverage
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.precision import PRECISIONS, choose_precision
+from detect_prune.engine.recipe import Phase
 from detect_prune.engine.stop import StopSignal
-from detect_prune.engine.task import Phase
 from detect_prune.engine.trainer import Trainer, learning_rate
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import GlobalADMM, GlobalBudget, GradualMagnitude, magnitude_masks

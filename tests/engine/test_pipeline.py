@@ -18,9 +18,11 @@ from toy import FP32, ToyTask, run, same_bits
 from detect_prune.engine import pipeline
 from detect_prune.engine.batchnorm import reestimate
 from detect_prune.engine.checkpoint import load_checkpoint
-from detect_prune.engine.curve import record_of, write_curve
+from detect_prune.engine.curve import write_curve
 from detect_prune.engine.pipeline import prune, train
-from detect_prune.engine.task import Metrics, NotFinite, Recipe
+from detect_prune.engine.recipe import Recipe
+from detect_prune.engine.record import record_of
+from detect_prune.engine.task import Metrics, NotFinite
 from detect_prune.engine.trainer import Trainer
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Masks, make_pruner, prunable_weights

@@ -11,6 +11,7 @@ import pytest
 import torch
 from toy import FP32, StopsItself, ToyTask, run, same_bits
 
+from detect_prune.engine import journal
 from detect_prune.engine import run as run_module
 from detect_prune.engine.checkpoint import load_checkpoint, save_checkpoint
 from detect_prune.engine.machine import describe_machine
@@ -127,9 +128,9 @@ def test_a_finished_run_can_be_resumed_and_does_nothing(whole, monkeypatch):
 @pytest.fixture
 def purged(monkeypatch):
     """From which step on each run that begins in the test has TensorBoard forget."""
-    steps, writer = [], run_module.EventWriter
+    steps, writer = [], journal.EventWriter
     monkeypatch.setattr(
-        run_module, "EventWriter", lambda folder, purge_step: steps.append(purge_step) or writer(folder, purge_step)
+        journal, "EventWriter", lambda folder, purge_step: steps.append(purge_step) or writer(folder, purge_step)
     )
     return steps
 
@@ -277,7 +278,7 @@ def test_a_log_that_can_t_be_closed_hides_neither_the_stop_nor_the_handlers(tmp_
         raise DetectPruneError("TensorBoard's events can't be written")
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(run_module.EventWriter, "close", full)
+    monkeypatch.setattr(journal.EventWriter, "close", full)
     with pytest.raises(Stopped):
         run(tmp_path / "run", StopsItself(3))
     assert signal.getsignal(signal.SIGINT) is before

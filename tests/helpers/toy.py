@@ -13,7 +13,8 @@ from torch import nn
 from detect_prune.engine.distributed import ALONE
 from detect_prune.engine.pipeline import prune
 from detect_prune.engine.precision import Precision
-from detect_prune.engine.task import Metrics, Phase, Recipe
+from detect_prune.engine.recipe import Phase, Recipe
+from detect_prune.engine.task import Metrics
 
 
 def toy_network() -> nn.Module:
