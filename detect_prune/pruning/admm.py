@@ -147,7 +147,7 @@ class GlobalADMM:
     @torch.no_grad()
     def _start(self) -> None:
         """Z = P_S(W): where rho is given, a Z of zeros would pull all weights to zero until the first update."""
-        self.q = self._worths(self._pressing())
+        self.q = self._worths(self._asked_ahead())
         masks, _ = self._choose(self._progress()).named(self.weights)
         for name, weight in self.weights.items():
             self.z[name].copy_(weight).masked_fill_(~masks[name], 0)
@@ -156,15 +156,16 @@ class GlobalADMM:
         """The support of the nearest point of S to W itself."""
         return self.constraint.project(detached(self.weights), self.q, progress)
 
-    def _progress(self, end: float = 1.0) -> float:
-        """The part of the removal that the next Z is asked for, if all of it is to be by this share of the updates. The
-        first Z is asked for some, or there would be nothing for the penalty to do."""
-        return cubic((self.done + 1) / (end * self.updates)) if self.gradual else 1.0
+    def _progress(self) -> float:
+        """The part of the removal that the next Z is asked for. The first one is asked for some, or there would be
+        nothing for the penalty to do."""
+        return cubic((self.done + 1) / self.updates) if self.gradual else 1.0
 
-    def _pressing(self) -> float:
-        """The part of the removal for which weights have to show what they are worth: ahead of the next Z's, and all of
-        it where they do so once and for all."""
-        return self._progress(PRESSING) if self.schedule.stages > 1 else 1.0
+    def _asked_ahead(self) -> float:
+        """The part of the removal for which weights have to show what they are worth: what is asked for at the end of
+        the stage, and more, for all of it is to be known when rho begins to press."""
+        end = self.schedule.stage_end(self.done, self.updates)
+        return cubic(end / (PRESSING * self.updates)) if self.gradual else 1.0
 
     def _worths(self, progress: float, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
@@ -402,7 +403,7 @@ class GlobalADMM:
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         # Where the ratio is still growing, or weights are far from Z, they can tell anew what they are worth.
         tells = self.done < self._rho.first_pressing or self.report.worst > _NEAR
-        worths = self._worths(self._pressing(), lengths) if tells else self.q
+        worths = self._worths(self._asked_ahead(), lengths) if tells else self.q
         self._change(self._rho.next(self.done, self.report.worst), worths)
 
     def _change(self, rho: float, worths: dict[str, Tensor]) -> None:
@@ -429,7 +430,7 @@ class GlobalADMM:
         require_finite(detached(self.weights))
         if not self.q:
             self._settle()
-        if self._pressing() < 1:
+        if self._asked_ahead() < 1:
             self.q = self._worths(1.0)  # updates are missing: what there is was made for a part of the removal
         self.detach()
         masks = Masks.chosen(self.weights, self._choose())

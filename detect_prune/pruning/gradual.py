@@ -108,8 +108,8 @@ class GradualMagnitude:
         """
         if self.done >= self.updates:
             raise ValueError(f"all {self.updates} planned updates are done; nothing more is to be removed")
+        self._tighten(cubic((self.done + 1) / self.updates))
         self.done += 1
-        self._tighten(cubic(self.done / self.updates))
         counts = self.masks.kept()
         kept = {name: left / total for name, (left, total) in counts.items()}
         overall = sum(left for left, _ in counts.values()) / self.masks.n_total

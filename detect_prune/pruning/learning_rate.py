@@ -20,7 +20,7 @@ class LearningRate:
         """Of the groups. (Not the groups themselves: an optimizer makes new ones where it loads a state.)"""
         self._rate_when_attached = 0.0
         """The rate when the optimizer was attached: whoever warms up by hand has not yet begun."""
-        self._had_trained = False
+        self._stepped_before = False
         self._full = 0.0
         """What a warm-up rises to, by the groups at the first step. Saved, since the optimizer of a resumed run may
         have been made with any rate."""
@@ -42,17 +42,22 @@ class LearningRate:
             if any(id(part) in watched for part in group["params"])
         ]
         for group in (optimizer.param_groups[number] for number in numbers):
-            if "lr" not in group:
+            if group.get("lr") is None:
                 raise ValueError("rho follows the optimizer's learning rate, and its groups have no 'lr'")
-            if isinstance(optimizer, torch.optim.SGD) and group["momentum"] >= 1:
-                raise ValueError(
-                    f"with a momentum of {group['momentum']:g} steps add up without end; below 1 is needed"
-                )
+            if isinstance(optimizer, torch.optim.SGD) and group["momentum"]:
+                if group["momentum"] >= 1:
+                    raise ValueError(
+                        f"with a momentum of {group['momentum']:g} steps add up without end; below 1 is needed"
+                    )
+                if group["dampening"] >= 1:
+                    raise ValueError(
+                        f"a dampening of {group['dampening']:g} leaves nothing of a gradient; below 1 is needed"
+                    )
         self._optimizer, self._numbers = optimizer, numbers
         self._rate_when_attached = self.now
         # torch's schedulers, which alone leave an initial rate, note here that steps were taken. Asked at the first
         # step, it would always be so.
-        self._had_trained = getattr(optimizer, "_opt_called", False)
+        self._stepped_before = getattr(optimizer, "_opt_called", False)
 
     def detach(self) -> None:
         """The optimizer's steps count no more."""
@@ -63,11 +68,13 @@ class LearningRate:
         return self._optimizer is not None
 
     @property
-    def momentum(self) -> float | None:
-        """Of steps that follow the length of the gradient, SGD's; None where they do not, as Adam's."""
+    def drag(self) -> float | None:
+        """A steady gradient moves a weight by its length times the rate in each step, divided by this: (1 - momentum) /
+        (1 - dampening) with SGD. None where steps do not follow the length of the gradient, as Adam's."""
         if not isinstance(self._optimizer, torch.optim.SGD):
             return None
-        return max(group["momentum"] for group in self._groups())
+        groups = [group for group in self._groups() if group["momentum"]]  # without it torch has no dampening either
+        return min([1.0, *((1 - group["momentum"]) / (1 - group["dampening"]) for group in groups)])
 
     @property
     def now(self) -> float:
@@ -89,15 +96,18 @@ class LearningRate:
                 float(group.get("max_lr", group.get("initial_lr", self._rate_when_attached)))
                 for group in self._groups()
             )
-            # The rate of an optimizer that has trained may have fallen before. (One that was loaded shows it by its
-            # state, which SGD without momentum does not have.)
-            state = any(self._optimizer.state.get(part) for group in self._groups() for part in group["params"])
-            self._warms_up = not (self._had_trained or state) and rate < self._full
+            self._warms_up = not self._has_trained() and rate < self._full
         elif rate > self._peak:
             self._warms_up = True
         self.steps += 1
         self._has_fallen = self._has_fallen or rate < self._peak
         self._peak = max(self._peak, rate)
+
+    def _has_trained(self) -> bool:
+        """Whether the optimizer had before it was attached: then its rate may have fallen. One that was loaded shows it
+        by its state, which SGD without momentum does not have, and Adagrad has before its first step."""
+        states = [self._optimizer.state.get(part) for group in self._groups() for part in group["params"]]
+        return self._stepped_before or any(state and float(state.get("step", 1)) > 0 for state in states)
 
     def _groups(self) -> list[dict[str, Any]]:
         return [self._optimizer.param_groups[number] for number in self._numbers]

@@ -38,8 +38,9 @@ class Masks(Mapping[str, Tensor]):
         if masks.keys() != self._weights.keys():
             wrong = sorted(masks.keys() ^ self._weights.keys())
             raise ValueError(f"the masks do not belong to this network: {', '.join(wrong)} is on one side only")
-        for name, weight in self._weights.items():
+        for name, weight in self._weights.items():  # all of them before any is taken
             _require_shape(name, masks[name], weight)
+        for name, weight in self._weights.items():
             mask = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(masks[name])
             self._removed[name] = mask.logical_not_()
 

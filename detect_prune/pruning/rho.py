@@ -45,7 +45,7 @@ class Rho:
     @property
     def moves_weights(self) -> bool:
         """Whether the penalty moves W itself, beside the optimizer's step, instead of joining the gradient."""
-        return self.schedule.decoupled and self.rate.attached and self.rate.momentum is None
+        return self.schedule.decoupled and self.rate.attached and self.rate.drag is None
 
     # ---- before the first penalty
 
@@ -96,10 +96,10 @@ class Rho:
     def _effective(self, done: int) -> float:
         """With this, descent on the penalty alone moves W by a given share of its way between two updates. 0 where the
         steps of the optimizer do not follow the length of the gradient, and the penalty is a part of it."""
-        momentum = 0.0 if self.moves_weights else self.rate.momentum
-        if momentum is None:
+        drag = 1.0 if self.moves_weights else self.rate.drag
+        if drag is None:
             return 0.0
-        way = self.rate.ahead / (1 - momentum) * self.rate.steps / max(done, 1)
+        way = self.rate.ahead / drag * self.rate.steps / max(done, 1)
         return self.schedule.effective / way if way > 0 else 0.0
 
     def largest_worth(self) -> float:

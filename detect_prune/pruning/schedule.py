@@ -126,6 +126,10 @@ class RhoSchedule:
         """Is the update number `done` (from 1) of `updates` the last of its stage, and another one follows?"""
         return done < updates and is_due(done, updates, min(self.stages, updates))
 
+    def stage_end(self, done: int, updates: int) -> int:
+        """The number of the last update of the stage that goes on after `done` of `updates`."""
+        return next((later for later in range(done + 1, updates) if self.ends_stage(later, updates)), updates)
+
     def growth(self, done: int, updates: int, since: int, first: float, now: float) -> float:
         """The factor for rho after `done` of `updates`, where the worst residual was `first` after `since` of them, by
         when nearly all of the removal has been asked for, and is `now`."""

@@ -452,6 +452,10 @@ def test_taylor_serves_every_set(constraint):
         (replace(RhoSchedule.growing(), start=1e-3), 40, 0.02),
         (replace(RhoSchedule.growing(), start=1e-3), 29, 0.02),
         (replace(RhoSchedule.growing(), start=1e-3), 10, 0),
+        # With few stages the last q is old; here W is still what it was then.
+        (replace(RhoSchedule.growing(), start=1e-3, stages=2, empties_outputs=False), 40, 0),
+        (replace(RhoSchedule.growing(), start=1e-3, stages=4, empties_outputs=False), 40, 0),
+        (replace(RhoSchedule.growing(), start=1e-3, stages=2, empties_outputs=False), 15, 0),
     ],
 )
 def test_a_growing_ratio_is_cut_by_what_weights_are_worth_for_the_whole_removal(rho, updates, off):

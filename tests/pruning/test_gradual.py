@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from detect_prune.pruning import (
+    Diverged,
     GlobalBudget,
     GradualMagnitude,
     keep_count,
@@ -145,6 +146,20 @@ def test_gradual_s_cut_is_the_whole_one_though_updates_are_missing(updates):
     masks = gradual.cut(optimizer)
     assert masks.n_kept == keep_count(masks.n_total, 0.9)
     assert all(not (masks[name] & ~before[name]).any() for name in masks), "nothing comes back"
+
+
+def test_an_update_that_fails_is_still_to_be_made():
+    _, _, gradual = build()
+    for _ in range(gradual.updates - 1):
+        gradual.update()
+    weight = next(iter(gradual.weights.values())).detach()
+    before = weight.clone()
+    weight.fill_(float("nan"))
+    with pytest.raises(Diverged):
+        gradual.update()
+    weight.copy_(before)
+    masks = gradual.cut()
+    assert masks.n_kept == keep_count(masks.n_total, 0.9)
 
 
 def test_gradual_magnitude_reports_where_the_floor_binds():

@@ -326,3 +326,13 @@ def test_what_is_no_state_of_masks_is_refused(take):
     for state in (model.state_dict(), {}, {"bits": {}}):
         with pytest.raises(ValueError, match="its own state_dict"):
             take(model, state)
+
+
+def test_masks_that_do_not_fit_are_not_taken_in_part():
+    masks = magnitude_masks(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), 0.5)
+    other = magnitude_masks(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), 0.9)
+    before = {name: masks[name] for name in masks}
+    for take in (lambda: masks.load_state_dict(other.state_dict()), lambda: masks.replace(other)):
+        with pytest.raises(ValueError, match=r"the mask of 1\.weight"):
+            take()
+        assert all(torch.equal(masks[name], mask) for name, mask in before.items())

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from admm_problems import Free, batches, network, step
+from torch import nn
 from torch.nn import functional as F
 
 from detect_prune.pruning import (
@@ -230,7 +231,12 @@ def test_rho_follows_an_optimizer_that_has_loaded_its_state(kind, rate, gradual,
     ("make", "named"),
     [
         (lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=1.0), "a momentum of 1 .* below 1 is needed"),
+        (
+            lambda parameters: torch.optim.SGD(parameters, 0.1, 0.9, dampening=1),
+            "a dampening of 1 .* below 1",
+        ),
         (lambda parameters: torch.optim.Optimizer(parameters, {"step_size": 0.1}), "have no 'lr'"),
+        (lambda parameters: torch.optim.Optimizer(parameters, {"lr": None}), "have no 'lr'"),
     ],
 )
 def test_an_optimizer_whose_steps_have_no_known_length_is_refused(make, named):
@@ -304,6 +310,47 @@ def test_rho_moves_w_between_two_updates_where_steps_follow_the_gradient(kind, r
         if number % 5 == 0:
             admm.update()
     assert admm.rho == pytest.approx(rho)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps_in_rates"),
+    [({}, 1), ({"momentum": 0.9}, 10), ({"momentum": 0.9, "dampening": 0.5}, 5), ({"dampening": 0.5}, 1)],
+)
+def test_the_first_rho_knows_how_far_a_steady_gradient_moves_a_weight(options, steps_in_rates):
+    model = nn.Linear(3, 3, bias=False)
+    start = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, **options)
+    for _ in range(200):
+        before = model.weight.detach().clone()
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    step_length = float((before - model.weight.detach()).mean())
+    assert step_length == pytest.approx(1e-3 * steps_in_rates, rel=1e-3), "what torch does"
+    model.weight.data.copy_(start)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, **options)
+    admm = GlobalADMM(model, 0.5, updates=40, importance="raw", gradual=True)
+    admm.attach(optimizer)
+    for _ in range(20):
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    admm.update()
+    assert admm.rho * 20 * step_length == pytest.approx(admm.schedule.effective, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.Adagrad])
+def test_a_warm_up_in_stairs_is_seen_also_where_the_optimizer_is_made_with_a_state(kind):
+    model = nn.Linear(40, 40)
+    optimizer = kind(model.parameters(), 0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda stair: 0.1 * (1 + 9 * stair))
+    admm = GlobalADMM(model, 0.5, updates=40, importance="raw", gradual=True)
+    admm.attach(optimizer)
+    for _ in range(20):
+        model.weight.grad = torch.randn(40, 40)
+        optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+    admm.update()
+    scheduler.step()
+    assert admm.rho * 0.01 * 20 == pytest.approx(1), "of the rate that the warm-up rises to"
 
 
 @pytest.mark.parametrize(("effective", "rate", "larger"), [(0.0, 1e-6, False), (1.0, 1e-6, True), (1.0, 0.1, False)])
