@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NMS_KINDS = ("default", "greedynms", "diounms")
+"""Of suppression; `default` is by plain IoU."""
+IOU_LOSSES = ("mse", "iou", "giou", "diou", "ciou")
+
 
 @dataclass(frozen=True)
 class HeadSpec:
@@ -31,9 +35,10 @@ class HeadSpec:
     scale_x_y: float = 1.0
     new_coords: bool = False
     nms_kind: str = "default"
-    """`default` (plain IoU), `greedynms` or `diounms`."""
+    """One of NMS_KINDS."""
     beta_nms: float = 0.6
     iou_loss: str = "mse"
+    """One of IOU_LOSSES."""
     iou_normalizer: float = 0.75
     obj_normalizer: float = 1.0
     delta_normalizer: float = 1.0

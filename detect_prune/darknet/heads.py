@@ -1,15 +1,22 @@
 """[yolo] sections: reading one, and fitting a network's heads to another number of classes."""
 
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 
 from detect_prune.darknet.cfg import Cfg, CfgWarning
 from detect_prune.darknet.section import Section, shown
 from detect_prune.errors import DetectPruneError
-from detect_prune.structures import HeadSpec
+from detect_prune.structures import IOU_LOSSES, NMS_KINDS, HeadSpec
 
 MAX_CLASSES = 10_000
+
+_DEFAULTS = {field.name: field.default for field in fields(HeadSpec)}
+_NUMBERS = (
+    *("scale_x_y", "beta_nms", "iou_normalizer", "obj_normalizer", "delta_normalizer"),
+    *("iou_thresh", "ignore_thresh", "truth_thresh", "label_smooth_eps"),
+)
+_SWITCHES = ("new_coords", "objectness_smooth", "focal_loss")
 
 
 def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) -> HeadSpec:
@@ -54,21 +61,11 @@ def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) ->
         mask=mask,
         all_anchors=every,
         classes=section.int("classes", 20, low=1, high=MAX_CLASSES),
-        scale_x_y=section.float("scale_x_y", 1.0),
-        new_coords=section.int("new_coords", 0) != 0,
-        nms_kind=section.str("nms_kind", "default", ("default", "greedynms", "diounms")),
-        beta_nms=section.float("beta_nms", 0.6),
-        iou_loss=section.str("iou_loss", "mse", ("mse", "iou", "giou", "diou", "ciou")),
-        iou_normalizer=section.float("iou_normalizer", 0.75),
-        obj_normalizer=section.float("obj_normalizer", 1.0),
-        delta_normalizer=section.float("delta_normalizer", 1.0),
-        iou_thresh=section.float("iou_thresh", 1.0),
-        ignore_thresh=section.float("ignore_thresh", 0.5),
-        truth_thresh=section.float("truth_thresh", 1.0),
-        label_smooth_eps=section.float("label_smooth_eps", 0.0),
-        max_delta=section.float("max_delta", 0.0, low=0.0),
-        objectness_smooth=section.int("objectness_smooth", 0) != 0,
-        focal_loss=section.int("focal_loss", 0) != 0,
+        nms_kind=section.str("nms_kind", _DEFAULTS["nms_kind"], NMS_KINDS),
+        iou_loss=section.str("iou_loss", _DEFAULTS["iou_loss"], IOU_LOSSES),
+        max_delta=section.float("max_delta", _DEFAULTS["max_delta"], low=0.0),
+        **{name: section.float(name, _DEFAULTS[name]) for name in _NUMBERS},
+        **{name: section.int(name, int(_DEFAULTS[name])) != 0 for name in _SWITCHES},
     )
 
 

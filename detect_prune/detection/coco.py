@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detect_prune.detection.average_precision import require_one_each, shown
 from detect_prune.numbers import counted
 from detect_prune.structures import Detections, Truth
 
@@ -64,11 +65,6 @@ class CocoResult:
         return "\n".join([*lines, f"COCO's AP over IoU .50:.95 on {counted(self.pictures, 'picture')}"])
 
 
-def shown(value: float | None) -> str:
-    """A share in a column of five characters; a dash where there is none."""
-    return "    -" if value is None else f"{value:5.3f}"
-
-
 class _Evaluation(COCOeval):
     """pycocotools' evaluation, but VOC's difficult objects are ignored, the way that objects of another size are."""
 
@@ -93,8 +89,7 @@ def coco_metrics(truths: Sequence[Truth], detections: Sequence[Detections], name
     Raises:
         ValueError: not one Detections a Truth.
     """
-    if len(truths) != len(detections):
-        raise ValueError(f"{len(truths)} truths and {len(detections)} detections; one each a picture was expected")
+    require_one_each(truths, detections)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = _Evaluation(
             _as_coco(map(_truth_rows, range(len(truths)), truths), len(truths), names),

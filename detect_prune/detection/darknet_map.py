@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detect_prune.detection.voc import average_precision, ious, require_sense
+from detect_prune.detection.average_precision import average_precision, ious, require_sense
 from detect_prune.structures import Detections, Truth
 
 

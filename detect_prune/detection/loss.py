@@ -27,13 +27,12 @@ from torch import Tensor
 
 from detect_prune.boxes import box_similarity, cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
 from detect_prune.detection.decode import activate_box, anchor_fractions, head_values, place_all, place_box
-from detect_prune.structures import HeadSpec
+from detect_prune.structures import IOU_LOSSES, HeadSpec
 
 # Overlaps of predictions and truths that are computed at a time; bounds the memory (about 50 bytes each).
 _PAIRS_AT_ONCE = 1 << 22
 # Beyond it a probability counts as certain: keeps the cross entropy of a saturated sigmoid, and its gradient, finite.
 _CERTAIN = 1e-6
-_IOU_LOSSES = ("mse", "iou", "giou", "diou", "ciou")
 # A box that fits a truth is no negative only if some class of it is more probable (Darknet's compare_yolo_class).
 _CLASS_MATCH = 0.25
 
@@ -54,8 +53,8 @@ class YoloLoss:
     def __init__(self, heads: Sequence[HeadSpec]):
         self.heads = tuple(heads)
         for head in self.heads:
-            if head.iou_loss not in _IOU_LOSSES:
-                raise ValueError(f"iou_loss of layer {head.layer} is one of {_IOU_LOSSES}, not {head.iou_loss!r}")
+            if head.iou_loss not in IOU_LOSSES:
+                raise ValueError(f"iou_loss of layer {head.layer} is one of {IOU_LOSSES}, not {head.iou_loss!r}")
 
     def __call__(
         self, raws: Sequence[Tensor], targets: Tensor, input_size: tuple[int, int]

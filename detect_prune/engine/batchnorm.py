@@ -1,6 +1,8 @@
-"""Batch-norm statistics, measured again: after a cut the old ones belong to a network that no longer exists."""
+"""Batch norm: its statistics are measured again, since after a cut the old ones belong to a network that no longer
+exists; and several processes on GPUs have them in common."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -72,3 +74,51 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
             for norm, momentum in zip(norms, momenta):
                 norm.momentum = momentum
     return count
+
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@contextlib.contextmanager
+def synchronised(model: nn.Module, processes: int) -> Iterator[None]:
+    """Meanwhile the batch norms of a model on GPUs normalise by the pictures of all processes.
+
+    The modules that stand in for them share their tensors, so nothing that is saved changes, and the model is its old
+    self afterwards. On a processor torch has none such: there each process normalises by its own pictures.
+    """
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if processes > 1 and _can_synchronise(child)
+    ]
+    for parent, name, child in places:
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    try:
+        yield
+    finally:
+        for parent, name, child in places:
+            setattr(parent, name, child)
+
+
+def sharing_in_words(model: nn.Module, processes: int) -> str:
+    """What a person should know of how so many processes share each batch; nothing where it is one."""
+    if processes == 1:
+        return ""
+    said = f"{processes} processes share each batch"
+    norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS)]
+    if all(_can_synchronise(norm) for norm in norms):
+        return said
+    return (
+        f"{said}; each normalises by its own pictures (batch norm is synchronised on GPUs only, and only torch's own), "
+        "and the running statistics are averaged"
+    )
+
+
+def _can_synchronise(module: nn.Module) -> bool:
+    # A subclass may do otherwise, stay frozen for example, and torch's stand-in would not.
+    return type(module) in _BATCH_NORMS and _on_gpu(module)
+
+
+def _on_gpu(module: nn.Module) -> bool:
+    return any(value.is_cuda for value in module.state_dict().values())

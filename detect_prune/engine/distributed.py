@@ -247,44 +247,6 @@ class World:
         if not self.main:
             torch.manual_seed(int(torch.randint(2**62, ())) + self.rank)
 
-    @contextlib.contextmanager
-    def synchronised(self, model: nn.Module) -> Iterator[None]:
-        """Meanwhile the batch norms of a model on GPUs normalise by the pictures of all processes.
-
-        The modules that stand in for them share their tensors, so nothing that is saved changes, and the model is
-        its old self afterwards. On a processor torch has none such: there each process normalises by its own pictures.
-        """
-        places = [
-            (parent, name, child)
-            for parent in model.modules()
-            for name, child in parent.named_children()
-            if self._can_synchronise(child)
-        ]
-        for parent, name, child in places:
-            setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-        try:
-            yield
-        finally:
-            for parent, name, child in places:
-                setattr(parent, name, child)
-
-    def _can_synchronise(self, module: nn.Module) -> bool:
-        # A subclass may do otherwise, stay frozen for example, and torch's stand-in would not.
-        return self.size > 1 and type(module) in _BATCH_NORMS and _on_gpu(module)
-
-    def remarks(self, model: nn.Module) -> list[str]:
-        """What a person should know of a run in this world: nothing where it is one process."""
-        if self.size == 1:
-            return []
-        said = [f"{self.size} processes share each batch"]
-        norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS)]
-        if norms and not all(self._can_synchronise(norm) for norm in norms):
-            said.append(
-                "each normalises by its own pictures (batch norm is synchronised on GPUs only, and only torch's own), "
-                "and the running statistics are averaged"
-            )
-        return ["; ".join(said)]
-
     # ---- the end ------------------------------------------------------------------------------------------------
 
     def complain(self, sentence: str, together: bool = False) -> None:
@@ -310,14 +272,8 @@ class World:
             self._store.set(_SAID, "")
 
 
-def _on_gpu(module: nn.Module) -> bool:
-    return any(value.is_cuda for value in module.state_dict().values())
-
-
 ALONE = World()
 """One process."""
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from detect_prune.engine.batchnorm import sharing_in_words, synchronised
 from detect_prune.engine.checkpoint import load_checkpoint, plain_values, save_checkpoint
 from detect_prune.engine.journal import Journal
 from detect_prune.engine.lock import lock_folder
@@ -128,7 +129,7 @@ class Run:
                         print(describe_choice(chosen, self.state.timings), flush=True)
         self.precision.prepare(self.model)
         self.world.share(self.model)
-        for remark in self.world.remarks(self.model):
+        if remark := sharing_in_words(self.model, self.world.size):
             print(remark, flush=True)
         self.journal = Journal(self.state, self.folder if self.world.main else None, purge_step)
         self._kept.callback(self.journal.close)
@@ -224,7 +225,7 @@ class Run:
         self.timeline.begin(name, trainer.step)
         with (
             self.stop.guard(),
-            self.world.synchronised(self.model),
+            synchronised(self.model, self.world.size),
             Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress,
         ):
             for report in trainer.steps():

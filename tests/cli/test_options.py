@@ -80,7 +80,7 @@ def default(made, option):
 
 def test_choices_that_stand_here_are_those_of_the_packages():
     from detect_prune.datasets.letterbox import RESIZES
-    from detect_prune.detection.voc import AP_RULES, DIFFICULT_RULES
+    from detect_prune.detection.average_precision import AP_RULES, DIFFICULT_RULES
     from detect_prune.pruning.budgets import BUDGETS
     from detect_prune.tasks.scoring import PROTOCOLS, SHOWN
 

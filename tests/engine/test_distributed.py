@@ -15,8 +15,7 @@ from tiny import TINY_CFG, write_coco
 from torch import nn
 from toy import ToyTask, toy_network
 
-from detect_prune.engine import distributed
-from detect_prune.engine.distributed import World
+from detect_prune.engine import batchnorm
 from detect_prune.pruning import prunable_weights
 from detect_prune.tasks.detector import load
 
@@ -157,12 +156,12 @@ def test_processes_that_have_drifted_apart_are_told(results):
 
 def test_what_stands_in_for_batch_norm_on_gpus_shares_its_tensors_and_goes_again(monkeypatch):
     """Only a GPU can train with it; how it comes and goes, and that frozen it works anywhere, is seen here."""
-    monkeypatch.setattr(distributed, "_on_gpu", lambda module: True)
+    monkeypatch.setattr(batchnorm, "_on_gpu", lambda module: True)
     model = toy_network()
     modules, before = list(model.modules()), {name: id(value) for name, value in model.named_parameters()}
     points = ToyTask.points(0, 4)[0]
     expected = model.eval()(points)
-    with World(0, 2).synchronised(model):
+    with batchnorm.synchronised(model, 2):
         assert [type(model[place]) for place in (1, 5)] == [nn.SyncBatchNorm] * 2
         assert list(model.state_dict()) == list(toy_network().state_dict())
         assert {name: id(value) for name, value in model.named_parameters()} == before
@@ -176,12 +175,12 @@ def test_a_batch_norm_of_another_kind_keeps_its_ways_on_gpus(monkeypatch):
         def train(self, mode=True):
             return super().train(False)
 
-    monkeypatch.setattr(distributed, "_on_gpu", lambda module: True)
+    monkeypatch.setattr(batchnorm, "_on_gpu", lambda module: True)
     model = nn.Sequential(nn.Conv2d(1, 2, 1), Frozen(2), nn.BatchNorm2d(2))
-    with World(0, 2).synchronised(model):
+    with batchnorm.synchronised(model, 2):
         model.train()
         assert type(model[1]) is Frozen and not model[1].training and type(model[2]) is nn.SyncBatchNorm
-    assert "only torch's own" in World(0, 2).remarks(model)[0]
+    assert "only torch's own" in batchnorm.sharing_in_words(model, 2)
 
 
 def test_processes_that_stop_together_leave_as_at_the_end_of_their_work(tmp_path):
