@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from recording import circumstances, write_results
 
 from detect_prune import classification_task, detection_task
+from detect_prune.cli.choices import IMPORTANCES
 from detect_prune.cli.command import run_command
 from detect_prune.cli.options import positive, removal_ratio
-from detect_prune.cli.prune import IMPORTANCES
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.task import Task
 from detect_prune.pruning import DEFAULT_FLOOR, magnitude_masks, prunable_weights

@@ -19,7 +19,7 @@ from recording import circumstances, write_results
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from detect_prune.cli.prune import IMPORTANCES
+from detect_prune.cli.choices import IMPORTANCES
 from detect_prune.darknet import Darknet, load_cfg
 from detect_prune.detection import YoloLoss
 from detect_prune.engine.recipe import Phase

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detect_prune.cli.options import MODELS, choose_device, default_workers
+from detect_prune.cli.choices import MODELS
+from detect_prune.cli.options import choose_device, default_workers
 from detect_prune.cli.plan import fresh_folder, resume_plan, save_plan, started_elsewhere
 from detect_prune.datasets import SAMPLE, data_available
 from detect_prune.datasets.descriptor import read_names
@@ -133,7 +134,7 @@ class Begun:
 def begin(
     args: argparse.Namespace,
     argv: Sequence[str],
-    made: argparse.ArgumentParser,
+    parser: argparse.ArgumentParser,
     command: str,
     project: Path,
     world: World,
@@ -145,7 +146,7 @@ def begin(
     Args:
         args: filled in with what was looked up, or with the options of the run that goes on.
         argv: the options as they were typed.
-        made: the command's parser.
+        parser: the command's parser.
         command: prune or train.
         project: where runs are kept unless --project says otherwise.
         world: the processes that begin it together.
@@ -158,7 +159,7 @@ def begin(
     project = Path(args.project or project)
     resuming = args.resume is not None
     if resuming:
-        folder, argv, options = world.on_main(lambda: (*resume_plan(command, made, args, project), vars(args)))
+        folder, argv, options = world.on_main(lambda: (*resume_plan(command, parser, args, project), vars(args)))
         vars(args).update(options)
     with started_elsewhere(folder) if resuming else nullcontext():
         job = world.main_first(lambda: build_job(args, world))
@@ -174,7 +175,7 @@ def begin(
         "eval_every": args.eval_every,
         "seed": args.seed,
         "precision": PRECISIONS.get(args.precision),
-        "command": f"{made.prog} {shlex.join(argv)}",
+        "command": f"{parser.prog} {shlex.join(argv)}",
     }
     return Begun(job, folder, argv, arguments)
 

@@ -15,8 +15,8 @@ from detect_prune.numbers import counted
 OUT = Path("runs/detect")
 
 
-def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = Parser(
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = Parser(
         prog=prog or "detect-prune detect",
         description="Finds objects in pictures and videos and draws them, upright: NAME.jpg or NAME.mp4 for each.",
         epilog="--save-txt: a line an object, 'class cx cy w h score', the class's number from 0, centre and size as "
@@ -25,42 +25,42 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "of such lists, one a frame. Best come first. The text of a video's frames is in NAME/000001.txt and so on. "
         "Where two sources share a name, the second keeps its ending too (NAME.png.jpg), or gets a number.",
     )
-    add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
-    made.add_argument(
+    add_network_options(parser, "the file of the cfg's name beside it, else in ./weights")
+    parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="a picture, a video, a folder, or a pattern such as 'photos/*.jpg'"
     )
-    made.add_argument(
+    parser.add_argument(
         "--names",
         type=path_name,
         metavar="FILE",
         help="class names, one a line (default: the cfg's name with .names, beside it, else those of COCO or VOC, if "
         "their number fits)",
     )
-    add_use_options(made)
-    made.add_argument(
+    add_use_options(parser)
+    parser.add_argument(
         "--score", type=share, default=0.25, metavar="SHARE", help="lowest score that is shown (default 0.25)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--nms-iou",
         type=share,
         default=0.45,
         metavar="SHARE",
         help="IoU threshold of the suppression (default 0.45)",
     )
-    made.add_argument("--save-txt", action="store_true", help="write what was found as text, too")
-    made.add_argument("--save-json", action="store_true", help="write what was found as JSON, too")
-    made.add_argument(
+    parser.add_argument("--save-txt", action="store_true", help="write what was found as text, too")
+    parser.add_argument("--save-json", action="store_true", help="write what was found as JSON, too")
+    parser.add_argument(
         "--out",
         type=path_name,
         metavar="DIR",
         help=f"where everything goes (default {OUT}, or {OUT}-2 and so on where that is taken)",
     )
-    return made
+    return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return run_command(_detect, parser(prog), argv)
+    return run_command(_detect, build_parser(prog), argv)
 
 
 def _detect(args: argparse.Namespace, argv: list[str]) -> None:

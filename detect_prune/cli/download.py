@@ -11,8 +11,8 @@ from detect_prune.official import DATA, WEIGHTS, DataSet, find_weights_file, ins
 from detect_prune.resources import find_resource
 
 
-def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = Parser(
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = Parser(
         prog=prog or "detect-prune download",
         description="Fetches official files and checks them. What is broken off goes on where it was; what is there "
         "already is only checked.",
@@ -20,14 +20,14 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         + ", ".join(f"{name} ({_gigabytes(name):.1f} GB)" for name in DATA)
         + "; unpacking takes as much again.",
     )
-    made.add_argument("names", nargs="+", metavar="NAME", help="such as yolov4, yolov4.conv.137, coco or voc")
-    made.add_argument(
+    parser.add_argument("names", nargs="+", metavar="NAME", help="such as yolov4, yolov4.conv.137, coco or voc")
+    parser.add_argument(
         "--dir",
         type=path_name,
         metavar="DIR",
         help="where it goes (default: ./weights for weights, ./datasets/coco or voc for data)",
     )
-    return made
+    return parser
 
 
 def _gigabytes(name: str) -> float:
@@ -36,7 +36,7 @@ def _gigabytes(name: str) -> float:
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return run_command(_download, parser(prog), argv)
+    return run_command(_download, build_parser(prog), argv)
 
 
 def _download(args: argparse.Namespace, argv: list[str]) -> None:

@@ -7,15 +7,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from detect_prune.cli.choices import MODELS, PRECISIONS
 from detect_prune.errors import DetectPruneError
 
 if TYPE_CHECKING:
     from detect_prune.engine.distributed import World
 
-MODELS = ("lenet5", "resnet20", "resnet32", "resnet44", "resnet56")
-"""The keys of classification.ARCHITECTURES, which takes seconds to import; a test compares the two."""
-PRECISIONS = ("fp32", "fp32-channels-last", "bf16")
-"""Those of engine.precision, likewise."""
 LARGEST_SEED = 2**63 - 1
 """What torch takes."""
 

@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 PROJECT = Path("runs/train")
 
 
-def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = Parser(
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = Parser(
         prog=prog or "python train.py",
         description="Trains a network. One that was pruned keeps its zeros, unless --train-zeros is given.",
     )
-    add_network_options(made, "the file of the cfg's name beside it, else in ./weights, if the data is real")
-    add_pretrained_option(made)
-    add_model_option(made)
-    add_training_data_options(made)
-    made.add_argument("--epochs", type=positive(int), dest="dense_epochs", metavar="N", help="of training")
-    made.add_argument(
+    add_network_options(parser, "the file of the cfg's name beside it, else in ./weights, if the data is real")
+    add_pretrained_option(parser)
+    add_model_option(parser)
+    add_training_data_options(parser)
+    parser.add_argument("--epochs", type=positive(int), dest="dense_epochs", metavar="N", help="of training")
+    parser.add_argument(
         "--train-zeros", action="store_true", default=None, help="let the zeros of a pruned network grow back"
     )
-    add_run_options(made, str(PROJECT))
-    return made
+    add_run_options(parser, str(PROJECT))
+    return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    made = parser(prog)
-    return run_together(lambda args, words, world: _train(args, words, made, world), made, argv)
+    parser = build_parser(prog)
+    return run_together(lambda args, words, world: _train(args, words, parser, world), parser, argv)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -51,13 +51,13 @@ def _check(args: argparse.Namespace) -> None:
         raise DetectPruneError("--train-zeros is for weights that were pruned, and --weights is not given")
 
 
-def _train(args: argparse.Namespace, argv: list[str], made: argparse.ArgumentParser, world: "World") -> None:
+def _train(args: argparse.Namespace, argv: list[str], parser: argparse.ArgumentParser, world: "World") -> None:
     # Imported here: --help and a typing error should answer at once.
     from detect_prune.cli.build import begin
     from detect_prune.engine.pipeline import train
     from detect_prune.pruning import Masks
 
-    begun = begin(args, argv, made, "train", PROJECT, world, lambda task: task.name, lambda task: _check(args))
+    begun = begin(args, argv, parser, "train", PROJECT, world, lambda task: task.name, lambda task: _check(args))
     job = begun.job
     print(f"{job.says}\neverything is kept in {begun.folder}", flush=True)
     masks = Masks.from_nonzero(job.task.model)

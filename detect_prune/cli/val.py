@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from detect_prune.cli.choices import AP_RULES, DIFFICULT_RULES, PROTOCOLS, RESIZES
 from detect_prune.cli.command import run_command
 from detect_prune.cli.options import (
     Parser,
@@ -39,63 +40,63 @@ whole pixels. --resize opencv is for a Darknet that was built to resize with Ope
 """
 
 
-def parser(prog: str | None = None) -> argparse.ArgumentParser:
-    made = Parser(
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = Parser(
         prog=prog or "detect-prune val",
         description="Scores a network on the validation pictures of a data set.",
         epilog=_PROTOCOLS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_network_options(made, "the file of the cfg's name beside it, else in ./weights")
-    add_data_options(made, "8")
-    add_use_options(made)
-    made.add_argument(
+    add_network_options(parser, "the file of the cfg's name beside it, else in ./weights")
+    add_data_options(parser, "8")
+    add_use_options(parser)
+    parser.add_argument(
         "--protocol",
-        choices=("coco", "darknet-map", "darknet-valid"),
+        choices=PROTOCOLS,
         default="coco",
         help="what is counted, and how (default coco); see below",
     )
-    made.add_argument(
+    parser.add_argument(
         "--resize",
-        choices=("opencv", "darknet"),
+        choices=RESIZES,
         help="how pictures are resized (default: opencv for coco, darknet for the other protocols)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--letterbox",
         action=argparse.BooleanOptionalAction,
         help="keep the proportions of pictures (default: the cfg's)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--score", type=share, metavar="SHARE", help="lowest score of a detection (default: the protocol's)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--nms-iou",
         type=share,
         metavar="SHARE",
         help="IoU threshold of the suppression (default: the protocol's)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--nms", choices=("cfg", "plain"), default="cfg", help="the suppression that the cfg names, or plain IoU"
     )
-    made.add_argument(
+    parser.add_argument(
         "--difficult",
-        choices=("ignore", "drop", "keep"),
+        choices=DIFFICULT_RULES,
         help="VOC's difficult objects: a detection on one counts neither way (VOC's rule, the default), is wrong "
         "(Darknet's, the default of darknet-map), or they are objects like any other; pycocotools' AP always ignores",
     )
-    made.add_argument(
+    parser.add_argument(
         "--ap",
-        choices=("area", "11-point", "101-point"),
+        choices=AP_RULES,
         help="VOC's and Darknet's AP: area under the curve, or mean precision at 11 or 101 recalls (default: area, and "
         "on VOC's pictures 11-point as well; Darknet's -points 0, 11 and 101)",
     )
-    made.add_argument("--json", type=path_name, metavar="FILE", help="write the scores here as well")
-    return made
+    parser.add_argument("--json", type=path_name, metavar="FILE", help="write the scores here as well")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return run_command(_val, parser(prog), argv)
+    return run_command(_val, build_parser(prog), argv)
 
 
 def _val(args: argparse.Namespace, argv: list[str]) -> None:

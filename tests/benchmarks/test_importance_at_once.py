@@ -6,7 +6,7 @@ import importance_at_once
 import torch
 from toy import ToyTask
 
-from detect_prune.cli.prune import IMPORTANCES
+from detect_prune.cli.choices import IMPORTANCES
 
 
 def test_each_importance_leaves_what_the_ratio_leaves_and_ranks_its_own_way():

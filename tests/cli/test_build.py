@@ -24,7 +24,7 @@ def here(tmp_path, monkeypatch):
 
 def options(*more):
     words = ["--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", "--ratio", "0.5", "--device", "cpu", "--workers", "0"]
-    return prune.parser().parse_args([*words, *more])
+    return prune.build_parser().parse_args([*words, *more])
 
 
 def test_weights_are_looked_up_but_not_by_a_run_that_began_without(here):
@@ -77,7 +77,7 @@ def test_a_backbone_stands_instead_of_weights_and_keeps_others_from_being_looked
 
 @pytest.mark.parametrize("option", ["workers", "imgsz", "pretrained"])
 def test_what_a_classifier_has_no_use_for_is_refused(option):
-    args = prune.parser().parse_args(["--model", "lenet5", f"--{option}", "64"])
+    args = prune.build_parser().parse_args(["--model", "lenet5", f"--{option}", "64"])
     with pytest.raises(DetectPruneError, match=f"--{option} is for detectors"):
         build_job(args)
 
@@ -93,7 +93,7 @@ def test_val_and_detect_take_the_weights_beside_the_cfg_first(here):
     from detect_prune.cli import val
 
     def use():
-        return detector_for_use(val.parser().parse_args(["--cfg", "run/tiny.cfg", "--device", "cpu"]))
+        return detector_for_use(val.build_parser().parse_args(["--cfg", "run/tiny.cfg", "--device", "cpu"]))
 
     with pytest.raises(DetectPruneError, match=r"neither run/tiny\.weights nor weights/tiny\.weights\b"):
         use()
@@ -140,7 +140,7 @@ def test_a_classifier_s_folder_may_be_called_sample(here):
             (here / "sample" / part / label).mkdir(parents=True)
             cv2.imwrite(str(here / "sample" / part / label / "1.png"), np.full((28, 28), grey, np.uint8))
     words = ["--model", "lenet5", "--data", "sample", "--ratio", "0.5", "--device", "cpu"]
-    assert not build_job(prune.parser().parse_args(words)).sample
+    assert not build_job(prune.build_parser().parse_args(words)).sample
 
 
 @pytest.mark.parametrize("zeros, held", [(0, False), (1, True)])

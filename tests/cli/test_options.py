@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from detect_prune.cli import detect, download, options, prune, val
+from detect_prune.cli import choices, detect, download, prune, val
 from detect_prune.cli.options import (
     choose_device,
     device_name,
@@ -49,46 +49,39 @@ def test_types(kind, good, bad):
 )
 def test_options_are_checked_when_they_are_parsed(words, capsys):
     with pytest.raises(SystemExit) as stop:
-        prune.parser().parse_args(["--cfg", "x", *words.split()])
+        prune.build_parser().parse_args(["--cfg", "x", *words.split()])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith(f"error: {words.split()[0]}: ") and "usage" not in said
 
 
-def test_the_names_that_stand_here_are_those_of_the_packages():
+def test_the_names_to_choose_from_are_those_of_the_rooms_that_know_them():
     from detect_prune.classification import ARCHITECTURES
+    from detect_prune.datasets.letterbox import RESIZES
+    from detect_prune.detection.average_precision import AP_RULES, DIFFICULT_RULES
     from detect_prune.engine.precision import PRECISIONS
     from detect_prune.pruning import METHODS
+    from detect_prune.pruning.budgets import BUDGETS
     from detect_prune.pruning.importance import make_importance
+    from detect_prune.tasks.scoring import PROTOCOLS, SHOWN
 
-    assert tuple(METHODS) == prune.METHODS
-    assert tuple(name for name, method in METHODS.items() if method.prunes == "never") == prune.KEEPING
-    assert tuple(ARCHITECTURES) == options.MODELS
-    assert tuple(PRECISIONS) == options.PRECISIONS
-    for name in prune.IMPORTANCES:
+    assert tuple(METHODS) == choices.METHODS
+    assert tuple(name for name, method in METHODS.items() if method.prunes == "never") == choices.KEEPING
+    assert tuple(ARCHITECTURES) == choices.MODELS
+    assert tuple(PRECISIONS) == choices.PRECISIONS
+    assert tuple(BUDGETS) == choices.BUDGETS
+    assert tuple(PROTOCOLS) == choices.PROTOCOLS
+    assert choices.RESIZES == RESIZES
+    assert (choices.AP_RULES, choices.DIFFICULT_RULES) == (AP_RULES, DIFFICULT_RULES)
+    for name in choices.IMPORTANCES:
         make_importance(name)
-    with pytest.raises(ValueError, match=f"there are {', '.join(prune.IMPORTANCES)}$"):
+    with pytest.raises(ValueError, match=f"there are {', '.join(choices.IMPORTANCES)}$"):
         make_importance("best")
-
-
-def choices(made, option):
-    return next(tuple(action.choices) for action in made._actions if option in action.option_strings)
+    assert default(detect.build_parser(), "--score") == SHOWN.score_threshold
+    assert default(detect.build_parser(), "--nms-iou") == SHOWN.iou_threshold
 
 
 def default(made, option):
     return next(action.default for action in made._actions if option in action.option_strings)
-
-
-def test_choices_that_stand_here_are_those_of_the_packages():
-    from detect_prune.datasets.letterbox import RESIZES
-    from detect_prune.detection.average_precision import AP_RULES, DIFFICULT_RULES
-    from detect_prune.pruning.budgets import BUDGETS
-    from detect_prune.tasks.scoring import PROTOCOLS, SHOWN
-
-    assert choices(prune.parser(), "--budget") == tuple(BUDGETS)
-    wanted = {"--protocol": PROTOCOLS, "--resize": RESIZES, "--difficult": DIFFICULT_RULES, "--ap": AP_RULES}
-    assert {option: choices(val.parser(), option) for option in wanted} == {o: tuple(w) for o, w in wanted.items()}
-    assert default(detect.parser(), "--score") == SHOWN.score_threshold
-    assert default(detect.parser(), "--nms-iou") == SHOWN.iou_threshold
 
 
 def test_a_device_that_is_not_here(monkeypatch):
@@ -128,7 +121,7 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
 )
 def test_a_place_that_is_empty_is_refused(command, option, capsys):
     with pytest.raises(SystemExit) as stop:
-        command.parser().parse_args(["x"] * (command in (detect, download)) + [option, ""])
+        command.build_parser().parse_args(["x"] * (command in (detect, download)) + [option, ""])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith(
         f"error: {option}: it is empty; the name of a file or folder was expected"

@@ -30,13 +30,13 @@ def test_a_fresh_folder_is_numbered_before_its_ending(tmp_path):
 
 
 def saved(folder, words, made=prune, command="prune"):
-    args = made.parser().parse_args(words)
+    args = made.build_parser().parse_args(words)
     save_plan(folder, command, args, words)
     return folder
 
 
 def resume(words, project=Path("nowhere"), made=prune, command="prune"):
-    parser = made.parser()
+    parser = made.build_parser()
     args = parser.parse_args(words)
     return args, *resume_plan(command, parser, args, project)
 
@@ -47,7 +47,7 @@ WORDS = ["--cfg", "a.cfg", "--ratio", "0.8", "--epochs", "3", "--exclude", "a*",
 def test_a_plan_gives_every_option_back(tmp_path):
     saved(tmp_path / "x", WORDS)
     args, folder, argv = resume(["--resume", str(tmp_path / "x"), "--device", "cpu", "--epochs", "3"])
-    before = vars(prune.parser().parse_args(WORDS))
+    before = vars(prune.build_parser().parse_args(WORDS))
     assert folder == tmp_path / "x" and argv == WORDS
     assert vars(args) == before | {"resume": str(tmp_path / "x"), "device": "cpu"}
 

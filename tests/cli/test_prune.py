@@ -7,6 +7,7 @@ import pytest
 
 from detect_prune.cli import prune
 from detect_prune.cli.build import Job
+from detect_prune.cli.pruning_options import chosen_options, read_layer_ratios
 from detect_prune.engine.settings import Choice, Settings
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import find_method
@@ -15,7 +16,7 @@ SAID = "python prune.py"
 
 
 def real(words):
-    made = prune.parser()
+    made = prune.build_parser()
     return prune.real_data_command(made, shlex.split(words))
 
 
@@ -25,7 +26,7 @@ def test_everything_typed_is_kept_but_what_belongs_to_the_sample():
         "--data sample --name x --project p --save-every 1"
     )
     assert line.startswith(f"{SAID} ")
-    made = prune.parser()
+    made = prune.build_parser()
     given = vars(made.parse_args(shlex.split(line)[2:]))
     assert given == vars(made.parse_args([])) | {
         "cfg": "yolov4.cfg",
@@ -97,14 +98,14 @@ def test_each_layer_can_have_its_own_ratio(tmp_path, monkeypatch):
 def test_what_is_no_ratio_for_each_layer_is_refused(tmp_path, text, match):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DetectPruneError, match=match):
-        prune.read_layer_ratios(tmp_path / "r.json")
+        read_layer_ratios(tmp_path / "r.json")
     with pytest.raises(DetectPruneError, match="no such file"):
-        prune.read_layer_ratios(tmp_path / "none.json")
+        read_layer_ratios(tmp_path / "none.json")
 
 
 def test_of_two_patterns_of_bits_the_first_counts_and_the_order_stays():
     words = "--budget bytes --bits conv1.*=16 --bits conv*=8 --bits fc*=4.5 --bits conv1.*=2"
-    options = prune.chosen_options(prune.parser().parse_args(words.split()))
+    options = chosen_options(prune.build_parser().parse_args(words.split()))
     assert options == {"budget": "bytes", "bits": {"conv1.*": 16, "conv*": 8, "fc*": 4.5}}
     assert list(options["bits"]) == ["conv1.*", "conv*", "fc*"]
     assert "--bits 'conv1.*=16' --bits 'conv*=8'" in real(f"--cfg yolov4 --ratio 0.8 {words}")

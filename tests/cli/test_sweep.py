@@ -9,9 +9,11 @@ from held import held_elsewhere
 from toy import ToyTask
 
 from detect_prune.cli import prune, sweep, train
+from detect_prune.cli.choices import KEEPING, METHODS, PRECISIONS
 from detect_prune.cli.command import INTERRUPTED
-from detect_prune.cli.options import PRECISIONS
+from detect_prune.cli.grid import Grid, Point, parse_ratios
 from detect_prune.cli.plan import PLAN, resume_plan, save_plan
+from detect_prune.cli.pruning_options import chosen_options
 from detect_prune.darknet import write_weights
 from detect_prune.engine.names import SWEEP
 from detect_prune.engine.settings import Settings, check
@@ -21,14 +23,14 @@ from detect_prune.tasks.detector import load
 
 
 def test_ratios_are_decimals():
-    assert sweep.parse_ratios("0.1:0.9:0.1") == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
-    assert sweep.parse_ratios("0.988,0.9920") == ["0.988", "0.992"]
-    assert sweep.parse_ratios("0.5:0.62:0.05,0.9") == ["0.5", "0.55", "0.6", "0.9"]
-    assert len(sweep.parse_ratios("0.0001:0.1:0.0001")) == 1000
-    assert sweep.parse_ratios("0.1:0.9:1e9999999,0.5:0.5:1e-9999999") == ["0.1", "0.5"]
+    assert parse_ratios("0.1:0.9:0.1") == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
+    assert parse_ratios("0.988,0.9920") == ["0.988", "0.992"]
+    assert parse_ratios("0.5:0.62:0.05,0.9") == ["0.5", "0.55", "0.6", "0.9"]
+    assert len(parse_ratios("0.0001:0.1:0.0001")) == 1000
+    assert parse_ratios("0.1:0.9:1e9999999,0.5:0.5:1e-9999999") == ["0.1", "0.5"]
     for many in ("0.0001:0.1001:0.0001", "0.1:0.9:0.0000001", "0.1:0.9:1e-5000", "0.1:0.9:1e-9999999"):
         with pytest.raises(ValueError, match="at most 1,000"):
-            sweep.parse_ratios(many)
+            parse_ratios(many)
 
 
 @pytest.mark.parametrize(
@@ -50,24 +52,24 @@ def test_ratios_are_decimals():
 )
 def test_lists_are_checked_when_they_are_parsed(words, capsys):
     with pytest.raises(SystemExit) as stop:
-        sweep.parser().parse_args(words.split())
+        sweep.build_parser().parse_args(words.split())
     assert stop.value.code == 2 and words.split()[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grows", [True, False])
 def test_each_run_gets_what_the_sweep_was_given(grows):
-    made = sweep.parser()
+    made = sweep.build_parser()
     given = (
         "--model lenet5 --ratios 0.5 --exclude a --exclude b --lr 0.1 --data-root D --distill 0 --name n --device cpu"
     )
     given += " --gradual" if grows else " --no-gradual"
     shared = sweep._shared(made.parse_args(given.split()), made)
-    child = sweep.Point("admm", "0.988", 3).run(shared | {"weights": "w.pt"})
-    args = vars(prune.parser().parse_args(child.words))
+    child = sweep._run_of(Point("admm", "0.988", 3), shared | {"weights": "w.pt"})
+    args = vars(prune.build_parser().parse_args(child.words))
     assert child.name == "admm-0.988-s3" and child.command == "prune"
     wanted = {"model": "lenet5", "method": "admm", "ratio": 0.988, "seed": 3, "weights": "w.pt", "data_root": "D"}
     wanted |= {"exclude": ["a", "b"], "gradual": grows, "lr": 0.1, "distill": 0.0}
-    assert args == vars(prune.parser().parse_args([])) | wanted
+    assert args == vars(prune.build_parser().parse_args([])) | wanted
 
 
 def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monkeypatch, capsys):
@@ -99,9 +101,9 @@ def test_what_could_only_fail_is_said_before_anything_is_trained(tmp_path, monke
 
 def test_a_method_that_removes_nothing_gets_no_options_of_pruning():
     options = {"weights": "w.pt", "model": "lenet5", "pattern": "1x4", "floor": 0.1, "budget": "macs", "exclude": ["a"]}
-    given = vars(prune.parser().parse_args(sweep.Point("dense-longer", None, 1).run(options).words))
+    given = vars(prune.build_parser().parse_args(sweep._run_of(Point("dense-longer", None, 1), options).words))
     wanted = {"method": "dense-longer", "weights": "w.pt", "model": "lenet5", "exclude": ["a"], "seed": 1}
-    assert given == vars(prune.parser().parse_args([])) | wanted
+    assert given == vars(prune.build_parser().parse_args([])) | wanted
 
 
 def test_each_method_gets_the_options_that_it_has_a_use_for():
@@ -120,27 +122,28 @@ def test_each_method_gets_the_options_that_it_has_a_use_for():
 
 def test_a_sweep_of_all_methods_leaves_each_one_what_the_engine_takes_for_it():
     given = ["--model", "lenet5", "--ratios", "0.5", "--floor", "0.1", "--importance", "taylor", "--gradual"]
-    made = sweep.parser()
+    made = sweep.build_parser()
     options = sweep._shared(made.parse_args(given), made)
-    for method in prune.METHODS:
-        words = sweep.Point(method, None if method in prune.KEEPING else "0.5", 0).run(options).words
-        args = prune.parser().parse_args(words)
-        check(ToyTask(), Settings(ratio=args.ratio, **prune.chosen_options(args)))
+    for method in METHODS:
+        words = sweep._run_of(Point(method, None if method in KEEPING else "0.5", 0), options).words
+        args = prune.build_parser().parse_args(words)
+        check(ToyTask(), Settings(ratio=args.ratio, **chosen_options(args)))
 
 
 def test_bits_are_handed_on():
     given = ["--model", "lenet5", "--ratios", "0.5", "--budget", "bytes", "--bits", "conv*=4", "--bits", "fc*=8"]
-    made = sweep.parser()
+    made = sweep.build_parser()
     options = sweep._shared(made.parse_args(given), made)
-    words = sweep.Point("admm", "0.5", 0).run(options).words
-    assert prune.chosen_options(prune.parser().parse_args(words))["bits"] == {"conv*": 4, "fc*": 8}
+    words = sweep._run_of(Point("admm", "0.5", 0), options).words
+    assert chosen_options(prune.build_parser().parse_args(words))["bits"] == {"conv*": 4, "fc*": 8}
 
 
 def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path):
-    made = sweep.parser()
+    made = sweep.build_parser()
     args = made.parse_args(["--model", "lenet5", "--ratios", "0.5", "--hold-out", "90"])
-    assert prune.parser().parse_args(sweep.Point("admm", "0.5", 0).run(sweep._shared(args, made)).words).hold_out == 90
-    assert train.parser().parse_args(sweep._dense_run(0, args).words).hold_out == 90
+    child = sweep._run_of(Point("admm", "0.5", 0), sweep._shared(args, made))
+    assert prune.build_parser().parse_args(child.words).hold_out == 90
+    assert train.build_parser().parse_args(sweep._dense_run(0, args).words).hold_out == 90
     save_plan(tmp_path, "sweep", args, [])
     plan = json.loads((tmp_path / PLAN).read_text())
     del plan["options"]["hold_out"]  # from before there was the option
@@ -154,7 +157,7 @@ def test_what_is_held_out_is_held_out_of_every_run_and_stays_so(tmp_path):
 
 
 def test_a_plan_that_does_not_say_what_the_sweep_found_is_damaged(tmp_path, capsys):
-    save_plan(tmp_path, "sweep", sweep.parser().parse_args(["--model", "lenet5", "--ratios", "0.5"]), [])
+    save_plan(tmp_path, "sweep", sweep.build_parser().parse_args(["--model", "lenet5", "--ratios", "0.5"]), [])
     assert sweep.main(["--resume", str(tmp_path)]) == 2
     assert "plan.json: this plan of a run is damaged: train_dense is missing" in capsys.readouterr().err
     plan = json.loads((tmp_path / PLAN).read_text())
@@ -165,7 +168,7 @@ def test_a_plan_that_does_not_say_what_the_sweep_found_is_damaged(tmp_path, caps
 
 
 def test_methods_that_remove_nothing_run_once_a_seed():
-    points = list(sweep._points(["admm", "dense-longer"], ["0.5", "0.9"], [0, 1]))
+    points = list(Grid(["admm", "dense-longer"], ["0.5", "0.9"], [0, 1]).points())
     assert [(point.method, point.ratio, point.seed) for point in points[:3]] == [
         ("admm", "0.5", 0),
         ("admm", "0.9", 0),

@@ -79,5 +79,5 @@ def test_every_command_that_is_shown_is_one():
     assert len(lines) >= 10
     for line in lines:
         command, *words = shlex.split(re.split(r"[`#]", line)[0].replace("...", "x"))
-        parser = importlib.import_module(f"detect_prune.cli.{command.removesuffix('.py')}").parser()
+        parser = importlib.import_module(f"detect_prune.cli.{command.removesuffix('.py')}").build_parser()
         parser.parse_args(words)
