@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,7 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             prefix=f"{UNFINISHED}{target.stem[:40]}-", suffix=target.suffix, dir=target.parent
         )
     except OSError as error:
-        raise _not_written(path, error) from None
+        raise not_written(path, error) from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -47,12 +47,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield temporary
         except OSError as error:
             if error.errno in _DISK:
-                raise _not_written(path, error) from None
+                raise not_written(path, error) from None
             raise
         try:
             _put_in_place(temporary, target)
         except OSError as error:
-            raise _not_written(path, error) from None
+            raise not_written(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,7 +77,7 @@ def _target(path: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):  # of the latter making the folder will tell
         mode = stat.S_IFREG
     except OSError as error:
-        raise _not_written(path, error) from None
+        raise not_written(path, error) from None
     except ValueError:
         raise DetectPruneError("a zero byte can't be part of a name", file=path) from None
     if not stat.S_ISREG(mode):
@@ -98,7 +98,8 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _not_written(path: Path, error: OSError) -> DetectPruneError:
+def not_written(path: str | Path, error: OSError) -> DetectPruneError:
+    """The error for a file that the disk does not take."""
     return DetectPruneError(f"can't be written: {error.strerror or error}", file=path)
 
 
@@ -129,7 +130,7 @@ def require_writable(path: str | Path) -> None:
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
-        raise _not_written(path, error) from None
+        raise not_written(path, error) from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -215,6 +216,25 @@ def read_text(path: str | Path, what: str, errors: str = "strict") -> str:
         raise DetectPruneError(
             f"not a text file (byte {error.start} is not UTF-8); a {what} was expected", file=path, line=line
         ) from None
+
+
+def read_json(path: str | Path, what: str, **options: Any) -> Any:
+    """Reads a JSON file; `what` names its kind in the error, `options` are those of json.loads.
+
+    Raises:
+        DetectPruneError: as `read_text`, or it is not JSON.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text, **options)
+    except (ValueError, RecursionError) as error:
+        raise DetectPruneError(f"not valid JSON ({error}); damaged, or no {what.rstrip(',')}", file=path) from None
+
+
+def first_file(candidates: Iterable[Path]) -> Path | None:
+    """The first of them that is a file."""
+    # Unlike Path.is_file, os.path's is not upset by a name that is too long, or a folder that can't be entered.
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def list_folder(folder: str | Path, what: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Where a bare name such as `yolov4.cfg` or `coco.yaml` is looked up."""
 
-import os
 from pathlib import Path
 
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import first_file
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -30,10 +30,8 @@ def find_resource(kind: str, name: str | Path) -> Path:
     suffix = {"cfg": ".cfg", "data": ".yaml"}[kind]
     names = [name, Path(f"{name}{suffix}")]
     folders = [Path(), Path(kind), packaged_folder(kind)]
-    for folder in folders:
-        for candidate in names:
-            if os.path.isfile(folder / candidate):  # unlike Path.is_file, not upset by a name that is too long
-                return folder / candidate
+    if found := first_file(folder / candidate for folder in folders for candidate in names):
+        return found
     known = ", ".join(sorted(path.name for path in packaged_folder(kind).glob(f"*{suffix}")))
     raise DetectPruneError(
         f"no such file, neither as given nor in ./{kind} nor in the package (which has {known})", file=name

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import make_folder, open_binary, require_disk_space
+from detect_prune.files import make_folder, not_written, open_binary, require_disk_space
 
 try:
     import fcntl
@@ -235,7 +235,7 @@ def _open(part: Path, mode: str) -> BinaryIO:
     try:
         return open(part, mode)
     except OSError as error:
-        raise DetectPruneError(f"can't be written: {error.strerror}", file=part) from None
+        raise not_written(part, error) from None
 
 
 def _write(out: BinaryIO, block: bytes, part: Path) -> None:
@@ -243,7 +243,7 @@ def _write(out: BinaryIO, block: bytes, part: Path) -> None:
         out.write(block)
         out.flush()  # a kill then loses no more than a block
     except OSError as error:  # a connection that breaks is an OSError as well, and not meant
-        raise DetectPruneError(f"can't be written: {error.strerror}", file=part) from None
+        raise not_written(part, error) from None
 
 
 def _put_in_place(part: Path, path: Path) -> None:

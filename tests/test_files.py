@@ -11,7 +11,9 @@ from detect_prune import files
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import (
     atomic_path,
+    first_file,
     make_folder,
+    read_json,
     read_text,
     remove_unfinished,
     require_disk_space,
@@ -167,3 +169,19 @@ def test_what_a_kill_leaves_half_written_is_removed_and_nothing_else(tmp_path):
     for folder in (tmp_path, tmp_path / "pictures", tmp_path / "not there"):
         remove_unfinished(folder)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*kept, elsewhere])
+
+
+def test_what_is_no_json_is_one_sentence(tmp_path):
+    file = tmp_path / "a.json"
+    for text in ("", "{", "[" * 100_000):
+        file.write_text(text)
+        with pytest.raises(DetectPruneError, match=r"a\.json: not valid JSON .*; damaged, or no list of things$"):
+            read_json(file, "list of things")
+    file.write_text('{"a": 1}')
+    assert read_json(file, "list of things", object_pairs_hook=list) == [("a", 1)]
+
+
+def test_the_first_file_is_no_folder_and_no_name_too_long(tmp_path):
+    (tmp_path / "a").write_text("")
+    assert first_file([tmp_path / ("x" * 300), tmp_path, tmp_path / "a", tmp_path / "b"]) == tmp_path / "a"
+    assert first_file([tmp_path / "b"]) is None

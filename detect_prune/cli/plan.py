@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from detect_prune.cli.options import option_name, option_words
 from detect_prune.engine.names import METRICS
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import list_folder, make_folder, read_text, write_json
+from detect_prune.files import list_folder, make_folder, read_json, write_json
 
 PLAN = "plan.json"
 MAY_CHANGE = {"device", "workers", "jobs", "save_every", "eval_every", "resume"}
@@ -62,11 +61,7 @@ def save_plan(folder: Path, command: str, args: argparse.Namespace, argv: Sequen
 def read_plan(folder: Path) -> Plan:
     """The plan in a run's folder. Raises DetectPruneError where there is none that could be one."""
     file = folder / PLAN
-    text = read_text(file, "plan of a run, as the folder of every run has one,")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DetectPruneError(f"not valid JSON ({error}); this plan of a run is damaged", file=file) from None
+    found = read_json(file, "plan of a run, as the folder of every run has one,")
     kinds = {"command": str, "argv": list, "options": dict}
     for key, kind in kinds.items():
         if not isinstance(found, dict) or not isinstance(found.get(key), kind):

@@ -1,7 +1,6 @@
 """The options that say how a network is pruned: prune's, and what sweep hands on."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from detect_prune.cli.options import (
     share,
 )
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text
+from detect_prune.files import read_json
 
 if TYPE_CHECKING:
     from detect_prune.engine.task import Task
@@ -124,11 +123,7 @@ def read_layer_ratios(path: str | Path) -> dict[str, float]:
             raise DetectPruneError(f"{', '.join(twice)} is there twice", file=path)
         return dict(pairs)
 
-    text = read_text(Path(path), "file of removal ratios")
-    try:
-        found = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise DetectPruneError(f"not valid JSON: {error}", file=path) from None
+    found = read_json(path, "file of removal ratios", object_pairs_hook=once)
     if not isinstance(found, dict) or not found:
         raise DetectPruneError('an object such as {"conv1.weight": 0.3, "fc1.weight": 0.95} was expected', file=path)
     for name, ratio in found.items():

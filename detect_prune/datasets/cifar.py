@@ -1,6 +1,5 @@
 """CIFAR-10's python archive (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
-import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from detect_prune.datasets.download import download
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import first_file
 from detect_prune.transfer import digest_of
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -22,7 +22,7 @@ _MD5 = "c58f30108f718f92721af3b95e74349a"
 
 def find_cifar10(root: Path) -> Path | None:
     """The archive in `root` or root/cifar10."""
-    return next((path for path in (root / _ARCHIVE, root / "cifar10" / _ARCHIVE) if os.path.isfile(path)), None)
+    return first_file((root / _ARCHIVE, root / "cifar10" / _ARCHIVE))
 
 
 def read_cifar10(root: Path) -> list[tuple[Tensor, Tensor]]:

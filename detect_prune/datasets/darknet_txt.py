@@ -7,7 +7,7 @@ from pathlib import Path
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder, require_pictures
 from detect_prune.datasets.picture import CorruptPicture, picture_size
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text
+from detect_prune.files import first_file, read_text
 from detect_prune.numbers import counted, parse_number, parse_whole
 
 _DATA_KEYS = (
@@ -57,7 +57,7 @@ def read_data_file(file: Path, root: Path | None, splits: tuple[str, ...]) -> Da
             raise DetectPruneError(f"the line {key} = FILE is missing", file=file)
         value, line = values[key]
         candidates = [folder / _slashes(value) for folder in (root, file.parent, Path()) if folder is not None]
-        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+        path = first_file(candidates)
         if path is None:
             raise DetectPruneError(f"{key} = {value}: there is no such file", file=file, line=line)
         found[name] = (path, line)

@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from detect_prune.datasets.download import download
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import open_binary
+from detect_prune.files import first_file, open_binary
 
 _MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _MD5 = {
@@ -101,7 +100,7 @@ def _read_items(content: IO[bytes], path: Path, item: tuple[int, ...]) -> np.nda
 
 def _find(root: Path) -> Path:
     for folder in (root, root / "mnist", root / "MNIST" / "raw"):
-        if any(os.path.isfile(folder / f"{name}{end}") for name in _MD5 for end in ("", ".gz")):
+        if first_file(folder / f"{name}{end}" for name in _MD5 for end in ("", ".gz")):
             return folder
     folder = root / "mnist"
     for name, md5 in _MD5.items():
@@ -110,7 +109,6 @@ def _find(root: Path) -> Path:
 
 
 def _existing(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if os.path.isfile(path):
-            return path
+    if found := first_file((folder / name, folder / f"{name}.gz")):
+        return found
     raise DetectPruneError("this file of MNIST's four is missing (also without .gz)", file=folder / f"{name}.gz")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TextIO
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import make_folder
+from detect_prune.files import make_folder, not_written
 
 try:
     import fcntl
@@ -27,7 +27,7 @@ def lock_folder(folder: str | Path) -> TextIO:
     try:
         file = open(path, "w", encoding="ascii")  # noqa: SIM115 - closing it gives the lock back
     except OSError as error:
-        raise DetectPruneError(f"can't be written: {error.strerror}", file=path) from None
+        raise not_written(path, error) from None
     if fcntl is not None:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

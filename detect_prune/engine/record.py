@@ -1,6 +1,5 @@
 """What a finished run leaves for programs, metrics.json, and the flat record that is made of it."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from detect_prune.engine.names import METRICS
 from detect_prune.engine.recipe import Phase, Recipe
 from detect_prune.engine.run import Run
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import read_text
+from detect_prune.files import read_json
 from detect_prune.numbers import counted
 from detect_prune.pruning import Method, find_method
 from detect_prune.report.summary import headline
@@ -63,9 +62,8 @@ def record_of(folder: str | Path) -> dict[str, Any]:
         DetectPruneError: the folder has no metrics of a finished run.
     """
     file = Path(folder) / METRICS
-    text = read_text(file, "run's metrics")
+    metrics = read_json(file, "run's metrics")
     try:
-        metrics = json.loads(text)
         settings, stages = metrics["settings"], metrics["stages"]
         recipe = Recipe.from_dict(metrics["recipe"])
         asked = _phases_in_words([recipe.admm, recipe.retrain])

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import make_folder, require_disk_space
+from detect_prune.files import make_folder, not_written, require_disk_space
 
 Member = tuple[str, int, Callable[[], BinaryIO]]
 """Name in the archive, size in bytes, and what opens it."""
@@ -88,7 +88,7 @@ def _write(source: BinaryIO, path: Path) -> None:
             shutil.copyfileobj(source, out, 1 << 20)
         os.replace(passing, path)
     except OSError as error:
-        raise DetectPruneError(f"can't be written: {error.strerror or error}", file=path) from None
+        raise not_written(path, error) from None
     finally:
         with suppress(OSError):  # what could not be written because of its name
             passing.unlink(missing_ok=True)

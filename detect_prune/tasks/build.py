@@ -13,6 +13,7 @@ from detect_prune.datasets import SAMPLE, load_data
 from detect_prune.datasets.classification import held_out, in_grey, load_classification
 from detect_prune.engine.distributed import ALONE, World
 from detect_prune.errors import DetectPruneError
+from detect_prune.files import first_file
 from detect_prune.official import download_hint
 from detect_prune.resources import find_resource
 from detect_prune.tasks.classification import ClassificationTask, build_network
@@ -31,9 +32,8 @@ def find_weights(name: str | Path) -> Path:
     Raises:
         DetectPruneError: it is in neither place, or a folder is.
     """
-    for path in (Path(name), Path("weights") / name):
-        if os.path.isfile(path):  # unlike Path.is_file, not upset by a name that is too long
-            return path
+    if found := first_file((Path(name), Path("weights") / name)):
+        return found
     if os.path.isdir(name):
         raise DetectPruneError("this is a folder; the name of a weights file was expected", file=name)
     hint = download_hint(Path(name).name)
