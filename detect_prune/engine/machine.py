@@ -1,8 +1,9 @@
 """What a run is computed on: a time or a speed says little without it; and whether its memory is enough."""
 
+import contextlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,20 @@ def ran_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
-def does_not_fit(what: str, device: torch.device) -> DetectPruneError:
-    """The error for a piece of work (`a step with batch 8`) that runs out of the device's memory."""
-    return DetectPruneError(f"{what} does not fit into the memory of {device}; choose a smaller one")
+class DoesNotFit(DetectPruneError):
+    """A piece of work ran out of the device's memory."""
+
+
+@contextlib.contextmanager
+def within_memory(what: Callable[[], str], device: torch.device) -> Iterator[None]:
+    """Work that may run out of the device's memory; `what` (`a step with batch 8`) is asked where it does.
+
+    Raises:
+        DoesNotFit: it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise DoesNotFit(f"{what()} does not fit into the memory of {device}; choose a smaller one") from None

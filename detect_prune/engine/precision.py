@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect_prune.engine.machine import ran_out_of_memory
+from detect_prune.engine.machine import DoesNotFit
 from detect_prune.engine.randomness import random_numbers_kept
-from detect_prune.engine.task import Task, step_does_not_fit
+from detect_prune.engine.task import Task, step_within_memory
 from detect_prune.pruning import modes_kept
 
 
@@ -81,10 +81,10 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
             for candidate in tuple(fitting):
                 PRECISIONS[candidate].prepare(model)
                 try:
-                    time_taken = _timed_step(task, PRECISIONS[candidate], batch)
-                except (RuntimeError, MemoryError) as error:
-                    if not ran_out_of_memory(error):
-                        raise
+                    with step_within_memory(task):
+                        time_taken = _timed_step(task, PRECISIONS[candidate], batch)
+                except DoesNotFit as error:
+                    too_large = error
                     fitting.remove(candidate)
                     seconds.pop(candidate, None)
                     continue
@@ -94,7 +94,7 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
                     seconds[candidate] = min(time_taken, seconds.get(candidate, math.inf))
     model.load_state_dict(before)
     if not seconds:
-        raise step_does_not_fit(task)
+        raise too_large
     best = min(seconds, key=seconds.__getitem__)
     PRECISIONS[best].prepare(model)
     return best, seconds

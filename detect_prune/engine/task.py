@@ -5,6 +5,7 @@ classification; any object with these members can be handed to `detect_prune.pru
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from detect_prune.engine.distributed import World
-from detect_prune.engine.machine import does_not_fit
+from detect_prune.engine.machine import within_memory
 from detect_prune.engine.recipe import Recipe
 from detect_prune.errors import DetectPruneError
 
@@ -154,6 +155,6 @@ class NotFinite(DetectPruneError):
     """The loss, a weight or a gradient is NaN or infinite: training can't go on from here."""
 
 
-def step_does_not_fit(task: Task) -> DetectPruneError:
-    """The error for a step that runs out of the device's memory."""
-    return does_not_fit(f"a step with batch {task.settings().get('batch', 'of this size')}", task.device)
+def step_within_memory(task: Task) -> AbstractContextManager[None]:
+    """A step of training, which may not fit into the device's memory: see `within_memory`."""
+    return within_memory(lambda: f"a step with batch {task.settings().get('batch', 'of this size')}", task.device)

@@ -17,10 +17,9 @@ from detect_prune.engine.batchnorm import training_norms
 from detect_prune.engine.capture import CapturedStep
 from detect_prune.engine.dropout import dropping_out
 from detect_prune.engine.ema import MovingAverage
-from detect_prune.engine.machine import ran_out_of_memory
 from detect_prune.engine.precision import Precision
 from detect_prune.engine.recipe import Phase
-from detect_prune.engine.task import NotFinite, Task, Teacher, step_does_not_fit
+from detect_prune.engine.task import NotFinite, Task, Teacher, step_within_memory
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, is_due, parameter_groups
 
@@ -155,20 +154,17 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            loss, parts = self._differentiate(batch, counts)
-            if not math.isfinite(loss):
-                raise self._not_finite(f"the loss became {loss}", epoch, self.step + 1)
-            if self.phase.clip:
-                for held in self._held:  # what has been removed must not lengthen the norm
-                    held.drop_gradients()
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
-            self.optimizer.step()
+            with step_within_memory(self.task):
+                loss, parts = self._differentiate(batch, counts)
+                if not math.isfinite(loss):
+                    raise self._not_finite(f"the loss became {loss}", epoch, self.step + 1)
+                if self.phase.clip:
+                    for held in self._held:  # what has been removed must not lengthen the norm
+                        held.drop_gradients()
+                    nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
+                self.optimizer.step()
         except Diverged as error:
             raise self._not_finite(str(error), epoch, self.step + 1) from None
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            raise step_does_not_fit(self.task) from None
         if self.average is not None:
             self.average.update(self.model)
         return loss, parts

@@ -43,13 +43,14 @@ from detect_prune.pruning.importance import Importance, Raw, make_importance, sc
 from detect_prune.pruning.masks import Masks, clear_state, untrained
 from detect_prune.pruning.prunable import detached, prunable_weights, require_trainable
 from detect_prune.pruning.residuals import Residuals, residuals_of
-from detect_prune.pruning.rho import PRESSING, Rho
+from detect_prune.pruning.rho import PRESSES_AFTER, Rho
 from detect_prune.pruning.saved_state import describe, require_made_for, require_state
 from detect_prune.pruning.schedule import RhoSchedule, cubic, whole_updates
 from detect_prune.pruning.selection import Selection
 
-_TELLING = 100.0
-_NEAR = 0.2
+_LARGEST_COUNTED = 100.0
+"""Times its mean: a q above that counts as this where the first rho is set."""
+_ASKS_ABOVE = 0.2
 """Where the primal residual of no layer is above this, the worth stays as it is: weights that have nearly met Z tell
 how far the penalty has come with them, and no longer what they are worth."""
 
@@ -165,7 +166,7 @@ class GlobalADMM:
         """The part of the removal for which weights have to show what they are worth: what is asked for at the end of
         the stage, and more, for all of it is to be known when rho begins to press."""
         end = self.schedule.stage_end(self.done, self.updates)
-        return cubic(end / (PRESSING * self.updates)) if self.gradual else 1.0
+        return cubic(end / (PRESSES_AFTER * self.updates)) if self.gradual else 1.0
 
     def _worths(self, progress: float, squares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         sizes = {name: weight.numel() for name, weight in self.weights.items()}
@@ -289,7 +290,7 @@ class GlobalADMM:
         return math.sqrt(
             sum(
                 to_numbers(
-                    (weight.to(self.z[name].dtype) * self.q[name].clamp(max=_TELLING))
+                    (weight.to(self.z[name].dtype) * self.q[name].clamp(max=_LARGEST_COUNTED))
                     .masked_fill_(masks[name], 0)
                     .square_()
                     .sum()
@@ -402,8 +403,8 @@ class GlobalADMM:
 
     def _next_stage(self, lengths: Mapping[str, float]) -> None:
         # Where the ratio is still growing, or weights are far from Z, they can tell anew what they are worth.
-        tells = self.done < self._rho.first_pressing or self.report.worst > _NEAR
-        worths = self._worths(self._asked_ahead(), lengths) if tells else self.q
+        asks = self.done < self._rho.first_pressing or self.report.worst > _ASKS_ABOVE
+        worths = self._worths(self._asked_ahead(), lengths) if asks else self.q
         self._change(self._rho.next(self.done, self.report.worst), worths)
 
     def _change(self, rho: float, worths: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from detect_prune.pruning.schedule import RhoSchedule
 _MEASURED_STEPS = 10
 """Steps at the very start over which the loss gradient is measured; the last of them has the penalty already. Where
 the ratio grows it is measured up to the first update, since the first Z then asks for next to nothing."""
-PRESSING = 0.75
+PRESSES_AFTER = 0.75
 """Where the ratio grows, rho grows to bring W to Z only after this share of the updates, and by then the worth is that
 of the whole removal: until then the residual says how fast the ratio grows. By then the cubic has asked for
 98 % of the removal, so that Z still has a third more weights than in the end at 95 % removed, and three times as many
@@ -130,7 +130,7 @@ class Rho:
     @property
     def first_pressing(self) -> int:
         """The first update after which rho grows to bring W to Z."""
-        return math.ceil(PRESSING * self.updates) if self.gradual else 1
+        return math.ceil(PRESSES_AFTER * self.updates) if self.gradual else 1
 
     def next(self, done: int, worst: float) -> float:
         """The rho of the next stage.

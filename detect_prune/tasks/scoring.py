@@ -12,7 +12,7 @@ from detect_prune.darknet import Darknet
 from detect_prune.datasets import DetectionData, DetectionSet, val_batches
 from detect_prune.datasets.letterbox import Placement
 from detect_prune.detection import detect
-from detect_prune.engine.machine import does_not_fit, ran_out_of_memory
+from detect_prune.engine.machine import within_memory
 from detect_prune.errors import DetectPruneError
 from detect_prune.report.progress import Progress
 from detect_prune.structures import Detections, Truth
@@ -143,13 +143,9 @@ def find_all(
         for group in groups:
             skipped += group.skipped
             if len(group):
-                try:
+                with within_memory(lambda: f"scoring with batch {batch}", next(model.parameters()).device):
                     raws = network(to_input(group.pictures, network))
                     found += detect_on_pictures(raws, group.placements, model, protocol, nms)
-                except (RuntimeError, MemoryError) as error:
-                    if not ran_out_of_memory(error):
-                        raise
-                    raise does_not_fit(f"scoring with batch {batch}", next(model.parameters()).device) from None
                 truths += [pictures[index] for index in group.indices]
             if progress is not None:
                 progress.step()
