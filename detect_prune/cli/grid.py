@@ -70,8 +70,9 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of its run."""
-        return "-".join(part for part in (self.method, self.ratio, f"s{self.seed}") if part is not None)
+        """Of its run; dense-sN is that of the training that all begin with."""
+        method = "dense-scored" if self.method == "dense" else self.method
+        return "-".join(part for part in (method, self.ratio, f"s{self.seed}") if part is not None)
 
 
 @dataclass(frozen=True)

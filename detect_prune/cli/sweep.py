@@ -256,7 +256,7 @@ def _dense_run(seed: int, args: argparse.Namespace) -> ChildRun:
     parser = train.build_parser()
     known = {action.dest for action in parser._actions}
     options = {name: value for name, value in vars(args).items() if name in known - OWN and value is not None}
-    return ChildRun(f"training-s{seed}", "train", command_words(parser, options | {"seed": seed}))
+    return ChildRun(f"dense-s{seed}", "train", command_words(parser, options | {"seed": seed}))
 
 
 def _trained_weights(folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -62,14 +62,14 @@ KEYS: dict[str, dict[str, Kind]] = {
 }
 
 # Of [net] what the recipe says instead (tasks/recipes.py), and `angle`, which Darknet uses for classifiers only; of
-# [yolo] what changes the input size while Darknet trains, and `cls_normalizer`, which Darknet reads beside
-# `counters_per_class` only (yolo_layer.c, delta_yolo_class); of any section its hints about where a training that
-# starts from a converted backbone may cut its backward pass short.
+# [yolo] what changes the input size while Darknet trains; of any section its hints about where a training that starts
+# from a converted backbone may cut its backward pass short. (`cls_normalizer`, which nothing reads either, for Darknet
+# does so beside `counters_per_class` only, stays out of it: cfgs that differ in it are told apart as ever.)
 WITHOUT_EFFECT = frozenset(
     (
         *("batch", "subdivisions", "max_batches", "burn_in", "learning_rate", "policy", "steps", "scales", "power"),
         *("momentum", "decay", "ema_alpha", "angle"),
-        *("random", "resize", "cls_normalizer"),
+        *("random", "resize"),
         *_HINTS,
     )
 )

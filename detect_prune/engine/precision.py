@@ -84,7 +84,7 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
                     with step_within_memory(task):
                         time_taken = _timed_step(task, PRECISIONS[candidate], batch)
                 except DoesNotFit as error:
-                    too_large = error
+                    too_large = str(error)  # and not the error, which holds on to the memory of the step
                     fitting.remove(candidate)
                     seconds.pop(candidate, None)
                     continue
@@ -94,7 +94,7 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
                     seconds[candidate] = min(time_taken, seconds.get(candidate, math.inf))
     model.load_state_dict(before)
     if not seconds:
-        raise too_large
+        raise DoesNotFit(too_large)
     best = min(seconds, key=seconds.__getitem__)
     PRECISIONS[best].prepare(model)
     return best, seconds

@@ -73,8 +73,10 @@ class LearningRate:
         (1 - dampening) with SGD. None where steps do not follow the length of the gradient, as Adam's."""
         if not isinstance(self._optimizer, torch.optim.SGD):
             return None
-        groups = [group for group in self._groups() if group["momentum"]]  # without it torch has no dampening either
-        return min([1.0, *((1 - group["momentum"]) / (1 - group["dampening"]) for group in groups)])
+        # Without momentum torch has no dampening either.
+        return min(
+            (1 - group["momentum"]) / (1 - group["dampening"]) if group["momentum"] else 1.0 for group in self._groups()
+        )
 
     @property
     def now(self) -> float:

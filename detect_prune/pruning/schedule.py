@@ -64,9 +64,9 @@ class RhoSchedule:
     """Bounds of the factor from the rho of one stage to that of the next."""
     effective: float = 0.1
     """Lower limit, from the second stage on, and where the ratio grows the first rho itself: learning rate * rho *
-    steps between two updates / (1 - momentum), the share of its way that the penalty alone would move W, while it is
-    small. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that follow the
-    length of the gradient, and for a penalty that is `decoupled`, which knows no momentum.)"""
+    steps between two updates * (1 - dampening) / (1 - momentum), the share of its way that the penalty alone would move
+    W, while it is small. With less, W stands still while U goes on summing it up, and Z wanders. (For optimizers that
+    follow the length of the gradient, and for a penalty that is `decoupled`, which knows no momentum.)"""
     stable: float = 0.5
     """Upper limit of learning rate * rho, and in the penalty of learning rate * rho * q: gradient descent on the
     penalty alone diverges above 2."""

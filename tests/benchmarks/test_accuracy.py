@@ -27,8 +27,8 @@ def unfinished(tmp_path):
     finished_run(folder / "dense-longer-s0", "dense-longer", None, rows=(0.9, 0.91))
     for run in folder.glob("*-s0"):
         write_plan(run, "prune")
-    write_plan(folder / "training-s0", "train")
-    (folder / "training-s0" / "metrics.json").write_text("{}")
+    write_plan(folder / "dense-s0", "train")
+    (folder / "dense-s0" / "metrics.json").write_text("{}")
     write_plan(folder / "admm-0.95-s0", "prune")
     return folder
 

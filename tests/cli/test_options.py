@@ -72,12 +72,24 @@ def test_the_names_to_choose_from_are_those_of_the_rooms_that_know_them():
     assert tuple(PROTOCOLS) == choices.PROTOCOLS
     assert choices.RESIZES == RESIZES
     assert (choices.AP_RULES, choices.DIFFICULT_RULES) == (AP_RULES, DIFFICULT_RULES)
+    offered = {"--budget": BUDGETS, "--method": METHODS}
+    assert {option: values(prune.build_parser(), option) for option in offered} == {
+        o: tuple(w) for o, w in offered.items()
+    }
+    offered = {"--protocol": PROTOCOLS, "--resize": RESIZES, "--difficult": DIFFICULT_RULES, "--ap": AP_RULES}
+    assert {option: values(val.build_parser(), option) for option in offered} == {
+        o: tuple(w) for o, w in offered.items()
+    }
     for name in choices.IMPORTANCES:
         make_importance(name)
     with pytest.raises(ValueError, match=f"there are {', '.join(choices.IMPORTANCES)}$"):
         make_importance("best")
     assert default(detect.build_parser(), "--score") == SHOWN.score_threshold
     assert default(detect.build_parser(), "--nms-iou") == SHOWN.iou_threshold
+
+
+def values(made, option):
+    return next(tuple(action.choices) for action in made._actions if option in action.option_strings)
 
 
 def default(made, option):

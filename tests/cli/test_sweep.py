@@ -194,9 +194,9 @@ def test_a_sweep_of_a_network_that_is_not_trained(tmp_path, monkeypatch, capsys,
     assert {"AP", "AP50", "dense_AP", "cut_AP", "seconds", "command", "epochs"} <= record.keys()
     for name in ("sweep.csv", "sweep.md", "accuracy.png", "accuracy.svg", "kept_per_layer.png", "kept_per_layer.svg"):
         assert (folder / name).stat().st_size > 0
-    plans = [json.loads((folder / run / PLAN).read_text())["options"] for run in ("training-s0", "admm-0.5-s0")]
+    plans = [json.loads((folder / run / PLAN).read_text())["options"] for run in ("dense-s0", "admm-0.5-s0")]
     assert plans[0]["precision"] == plans[1]["precision"] and plans[0]["precision"] in PRECISIONS
-    assert plans[1]["weights"] == str(Path("runs/sweep/tiny/training-s0/trained.weights"))
+    assert plans[1]["weights"] == str(Path("runs/sweep/tiny/dense-s0/trained.weights"))
     before = (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns
     assert sweep.main(["--resume", str(folder), "--precision", "auto"]) == 0
     assert (folder / "admm-0.5-s0" / "metrics.json").stat().st_mtime_ns == before

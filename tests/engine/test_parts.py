@@ -1,5 +1,6 @@
 """The engine's small parts against arithmetic done by hand."""
 
+import gc
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -350,6 +352,28 @@ def test_a_precision_that_does_not_fit_into_memory_is_not_chosen(error):
     assert not task.model.training
     with pytest.raises(DetectPruneError, match="batch 32 does not fit into the memory of cpu"):
         list(Trainer(task, task.model, Phase(1, 0.1), PRECISIONS["fp32"]).steps())
+
+
+def test_a_step_that_does_not_fit_leaves_its_memory_to_the_others():
+    class Large(ToyTask):
+        made = None
+
+        def loss(self, model, batch):
+            loss = super().loss(model, batch)
+            if self.made is None:
+                activations = torch.zeros(10)
+                self.made = weakref.ref(activations)
+                raise torch.cuda.OutOfMemoryError("no memory")
+            gone.append(self.made() is None)
+            return loss
+
+    gone = []
+    gc.disable()
+    try:
+        choose_precision(Large())
+    finally:
+        gc.enable()
+    assert gone and all(gone)
 
 
 def test_another_error_of_a_step_is_not_taken_for_a_lack_of_memory():

@@ -314,7 +314,13 @@ def test_rho_moves_w_between_two_updates_where_steps_follow_the_gradient(kind, r
 
 @pytest.mark.parametrize(
     ("options", "steps_in_rates"),
-    [({}, 1), ({"momentum": 0.9}, 10), ({"momentum": 0.9, "dampening": 0.5}, 5), ({"dampening": 0.5}, 1)],
+    [
+        ({}, 1),
+        ({"momentum": 0.9}, 10),
+        ({"momentum": 0.9, "dampening": 0.5}, 5),
+        ({"momentum": 0.5, "dampening": 0.9}, 0.2),
+        ({"dampening": 0.5}, 1),
+    ],
 )
 def test_the_first_rho_knows_how_far_a_steady_gradient_moves_a_weight(options, steps_in_rates):
     model = nn.Linear(3, 3, bias=False)
