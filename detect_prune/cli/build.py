@@ -63,7 +63,7 @@ def build_job(args: argparse.Namespace, world: World = ALONE) -> Job:
     else:
         start = f"weights {args.weights}" if args.weights is not None else "no weights to start from"
     sample = args.cfg is not None and args.data == SAMPLE  # a classifier's data may be a folder of that name
-    return Job(task, sample, "\n".join([f"{shown}, {start}, device {task.device}", *task.notes]))
+    return Job(task, sample, f"{shown}, {start}, device {task.device}")
 
 
 def look_up(args: argparse.Namespace) -> None:

@@ -132,7 +132,9 @@ class World:
         return f"cuda:{self.local_rank}"
 
     def require_shares(self, batch: int) -> None:
-        """Raises DetectPruneError where a batch has fewer pictures than there are processes."""
+        """Raises DetectPruneError where a batch has no picture, or fewer than there are processes."""
+        if batch < 1:
+            raise DetectPruneError(f"a batch has at least one picture, not {batch}")
         if batch < self.size:
             raise DetectPruneError(f"a batch of {batch} can't be shared by {self.size} processes; start fewer")
 

@@ -15,7 +15,7 @@ from torch import nn
 from detect_prune.engine.batchnorm import can_reestimate, reestimate
 from detect_prune.engine.dropout import find_dropouts
 from detect_prune.engine.names import DENSE, PRUNED, TRAINED
-from detect_prune.engine.precision import Precision
+from detect_prune.engine.precision import Precision, find_precision
 from detect_prune.engine.publish import publish
 from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.recipe import Phase, Recipe
@@ -74,7 +74,7 @@ def prune(
     save_every: float = 180.0,
     eval_every: int | None = None,
     seed: int = 0,
-    precision: Precision | None = None,
+    precision: Precision | str | None = None,
     command: str = "",
 ) -> Result:
     """Removes `ratio` of all convolution and linear weights of a network, retrains the rest, and measures each step.
@@ -102,8 +102,9 @@ def prune(
         resume: go on with the run in `folder`.
         save_every: seconds between checkpoints while training.
         eval_every: epochs between scores while training; None for half a phase.
-        seed: of everything random.
-        precision: None for the fastest by a timed step, or for that of the run that is resumed.
+        seed: of everything random; torch's own random numbers are afterwards what they were.
+        precision: one of engine.precision.PRECISIONS, or its name; None for the fastest by a timed step, or for that of
+            the run that is resumed.
         command: the command line, for the record in metrics.json.
 
     Raises:
@@ -135,6 +136,7 @@ def prune(
     phases = recipe.phases(choice.method, train_dense)
     for phase in phases.values():
         _require_fitting(phase, task)
+    _tell(task.notes)
     run = Run(
         task,
         Path(folder),
@@ -143,7 +145,7 @@ def prune(
         save_every=save_every,
         eval_every=eval_every,
         resume=resume,
-        precision=precision,
+        precision=find_precision(precision),
         seed=seed,
         include=include,
         exclude=exclude,
@@ -186,7 +188,7 @@ def train(
     save_every: float = 180.0,
     eval_every: int | None = None,
     seed: int = 0,
-    precision: Precision | None = None,
+    precision: Precision | str | None = None,
     command: str = "",
 ) -> Result:
     """Trains a network with the recipe's dense phase. `masks` are held, and where there are any the dropout is that of
@@ -206,6 +208,7 @@ def train(
         recipe = recipe.with_options(dense={"dropout": recipe.retrain.dropout})
     find_dropouts(model, recipe.dense)
     task.model = model
+    _tell(task.notes)
     run = Run(
         task,
         Path(folder),
@@ -214,7 +217,7 @@ def train(
         save_every=save_every,
         eval_every=eval_every,
         resume=resume,
-        precision=precision,
+        precision=find_precision(precision),
         seed=seed,
         command=command,
     )
@@ -225,6 +228,11 @@ def train(
         task.trained = True
         run.once("score trained", lambda: score_files(run, "trained", TRAINED))
         return _result(run, TRAINED)
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(note, flush=True)
 
 
 def _fitted(recipe: Recipe, task: Task, choice: Choice) -> Recipe:
@@ -310,7 +318,7 @@ def _result(run: Run, stem: str) -> Result:
     problems = [sentence for each in run.world.collect(run.task.problems()) for sentence in each]
     finished = run.finish()
     stages, text = run.world.on_main(lambda: (run.state.stages, publish(run, finished, problems)))
-    return Result(run.folder, run.task.load(run.folder, stem), stages, text)
+    return Result(run.folder, run.task.load(run.folder, stem).eval(), stages, text)
 
 
 def _cut_at_once(run: Run, choice: Choice) -> None:

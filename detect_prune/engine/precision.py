@@ -3,8 +3,10 @@
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from detect_prune.engine.machine import DoesNotFit
 from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.task import Task, step_within_memory
+from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import modes_kept
 
 
@@ -32,8 +35,13 @@ class Precision:
             yield
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Lays the weights out as this precision wants them; their values and shapes stay."""
-        return model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+        """Lays the weights out as this precision wants them; their values and shapes stay. (Module.to refuses channels
+        last where there are 3d convolutions, which it does not mean.)"""
+        wanted = torch.channels_last if self.channels_last else torch.contiguous_format
+        for value in chain(model.parameters(), model.buffers()):
+            if value.dim() == 4:
+                value.data = value.data.contiguous(memory_format=wanted)
+        return model
 
 
 PRECISIONS = {
@@ -41,9 +49,22 @@ PRECISIONS = {
     "fp32-channels-last": Precision(channels_last=True),
     "bf16": Precision(bf16=True, channels_last=True),
 }
-"""By the name that the command line has for it; `choose_precision` tries all of them."""
+"""By the name that the command line has for it; `choose_precision` tries all of them, the plainest first."""
 _ROUNDS = 2
 """Timed steps of each, after one that warms up."""
+
+
+def find_precision(precision: "Precision | str | None") -> Precision | None:
+    """The precision of that name, or the one that is given.
+
+    Raises:
+        DetectPruneError: there is none.
+    """
+    if isinstance(precision, str):
+        if precision not in PRECISIONS:
+            raise DetectPruneError(f"no precision is called {precision!r}; there are {', '.join(PRECISIONS)}")
+        return PRECISIONS[precision]
+    return precision
 
 
 def describe_choice(chosen: str, seconds: dict[str, float]) -> str:
@@ -85,6 +106,14 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
                         time_taken = _timed_step(task, PRECISIONS[candidate], batch)
                 except DoesNotFit as error:
                     too_large = str(error)  # and not the error, which holds on to the memory of the step
+                    fitting.remove(candidate)
+                    seconds.pop(candidate, None)
+                    continue
+                except (RuntimeError, TypeError) as error:
+                    if PRECISIONS[candidate] == Precision():
+                        raise
+                    # The loss of a task may not be one for bf16: it writes into float32, say, or goes through numpy.
+                    warnings.warn(f"{candidate} is left out, for a step fails in it: {error}", stacklevel=2)
                     fitting.remove(candidate)
                     seconds.pop(candidate, None)
                     continue

@@ -1,5 +1,6 @@
 """What a finished run leaves for programs, metrics.json, and the flat record that is made of it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def metrics_of(
         verdict: the sentence on what the run has come to, if it pruned.
     """
     state = run.state
-    return plain_values(
+    return _finite(
         {
             "stages": state.stages,
             "before the cut": state.before_cut,
@@ -45,6 +46,17 @@ def metrics_of(
             "verdict": verdict,
         }
     )
+
+
+def _finite(value: Any) -> Any:
+    """The same in plain values, with None for NaN and infinity, which JSON does not have: a network that has come to
+    nothing may score so."""
+    value = plain_values(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def record_of(folder: str | Path) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """One run and its folder: stages that are done once, and checkpoints."""
 
 import contextlib
+import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.names import BEST, LAST, PICTURES
 from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
+from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.recipe import Phase, Recipe
 from detect_prune.engine.resuming import other_arithmetic, require_same_settings
 from detect_prune.engine.state import RunState
@@ -83,6 +85,7 @@ class Run:
         self.save_every, self.eval_every = save_every, eval_every
         self.world = task.world
         self.settings = plain_values(settings)
+        _require_plain(self.settings)
         self._identity = {"recipe": recipe.as_dict(), **self.settings}
         self.model: nn.Module = task.model
         self.masks: Masks | None = None
@@ -94,10 +97,12 @@ class Run:
         self._unfinished: dict[str, Any] | None = None
         self._counted = self._saved = time.monotonic()
         """Until when the seconds are counted, and when a checkpoint was last written."""
+        self._kept = contextlib.ExitStack()
+        """What is held until the end: in process 0 the folder and its log, and whoever called finds torch's random
+        numbers again as they were."""
+        self._kept.enter_context(random_numbers_kept(task.device))
         torch.manual_seed(seed)
         self.world.vary_randomness()
-        self._kept = contextlib.ExitStack()
-        """What is held open in the folder: nothing but in process 0."""
         try:
             self._begin(resume, precision)
         except BaseException:
@@ -382,3 +387,14 @@ class Run:
         # one is whole.
         size = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
         require_disk_space(self.folder, 2 * 6 * size + 2 * size + 50_000_000)
+
+
+def _require_plain(settings: Mapping[str, Any]) -> None:
+    """Raises DetectPruneError for a setting that neither a checkpoint nor metrics.json can hold: before the work."""
+    for name, value in settings.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise DetectPruneError(
+                f"{name} is {value!r}; a run keeps plain values only: texts, numbers, lists"
+            ) from None

@@ -8,6 +8,7 @@ from torch import nn
 from detect_prune.engine.names import PRUNED
 from detect_prune.engine.run import Run
 from detect_prune.engine.task import Metrics
+from detect_prune.errors import DetectPruneError
 from detect_prune.export.sizes import zip_size
 from detect_prune.files import UNFINISHED
 from detect_prune.pruning import Masks, count_macs
@@ -58,7 +59,10 @@ def _require_support(masks: Masks, weights: dict[str, nn.Parameter]) -> None:
 
 def _row(run: Run, model: nn.Module, stage: str, metrics: Metrics, weights_file: Path) -> Stage:
     weights = run.weights(model)
-    macs = count_macs(model, next(iter(run.task.inputs()))[:1]).values()
+    example = next(iter(run.task.inputs()), None)
+    if example is None:
+        raise DetectPruneError(f"the inputs() of the task '{run.task.name}' give nothing to count multiplications with")
+    macs = count_macs(model, example[:1]).values()
     return Stage(
         stage,
         metrics.values,

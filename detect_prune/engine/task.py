@@ -37,6 +37,7 @@ class Metrics:
     headline: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self.values = {name: None if value is None else float(value) for name, value in self.values.items()}
         self.headline = tuple(self.headline) or (self.primary,)
 
     @property
@@ -103,14 +104,15 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Any, teacher: Teacher | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch (a scalar that can be differentiated) and its parts, detached, for the log.
 
-        A mean over the batch's pictures: the engine weights that of a share by its pictures. With a teacher, which a
-        task need not take as long as no phase distills, the loss has `teacher.weight` times the distance from its
-        outputs as well.
+        It is called under autocast to bf16 where the run is in that precision. A mean over the batch's pictures: the
+        engine weights that of a share by its pictures. With a teacher, which a task need not take as long as no phase
+        distills, the loss has `teacher.weight` times the distance from its outputs as well.
         """
         ...
 
     def inputs(self) -> Iterable[Tensor]:
-        """Batches (B, ...) of training pictures for batch-norm statistics, on `device`, as the network takes them.
+        """Batches (B, ...) of training pictures, on `device`, as the network takes them: for batch-norm statistics, and
+        the first for counting multiplications, which every run does.
 
         Drawn from all of them: the first ones of a set are often all of one class.
         """

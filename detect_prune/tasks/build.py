@@ -12,6 +12,7 @@ from detect_prune.darknet.steps import Head
 from detect_prune.datasets import SAMPLE, load_data
 from detect_prune.datasets.classification import held_out, in_grey, load_classification
 from detect_prune.engine.distributed import ALONE, World
+from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import first_file
 from detect_prune.official import download_hint
@@ -24,6 +25,8 @@ from detect_prune.tensors import load_state
 
 LARGE = 20_000_000
 """Weights from which on a network counts as large: the built-in set then uses smaller pictures and fewer steps."""
+_CPU = torch.device("cpu")
+"""Where networks are made."""
 
 
 def find_weights(name: str | Path) -> Path:
@@ -98,8 +101,9 @@ def detection_task(
         parsed = adapt_classes(parsed, len(loaded.names))
     if imgsz is not None:
         parsed = parsed.with_input_size(imgsz, imgsz)
-    torch.manual_seed(seed)
-    model = Detector(parsed, loaded.names)
+    with random_numbers_kept(_CPU):
+        torch.manual_seed(seed)
+        model = Detector(parsed, loaded.names)
     trained, remarks = _fill(model, published, weights, pretrained)
     if weights is not None and classes == len(loaded.names):
         remarks += compare_names(source, loaded.names)
@@ -170,8 +174,9 @@ def classification_task(
         loaded = in_grey(loaded)
     if hold_out is not None:
         loaded = held_out(loaded, hold_out)
-    torch.manual_seed(seed)
-    model = build_network(network, loaded)
+    with random_numbers_kept(_CPU):
+        torch.manual_seed(seed)
+        model = build_network(network, loaded)
     if weights is not None:
         load_state(model, find_weights(weights))
     recipe = classification_recipe(network, pretrained=weights is not None)

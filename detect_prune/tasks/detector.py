@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Detector(Darknet):
                 f"the network has {self.num_classes} classes, and {len(self.names)} names were given", file=cfg.path
             )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors can't be changed in place or be a loss's targets
     @full_float32()
     def predict(
         self,
@@ -56,7 +57,8 @@ class Detector(Darknet):
         score_threshold: float = SHOWN.score_threshold,
         iou_threshold: float = SHOWN.iou_threshold,
     ) -> Detections:
-        """Finds objects in one picture.
+        """Finds objects in one picture. (In several threads at once where the network is in evaluation mode, as `load`
+        gives it.)
 
         Args:
             picture: a file, turned upright as its EXIF says, as viewers show it; or (H, W, 3) uint8 RGB.
@@ -67,9 +69,13 @@ class Detector(Darknet):
             Detections in pixels of the picture (the upright one), best first.
 
         Raises:
-            DetectPruneError: the file is not a picture that can be read.
+            DetectPruneError: it is not such a picture, or the file is none that can be read.
         """
         pixels = read_picture(picture, upright=True) if isinstance(picture, (str, Path)) else picture
+        if not isinstance(pixels, np.ndarray):
+            raise DetectPruneError(
+                f"a picture is a file, or an array (height, width, 3) of uint8, and no {type(pixels).__name__}"
+            )
         if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype != np.uint8:
             raise DetectPruneError(
                 f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}"
@@ -77,8 +83,10 @@ class Detector(Darknet):
         fitted, placement = fit(pixels, self.input_size, self.cfg.letter_box)
         # torch takes no view that runs backwards, such as a BGR picture's [..., ::-1].
         inputs = torch.from_numpy(np.ascontiguousarray(fitted)).permute(2, 0, 1)[None]
-        with modes_kept(self):
-            self.eval()
+        trains = any(module.training for module in self.modules())
+        with modes_kept(self) if trains else nullcontext():
+            if trains:
+                self.eval()
             raws = self(to_input(inputs, self))
         protocol = replace(SHOWN, score_threshold=score_threshold, iou_threshold=iou_threshold)
         (found,) = detect_on_pictures(raws, [placement], self, protocol)

@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -70,27 +71,65 @@ class _Fused(nn.Module):
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Meanwhile float32 on a GPU is float32: cuDNN's convolutions by default round to TF32's 10 bits of fraction.
+    """Meanwhile float32 is float32: on a GPU cuDNN's convolutions by default round to TF32's 10 bits of fraction.
 
-    That would move scores in their third digit, and a detection across a threshold. On a processor nothing changes.
+    That would move scores in their third digit, and a detection across a threshold. The settings are the process's: of
+    several threads the first to come changes them, and the last to go puts them back.
     """
-    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = False
+    global _inside
+    with _LOCK:
+        if _inside == 0:
+            _BEFORE[:] = [_found(read) for read, _, _ in _SETTINGS]
+            for _, write, full in _SETTINGS:
+                write(full)
+        _inside += 1
     try:
         yield
     finally:
-        for place, allowed in zip(places, before):
-            place.allow_tf32 = allowed
+        with _LOCK:
+            _inside -= 1
+            if _inside == 0:
+                for (_, write, _), value in zip(_SETTINGS, _BEFORE):
+                    if value is not None:
+                        write(value)
+
+
+def _found(read: Callable[[], Any]) -> Any:
+    """None where torch can't say, because the setting's newer name was used: that is put back, then."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
+
+
+def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
+    """What reads a setting, what writes it, and its value for full float32. torch has two names for each, and refuses
+    to read the older one where the newer one was set to something else: the older ones come first."""
+
+    def member(place: Any, name: str, full: Any) -> tuple[Callable[[], Any], Callable[[Any], None], Any]:
+        return lambda: getattr(place, name), lambda value: setattr(place, name, value), full
+
+    yield member(torch.backends.cudnn, "allow_tf32", False)
+    yield torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        cudnn, cuda, mkldnn = torch.backends.cudnn, torch.backends.cuda, torch.backends.mkldnn
+        for place in (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.matmul):
+            yield member(place, "fp32_precision", "ieee")
+
+
+_SETTINGS = tuple(_settings())
+_LOCK = threading.Lock()
+_BEFORE: list[Any] = []
+_inside = 0
 
 
 def to_input(pictures: Tensor, model: nn.Module) -> Tensor:
-    """(B, 3, H, W) uint8, or float32 in 0..1 -> float in 0..1, on the model's device and in its memory format."""
+    """(B, 3, H, W) uint8, or float32 in 0..1 -> in 0..1, on the model's device, in its numbers and memory format."""
     # The two formats of a 1x1 kernel are the same in memory; it takes a larger one to tell.
     telling = next((weight for weight in model.parameters() if weight.dim() == 4 and weight.shape[-1] > 1), None)
     last = telling is not None and telling.is_contiguous(memory_format=torch.channels_last)
-    inputs = pictures.to(next(model.parameters()).device, non_blocking=True)
+    first = next(model.parameters())
+    inputs = pictures.to(first.device, non_blocking=True)
     # Bytes are put in order before they become floats of four times the size.
     inputs = inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
+    return (inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs).to(first.dtype)

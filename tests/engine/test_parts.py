@@ -354,6 +354,26 @@ def test_a_precision_that_does_not_fit_into_memory_is_not_chosen(error):
         list(Trainer(task, task.model, Phase(1, 0.1), PRECISIONS["fp32"]).steps())
 
 
+def test_a_precision_in_which_a_step_fails_is_left_out():
+    class Stubborn(ToyTask):
+        def loss(self, model, batch):
+            if torch.is_autocast_enabled("cpu"):
+                raise TypeError("Got unsupported ScalarType BFloat16")
+            return super().loss(model, batch)
+
+    with pytest.warns(UserWarning, match="bf16 is left out, for a step fails in it: Got unsupported"):
+        _, seconds = choose_precision(Stubborn())
+    assert seconds.keys() == {"fp32", "fp32-channels-last"}
+
+
+def test_channels_last_is_asked_of_what_has_channels_and_two_sides_alone():
+    model = torch.nn.Sequential(torch.nn.Conv3d(4, 4, 3), torch.nn.Conv2d(4, 4, 3), torch.nn.Linear(4, 4))
+    PRECISIONS["bf16"].prepare(model)
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) and model[0].weight.is_contiguous()
+    PRECISIONS["fp32"].prepare(model)
+    assert model[1].weight.is_contiguous()
+
+
 def test_a_step_that_does_not_fit_leaves_its_memory_to_the_others():
     class Large(ToyTask):
         made = None

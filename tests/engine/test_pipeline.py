@@ -291,6 +291,61 @@ def test_a_task_without_steps_is_refused(tmp_path, job):
     assert not (tmp_path / "run").exists()
 
 
+def test_torch_s_random_numbers_are_the_caller_s_afterwards(tmp_path):
+    good, bad = ToyTask(), ToyTask(poison_at=3)
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    run(tmp_path / "run", good)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(NotFinite):
+        run(tmp_path / "other", bad)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_score_that_is_no_number_is_none_in_the_metrics(tmp_path):
+    class Unscored(ToyTask):
+        def evaluate(self, model):
+            metrics = super().evaluate(model)
+            score = torch.tensor(metrics.values["top-1"])
+            return Metrics({"top-1": score, "correlation": math.nan}, "top-1")
+
+    result = run(tmp_path / "run", Unscored())
+    last = json.loads((result.folder / "metrics.json").read_text())["stages"][-1]
+    assert last["metrics"]["correlation"] is None and 0 < last["metrics"]["top-1"] < 1
+
+
+def test_a_setting_that_can_not_be_kept_is_refused_before_the_work(tmp_path):
+    class Odd(ToyTask):
+        def settings(self):
+            return super().settings() | {"folder": tmp_path}
+
+    with pytest.raises(DetectPruneError, match=r"data is .*plain values only"):
+        run(tmp_path / "run", Odd())
+
+
+def test_a_task_without_inputs_is_told(tmp_path):
+    class Empty(ToyTask):
+        def inputs(self):
+            return iter(())
+
+    with pytest.raises(DetectPruneError, match=r"the inputs\(\) of the task 'toy' give nothing"):
+        run(tmp_path / "run", Empty(), train_dense=False)
+
+
+def test_the_network_that_is_handed_back_is_in_evaluation_mode(tmp_path):
+    result = run(tmp_path / "run", method="magnitude")
+    assert not any(module.training for module in result.model.modules())
+
+
+def test_notes_of_the_task_are_told_and_a_precision_may_be_named(tmp_path, capsys):
+    task = ToyTask()
+    task.notes.append("the heads are new")
+    run(tmp_path / "run", task, method="magnitude", precision="fp32")
+    assert "the heads are new\n" in capsys.readouterr().out
+    with pytest.raises(DetectPruneError, match="no precision is called 'fp16'; there are fp32,"):
+        run(tmp_path / "other", precision="fp16")
+
+
 def test_a_step_without_pictures_in_every_epoch_is_left_out_of_the_losses(tmp_path):
     class Torn(ToyTask):
         def batches(self, epoch, start):

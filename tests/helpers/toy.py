@@ -51,6 +51,7 @@ class ToyTask:
         self.device = torch.device("cpu")
         self.poison_at, self.asked = poison_at, 0
         self.skipped: set[str] = set()
+        self.notes: list[str] = []
 
     @staticmethod
     def points(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

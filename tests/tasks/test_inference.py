@@ -1,5 +1,8 @@
 """The copy of a network that scores: the same numbers, and the network itself is left alone."""
 
+import copy
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from tiny import TINY_CFG, write_coco
 from detect_prune.darknet import parse_cfg
 from detect_prune.darknet.activations import ACTIVATIONS
 from detect_prune.datasets import load_data
+from detect_prune.errors import DetectPruneError
 from detect_prune.tasks import inference
 from detect_prune.tasks.detector import Detector
 from detect_prune.tasks.inference import full_float32, inference_copy, to_input
@@ -91,6 +95,71 @@ def tf32():
     yield
     for place, allowed in zip(places, before):
         place.allow_tf32 = allowed
+
+
+def settings():
+    """Of float32's precision, by both of torch's names; None where it refuses to tell."""
+    backends, found = torch.backends, []
+    for place, name in (
+        (backends.cudnn, "allow_tf32"),
+        (backends.cuda.matmul, "allow_tf32"),
+        *((place, "fp32_precision") for place in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)),
+        (backends.mkldnn.matmul, "fp32_precision"),
+    ):
+        try:
+            found.append(getattr(place, name))
+        except (RuntimeError, AttributeError):
+            found.append(None)
+    return found
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has the older names only")
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    ],
+)
+def test_float32_s_settings_are_put_back_whichever_name_set_them(choose, tf32):
+    choose()
+    chosen = settings()
+    try:
+        with full_float32(), full_float32():
+            assert settings() == [False, False, "ieee", "ieee", "ieee", "ieee"]
+        assert settings() == chosen
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_of_several_threads_the_last_one_puts_the_settings_back(tf32):
+    entered, left = threading.Event(), threading.Event()
+
+    def first():
+        with full_float32():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(10)
+    with full_float32():
+        left.set()
+        thread.join()
+        assert tf32_allowed() == (False, False)
+    assert tf32_allowed() == (True, True)
+
+
+def test_what_is_found_can_be_worked_with(model):
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    found = model.predict(picture, score_threshold=0.001)
+    found.boxes.mul_(2)
+    halved = copy.deepcopy(model).double().predict(picture, score_threshold=0.001)
+    assert abs(len(halved) - len(found)) <= 2
+    for wrong in (None, [picture], torch.zeros(3, 64, 96)):
+        with pytest.raises(DetectPruneError, match=r"a picture is a file, or an array \(height, width, 3\)"):
+            model.predict(wrong)
 
 
 def test_tf32_is_off_for_a_while(tf32):
