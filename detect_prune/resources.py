@@ -1,5 +1,6 @@
 """Where a bare name such as `yolov4.cfg` or `coco.yaml` is looked up."""
 
+import os
 from pathlib import Path
 
 from detect_prune.errors import DetectPruneError
@@ -32,6 +33,8 @@ def find_resource(kind: str, name: str | Path) -> Path:
     folders = [Path(), Path(kind), packaged_folder(kind)]
     if found := first_file(folder / candidate for folder in folders for candidate in names):
         return found
+    if os.path.isdir(name):
+        raise DetectPruneError(f"this is a folder; the name of a {suffix} file was expected", file=name)
     known = ", ".join(sorted(path.name for path in packaged_folder(kind).glob(f"*{suffix}")))
     raise DetectPruneError(
         f"no such file, neither as given nor in ./{kind} nor in the package (which has {known})", file=name

@@ -192,9 +192,11 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
     source = find_resource("cfg", args.cfg)  # before its weights are: a mistyped cfg is what is wrong then
     weights = find_weights(args.weights) if args.weights is not None else _require_weights(args.cfg)
     args.weights, args.device = str(weights), choose_device(args.device)
-    print(f"network {source}, weights {weights}, device {args.device}", flush=True)
     names = read_names(Path(args.names)) if getattr(args, "names", None) is not None else ()
-    return load(args.cfg, weights, names=names, imgsz=args.imgsz).to(args.device)
+    detector = load(args.cfg, weights, names=names, imgsz=args.imgsz)
+    called = f"{detector.num_classes} classes, called {', '.join(detector.names[:2])} and so on"
+    print(f"network {source}, weights {weights}, {called}, device {args.device}", flush=True)
+    return detector.to(args.device)
 
 
 def _places_of_weights(cfg: str) -> list[Path]:

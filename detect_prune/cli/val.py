@@ -120,8 +120,8 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     data = load_data(args.data, args.data_root, splits=("val",))
     _refuse_what_has_no_use(args, data)
     require_same_classes(model, data)
-    for remark in compare_names(model.cfg.path, data.names):
-        print(remark)
+    for remark in [*compare_names(model.cfg.path, data.names), *data.warnings]:
+        print(remark, flush=True)
     truths, found, skipped = find_all(
         model,
         data.val,
@@ -131,8 +131,8 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
         letterbox=args.letterbox,
         nms=args.nms,
     )
-    for sentence in [*data.warnings, *(f"left out: {reason}" for reason in skipped)]:
-        print(sentence)
+    for reason in skipped:
+        print(f"left out: {reason}")
     if skipped and not truths:
         raise DetectPruneError(f"none of the {len(skipped)} pictures could be read: {skipped[0]}")
     score = _as_darknet_map if protocol.name == "darknet-map" else _as_coco

@@ -299,9 +299,11 @@ def _read_as_listed(truth: Truth) -> np.ndarray:
     picture = read_picture(truth.path)
     height, width = picture.shape[:2]
     if (width, height) != (truth.width, truth.height):
+        turned = (height, width) == (truth.width, truth.height)
+        upright = " (annotated as its EXIF mark turns it? store it upright: mogrify -auto-orient)" if turned else ""
         raise CorruptPicture(
             f"the picture is {width} x {height}, but its annotation says {truth.width} x {truth.height}, "
-            "so where its boxes lie is unknown",
+            f"so where its boxes lie is unknown{upright}",
             file=truth.path,
         )
     return picture

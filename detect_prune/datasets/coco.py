@@ -120,7 +120,10 @@ class _Reader:
         self.image_numbers[image_id] = len(self.paths)
         # Not every file name is UTF-8: Python, and so its json, writes the other bytes as surrogates (PEP 383).
         file_name = self._text(record, where, "file_name", "surrogateescape")
-        self.paths.append(os.path.join(self.images, file_name))
+        path = os.path.join(self.images, file_name)
+        if "\\" in file_name and not os.path.isfile(path):  # as tools on Windows write it
+            path = path.replace("\\", "/")
+        self.paths.append(path)
         self.sizes.append(self._size(record, where))
         self.image_lines.append(self.records.line)
 
@@ -145,6 +148,8 @@ class _Reader:
 
     def _whole(self, record: dict[str, Any], where: str, field: str) -> int:
         value = record.get(field)
+        if type(value) is float and value.is_integer():  # as tables of numbers are written
+            value = int(value)
         if type(value) is not int or not -_ID_LIMIT < value < _ID_LIMIT:  # a bool is an int, too
             raise self.records.wrong(f'{where}: "{field}" is {_short(value)}; a whole number was expected')
         return value

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect_prune.datasets.detection_set import DetectionSet, DetectionSetBuilder, require_pictures
-from detect_prune.datasets.picture import CorruptPicture, picture_size
+from detect_prune.datasets.picture import PICTURE_SUFFIXES, CorruptPicture, size_and_turn
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import first_file, read_text
 from detect_prune.numbers import counted, parse_number, parse_whole
@@ -59,7 +59,8 @@ def read_data_file(file: Path, root: Path | None, splits: tuple[str, ...]) -> Da
         candidates = [folder / _slashes(value) for folder in (root, file.parent, Path()) if folder is not None]
         path = first_file(candidates)
         if path is None:
-            raise DetectPruneError(f"{key} = {value}: there is no such file", file=file, line=line)
+            known = "" if root is not None else "; --data-root names the folder that it lies in"
+            raise DetectPruneError(f"{key} = {value}: there is no such file{known}", file=file, line=line)
         found[name] = (path, line)
     warnings = [f"{file.name}:{line}: unknown key {key}" for key, (_, line) in values.items() if key not in _DATA_KEYS]
     warnings += [
@@ -85,7 +86,7 @@ def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = 
 
     Args:
         lists: texts with one picture a line; relative ones lie below `folder`, the list's folder or the working one.
-            A backslash is read as a slash: lists are made on Windows, too.
+            A backslash is read as a slash: lists are made on Windows, too. A folder stands for all pictures in it.
         names: class names.
         folder: folder of the data set.
 
@@ -105,23 +106,24 @@ def read_lists(lists: list[Path], names: tuple[str, ...], folder: Path | None = 
 
 
 def _add_list(builder: DetectionSetBuilder, file: Path, folder: Path | None) -> list[str]:
-    lines = read_text(file, "Darknet list of pictures").split("\n")
+    lines = _pictures_below(file) if os.path.isdir(file) else read_text(file, "Darknet list of pictures").split("\n")
     entries = [(number, _slashes(line.strip())) for number, line in enumerate(lines, 1) if line.strip()]
-    base = _base(Path(entries[0][1]), folder, file) if entries else Path()
+    base = _base([entry for _, entry in entries], folder, file)
     paths = [base / entry for _, entry in entries]
     require_pictures(paths, file, [number for number, _ in entries])
-    warnings, unlabelled = [], 0
+    warnings, unlabelled, upright = [], 0, 0
     label_folders: dict[Path, Path] = {}
     for (number, _), path in zip(entries, paths):
         if path.parent not in label_folders:
             label_folders[path.parent] = label_folder(path.parent)
         labels = label_folders[path.parent] / f"{path.stem}.txt"
         try:
-            width, height = picture_size(path)
+            (width, height), turned = size_and_turn(path)
         except CorruptPicture as error:
             # Its boxes are shares of an unknown size, so it can be neither trained on nor scored.
             warnings.append(f"{file.name}:{number}: left out: {error}")
             continue
+        upright += turned
         builder.add_picture(path, len(builder) + 1, width, height)
         if os.path.exists(labels):
             _add_labels(builder, labels, width, height)
@@ -133,7 +135,24 @@ def _add_list(builder: DetectionSetBuilder, file: Path, folder: Path | None) -> 
         )
     if unlabelled:
         warnings.append(f"{file.name}: {counted(unlabelled, 'picture')} without a label file, taken as empty")
+    if upright:  # labels are shares of a size that they don't tell
+        warnings.append(
+            f"{file.name}: {counted(upright, 'picture')} with a mark to be shown turned (EXIF), which is not followed "
+            "here; if they were upright when they were labelled, store them so (mogrify -auto-orient)"
+        )
     return warnings
+
+
+def _pictures_below(folder: Path) -> list[str]:
+    """The pictures of a folder and those inside, in the order of their names, as a list of that folder would have
+    them."""
+    paths = (
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    )
+    return sorted(os.path.abspath(path) for path in paths)
 
 
 def _slashes(path: str) -> str:
@@ -155,9 +174,11 @@ def label_folder(pictures: Path) -> Path:
     return pictures
 
 
-def _base(first: Path, folder: Path | None, file: Path) -> Path:
+def _base(entries: list[str], folder: Path | None, file: Path) -> Path:
+    """The first folder below which any of them is there."""
     candidates = [candidate for candidate in (folder, file.parent, Path()) if candidate is not None]
-    return next((candidate for candidate in candidates if os.path.isfile(candidate / first)), candidates[0])
+    there = (base for base in candidates if first_file(base / entry for entry in entries) is not None)
+    return next(there, candidates[0])
 
 
 def _add_labels(builder: DetectionSetBuilder, labels: Path, width: int, height: int) -> None:

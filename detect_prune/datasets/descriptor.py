@@ -58,10 +58,12 @@ class Descriptor:
         """The class names: a list, or a file in the data folder, beside the descriptor, in the working folder, in
         ./data or in the package."""
         value = self.values["names"]
+        if isinstance(value, dict) and list(value) == [str(number) for number in range(len(value))]:
+            value = list(value.values())
         if isinstance(value, list):
             return _checked_names(value, self.file, self.lines["names"])
         if not isinstance(value, str) or not value:
-            raise self.wrong("names", "names has to be a list of class names, or a file of them")
+            raise self.wrong("names", "names has to be a list of class names, or a file of them, or 0: NAME and so on")
         for place in (folder, self.file.parent, Path(), Path("data"), packaged_folder("data")):
             if os.path.isfile(place / value):
                 return read_names(place / value)
@@ -122,6 +124,11 @@ def read_descriptor(file: Path, splits: tuple[str, ...]) -> Descriptor:
 
 def _compose(file: Path) -> yaml.Node | None:
     text = read_text(file, "data-set descriptor (yaml)")
+    if text.lstrip().startswith("{") and file.suffix == ".json":  # to yaml it is one, and takes minutes
+        raise DetectPruneError(
+            "this is an annotation file; --data takes a descriptor (yaml) that names it: format, path, train, val",
+            file=file,
+        )
     try:
         # Composed, not constructed: every key keeps its line, `no` stays a class name, and nothing but text is made.
         return yaml.compose(text, Loader=yaml.SafeLoader)
@@ -165,14 +172,17 @@ def _plain(node: yaml.Node, file: Path) -> Any:
 def _check_keys(descriptor: Descriptor, splits: tuple[str, ...]) -> None:
     values = descriptor.values
     every = {"format", "path", "train", "val"}.union(*FORMATS.values())
+    if "format" not in values and {"names", "train"} <= values.keys():
+        raise descriptor.wrong(
+            "format",
+            "the key format is missing; one of coco, voc, darknet was expected. If this is one of Ultralytics': say "
+            "format: darknet, keep path, train, val and names, and take out the other keys",
+        )
     for key in values:
         if key not in every:
             near = difflib.get_close_matches(key, every, 1)
             meant = f" (is {near[0]} meant?)" if near else ""
-            theirs = ", and format coco, voc or darknet; this looks like one of Ultralytics'" if key == "nc" else ""
-            raise descriptor.wrong(
-                key, f"unknown key {key}{meant}; a descriptor has {', '.join(sorted(every))}{theirs}"
-            )
+            raise descriptor.wrong(key, f"unknown key {key}{meant}; a descriptor has {', '.join(sorted(every))}")
     if not isinstance(values.get("format"), str) or values["format"] not in FORMATS:
         found = f"format is {values['format']}" if "format" in values else "the key format is missing"
         raise descriptor.wrong("format", f"{found}; one of {', '.join(FORMATS)} was expected")

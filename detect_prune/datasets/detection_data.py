@@ -86,7 +86,9 @@ def load_data(
             others = [counted(number, kind) for number, kind in kinds if number]
             but = f" but {' and '.join(others)}, which do not count" if others else ""
             raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures{but}")
+        _tell_of_boxes_that_do_not_count(split, dataset, warnings)
     names, category_ids = _same_classes(descriptor, found)
+    empty_classes = _without_boxes(names, [dataset for dataset, _, _ in found.values()]) if len(found) > 1 else []
     empty = DetectionSetBuilder(names).finish()
     return DetectionData(
         names,
@@ -95,8 +97,29 @@ def load_data(
         format=descriptor.format,
         category_ids=category_ids,
         is_sample=str(name_or_path) == SAMPLE,
-        warnings=[*descriptor.warnings, *(warning for _, _, warnings in found.values() for warning in warnings)],
+        warnings=[
+            *descriptor.warnings,
+            *empty_classes,
+            *(warning for _, _, warnings in found.values() for warning in warnings),
+        ],
     )
+
+
+def _tell_of_boxes_that_do_not_count(split: str, dataset: DetectionSet, warnings: list[str]) -> None:
+    crowd = "crowd regions (iscrowd 1, which some tools write for every mask), neither learnt nor scored"
+    for number, kind in ((dataset.crowd_count, crowd), (dataset.difficult_count, "marked difficult, and not learnt")):
+        if number:
+            warnings.append(f"{split}: {number:,} of {counted(dataset.box_count, 'box', 'boxes')} are {kind}")
+
+
+def _without_boxes(names: tuple[str, ...], sets: list[DetectionSet]) -> list[str]:
+    """A sentence on classes that no box has: each costs the network an output."""
+    counts = sum(dataset.class_counts for dataset in sets)
+    empty = [name for name, count in zip(names, counts) if not count]
+    if not empty:
+        return []
+    shown = ", ".join(f"'{name}'" for name in empty[:3]) + (" and others" if len(empty) > 3 else "")
+    return [f"no box of {len(empty)} of {counted(len(names), 'class', 'classes')}: {shown}"]
 
 
 def data_available(name_or_path: str | Path, root: str | Path | None = None) -> bool:
@@ -153,8 +176,8 @@ def _read_darknet(descriptor: Descriptor, folder: Path, split: str) -> _Split:
     names = descriptor.names(folder)
     lists = [folder / entry for entry in descriptor.texts(split)]
     for path in lists:
-        if not os.path.isfile(path):
-            raise descriptor.wrong(split, f"no such file, a list of pictures: {path}")
+        if not os.path.exists(path):
+            raise descriptor.wrong(split, f"no such file, a list of pictures, or folder of them: {path}")
     dataset, warnings = read_lists(lists, names, folder)
     return dataset, tuple(range(1, len(names) + 1)), warnings
 

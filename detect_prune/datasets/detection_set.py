@@ -92,6 +92,11 @@ class DetectionSet:
         return int((self._flags & _DIFFICULT != 0).sum())
 
     @property
+    def class_counts(self) -> np.ndarray:
+        """(classes,) how many boxes each class has."""
+        return np.bincount(self._labels, minlength=len(self.names))
+
+    @property
     def decoded_bytes(self) -> int:
         """Bytes of all pictures once decoded to uint8 RGB."""
         return int(self._sizes.astype(np.int64).prod(1).sum()) * 3
@@ -271,7 +276,8 @@ def require_pictures(paths: Sequence[str | Path], source: Path, lines: Sequence[
         folder, name = os.path.split(os.path.join(".", path))
         if folder not in listings:
             listings[folder] = set(list_folder(folder, "pictures")) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
+        # A disk that ignores case, or how letters are put together, has files of other names than it lists.
+        if name not in listings[folder] and not os.path.lexists(path):
             missing.append(number)
     if missing:
         count = "the only picture" if len(paths) == 1 else f"{len(missing)} of the {len(paths)} pictures"

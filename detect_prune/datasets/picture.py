@@ -8,6 +8,7 @@ import numpy as np
 from detect_prune.datasets.picture_header import (
     has_wrong_checksum,
     is_cut_off,
+    is_turned,
     picture_format,
     size_in_header,
     size_in_memory,
@@ -64,10 +65,15 @@ def decode_picture(data: bytes, path: str | Path, upright: bool = False) -> np.n
 
 def picture_size(path: str | Path) -> tuple[int, int]:
     """(width, height) as stored, from the header. Raises CorruptPicture."""
+    return size_and_turn(path)[0]
+
+
+def size_and_turn(path: str | Path) -> tuple[tuple[int, int], bool]:
+    """(width, height) as stored, and whether viewers show it turned. Raises CorruptPicture."""
     data = _read_bytes(path, _HEADER_BYTES)
     if picture_format(data) and size_in_header(data) is None:  # a lot of metadata comes first, or the header is the end
         data = _read_bytes(path)
-    return _checked_size(data, path)
+    return _checked_size(data, path), is_turned(data)
 
 
 def _checked_size(data: bytes, path: str | Path) -> tuple[int, int]:

@@ -158,6 +158,22 @@ def _tiff(data: bytes) -> tuple[int, int] | None:
     return values.get(_TIFF_WIDTH, 0), values.get(_TIFF_HEIGHT, 0)
 
 
+def is_turned(data: bytes) -> bool:
+    """Whether viewers show the picture turned or mirrored, because its EXIF (of a JPEG) or TIFF mark says so."""
+    kind = picture_format(data)
+    if kind == "JPEG":
+        exif = b"Exif\0\0"
+        data = next(
+            (data[start + len(exif) :] for _, start in _jpeg_segments(data) if data.startswith(exif, start)), b""
+        )
+    elif kind != "TIFF":
+        return False
+    try:
+        return 2 <= _tiff_values(data).get(_TIFF_ORIENTATION, 1) <= 8
+    except struct.error:  # cut off, or none
+        return False
+
+
 def without_turn(data: bytes) -> bytes:
     """The same picture without TIFF's mark of orientation, which OpenCV follows even when it is told not to."""
     if picture_format(data) != "TIFF":

@@ -7,7 +7,7 @@ Darknet have learnt that box, and its scores are compared with ours; the geometr
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -49,7 +49,7 @@ def read_voc(devkit: Path, entries: list[str], names: tuple[str, ...]) -> tuple[
     for entry in entries:
         folder, image_set = find_image_set(devkit, entry)
         pictures = _pictures(folder / "JPEGImages")
-        for number, stem in _stems(image_set):
+        for number, stem in _stems(image_set, pictures):
             found = pictures.get(stem, [])
             if len(found) != 1:
                 what = "no picture" if not found else f"more than one picture ({', '.join(sorted(found))})"
@@ -71,11 +71,15 @@ def read_voc(devkit: Path, entries: list[str], names: tuple[str, ...]) -> tuple[
 
 def find_image_set(devkit: Path, entry: str) -> tuple[Path, Path]:
     """The folder of the year, and the text that lists the pictures. Raises DetectPruneError where there is none."""
-    year, _, name = entry.rpartition("/")
+    year, _, name = entry.removesuffix(".txt").rpartition("/")
     folder = devkit / year
     sets = folder / "ImageSets" / "Main"
     if not os.path.isdir(sets):
-        raise DetectPruneError(f"no such folder; the entry {entry} means a file in it, one picture a line", file=sets)
+        raise DetectPruneError(
+            f"no such folder; the entry {entry} means {name}.txt in it, a picture's name without its ending a line; "
+            "beside ImageSets there are JPEGImages with the pictures and Annotations with NAME.xml for each",
+            file=sets,
+        )
     file = sets / f"{name}.txt"
     if not os.path.isfile(file):
         known = ", ".join(sorted(path.stem for path in sets.glob("*.txt"))[:12]) or "none"
@@ -83,22 +87,26 @@ def find_image_set(devkit: Path, entry: str) -> tuple[Path, Path]:
     return folder, file
 
 
-def _stems(image_set: Path) -> Iterator[tuple[int, str]]:
+def _stems(image_set: Path, pictures: Container[str]) -> Iterator[tuple[int, str]]:
     """Yields the line and the picture on it.
 
-    Sets of one class have a second column: 1, -1 or 0 (difficult). The picture is in the set either way.
+    Sets of one class have a second column: 1, -1 or 0 (difficult). The picture is in the set either way. Where there is
+    a picture of just that name ("photo 1"), it is meant.
     """
     for number, line in enumerate(read_text(image_set, "VOC image set").split("\n"), 1):
-        words = line.split()
-        if words[1:] not in ([], ["1"], ["-1"], ["0"]):
+        text = line.strip()
+        if not text:
+            continue
+        stem, *rest = [text] if text in pictures else text.rsplit(None, 1)
+        unknown = stem not in pictures and len(stem.split()) > 1
+        if unknown or rest not in ([], ["1"], ["-1"], ["0"]):
             raise DetectPruneError(
-                f'"{line.strip()[:60]}" found; the name of a picture without its ending was expected, '
+                f'"{text[:60]}" found, which is no picture; the name of one without its ending was expected, '
                 "and behind it nothing, 1, 0 or -1",
                 file=image_set,
                 line=number,
             )
-        if words:
-            yield number, words[0]
+        yield number, stem
 
 
 def _pictures(folder: Path) -> dict[str, list[str]]:

@@ -111,7 +111,7 @@ def detection_task(
     task = DetectionTask(
         model, loaded, recipe, batch=batch, workers=workers, seed=seed, device=device or world.device(), world=world
     )
-    task.notes = notes + remarks
+    task.notes = notes + remarks + loaded.warnings
     task.trained = trained
     return task
 

@@ -25,6 +25,7 @@ def here(tmp_path, monkeypatch):
     head[:, 4:] = 0.5
     write_weights(model, "tiny.weights")
     write_coco(tmp_path / "squares", classes=2)
+    (tmp_path / "a.json").write_text('{"images": []}')
     return tmp_path
 
 
@@ -175,7 +176,8 @@ def test_options_out_of_range(here, capsys, words):
         (["--batch", "1000000000"], "--batch 1000000000 is more pictures at once than the 4096"),
         (["--cfg", ""], "'' is not the name of a file"),
         (["--cfg", "nope.cfg"], "nope.cfg: no such file"),
-        (["--cfg", "squares"], "squares: no such file"),
+        (["--cfg", "squares"], "squares: this is a folder; the name of a .cfg file was expected"),
+        (["--data", "a.json"], "a.json: this is an annotation file; --data takes a descriptor"),
         (["--weights", "squares"], "squares: this is a folder; the name of a weights file was expected"),
     ],
 )

@@ -2,8 +2,10 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detect_prune.datasets import load_data
+from detect_prune.datasets.darknet_txt import read_lists
 from detect_prune.errors import DetectPruneError
 
 
@@ -69,8 +71,42 @@ def test_bad_lists(darknet_folder):
     with pytest.raises(DetectPruneError, match=r"set\.yaml:3: the train set is empty"):
         load_data(darknet_folder / "set.yaml")
     train.unlink()
-    with pytest.raises(DetectPruneError, match=r"set\.yaml:3: no such file, a list of pictures: .*train\.txt"):
+    with pytest.raises(
+        DetectPruneError, match=r"set\.yaml:3: no such file, a list of pictures, or folder of them: .*train\.txt"
+    ):
         load_data(darknet_folder / "set.yaml")
+
+
+def test_a_folder_stands_for_its_pictures(darknet_folder):
+    (darknet_folder / "set.yaml").write_text(
+        "format: darknet\npath: .\ntrain: obj\nval: valid.txt\nnames: {0: cat, 1: dog}\n"
+    )
+    data = load_data(darknet_folder / "set.yaml")
+    assert [path.name for path in map(data.train.path, range(3))] == ["0.png", "1.png", "2.png"]
+    assert data.names == ("cat", "dog") and data.train.box_count == 3
+
+
+def test_where_the_first_picture_is_gone_the_others_are_found_all_the_same(darknet_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(darknet_folder)
+    (tmp_path / "lists").mkdir()
+    text = (darknet_folder / "train.txt").read_text()
+    (tmp_path / "lists" / "train.txt").write_text(text)
+    (darknet_folder / "obj" / "0.png").unlink()
+    with pytest.raises(DetectPruneError, match=r"1 of the 3 pictures .*; the first is obj/0\.png"):
+        read_lists([tmp_path / "lists" / "train.txt"], ("cat", "dog"))
+
+
+def test_pictures_that_viewers_turn_are_told(darknet_folder):
+    """Labels are shares of a size that they don't tell."""
+    turned = Image.new("RGB", (60, 40))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save(darknet_folder / "obj" / "0.jpg", exif=exif)
+    Image.new("RGB", (60, 40)).save(darknet_folder / "obj" / "1.jpg")
+    (darknet_folder / "train.txt").write_text("obj/0.jpg\nobj/1.jpg\n")
+    data = load_data(darknet_folder / "set.yaml")
+    (said,) = (warning for warning in data.warnings if "EXIF" in warning)
+    assert said.startswith("train.txt: 1 picture with a mark to be shown turned")
 
 
 def test_a_picture_that_is_listed_twice_is_told(darknet_folder):

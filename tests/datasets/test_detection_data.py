@@ -63,7 +63,12 @@ def test_one_split_alone(coco_folder, voc_folder):
         ("format: coco", "format: [coco]", "1: format is"),
         ("path: .", "path: []", "2: path has to be one folder"),
         ("path: .", "path: .\nclasses: 3", "3: unknown key classes"),
-        ("path: .", "path: .\nnc: 3", "voc or darknet; this looks like one of Ultralytics'"),
+        ("path: .", "path: .\nnc: 3", "3: unknown key nc"),
+        (
+            "format: coco\npath: .",
+            "path: .\nnc: 3\nnames: {0: cat}",
+            "If this is one of Ultralytics': say format: darknet",
+        ),
         ("path: .", "path: .\npath: b", "3: the key path stands here a second time"),
         ("path: .\n", "", "the key path is missing"),
         ("path: .", "path: 'x", "not valid yaml"),
@@ -150,3 +155,16 @@ def test_names_may_lie_in_the_working_folder(darknet_folder, tmp_path, monkeypat
         load_data(file)
     monkeypatch.chdir(here)
     assert load_data(file).names == ("cat", "dog")
+
+
+def test_what_of_the_boxes_does_not_count_and_which_class_has_none_is_told(coco_folder):
+    for split in ("train", "val"):
+        file = coco_folder / f"{split}.json"
+        data = json.loads(file.read_text())
+        data["categories"].append({"id": 0, "name": "pets"})  # as Roboflow writes it
+        file.write_text(json.dumps(data))
+    data = load_data(coco_folder / "set.yaml")
+    assert data.names[0] == "pets"
+    assert any(each.startswith("train: 1 of 3 boxes are crowd regions") for each in data.warnings)
+    (said,) = (each for each in data.warnings if each.startswith("no box of "))
+    assert "'pets'" in said and f"of {len(data.names)} classes" in said

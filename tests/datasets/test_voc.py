@@ -136,6 +136,30 @@ def test_image_sets_are_read_strictly(voc_folder):
         read_voc(voc_folder, ["VOC2007/train"], NAMES)
 
 
+def test_a_name_that_ends_in_a_number_is_that_picture(voc_folder):
+    year = voc_folder / "VOC2007"
+    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (year / folder / f"000001 1.{ending}").write_bytes((year / folder / f"000001.{ending}").read_bytes())
+        (year / folder / f"photo (0).{ending}").write_bytes((year / folder / f"000001.{ending}").read_bytes())
+    (year / "ImageSets" / "Main" / "train.txt").write_text("000001 1\nphoto (0)\n000002 -1\n000001 1 1\n")
+    dataset, _ = read_voc(voc_folder, ["VOC2007/train"], NAMES)
+    names = [dataset.path(index).stem for index in range(4)]
+    assert names == ["000001 1", "photo (0)", "000002", "000001 1"]
+
+
+def test_an_entry_may_have_its_ending_and_what_lies_where_is_told(voc_folder):
+    assert len(read_voc(voc_folder, ["VOC2007/train.txt"], NAMES)[0]) == 2
+    with pytest.raises(DetectPruneError, match=r"VOC2012/ImageSets/Main: no such folder; .*train\.txt.*JPEGImages"):
+        read_voc(voc_folder, ["VOC2012/train"], NAMES)
+
+
+def test_difficult_objects_are_told(voc_folder):
+    data = load_data(voc_folder / "set.yaml")
+    assert any(
+        re.fullmatch(r"train: 1 of 4 boxes are marked difficult, and not learnt", each) for each in data.warnings
+    )
+
+
 def test_a_corrupt_picture_whose_size_is_needed_is_left_out_and_named(voc_folder):
     file = voc_folder / "VOC2007" / "Annotations" / "000002.xml"
     file.write_text(file.read_text().replace(">60</width>", ">0</width>"))
