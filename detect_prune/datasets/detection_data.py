@@ -86,7 +86,6 @@ def load_data(
             others = [counted(number, kind) for number, kind in kinds if number]
             but = f" but {' and '.join(others)}, which do not count" if others else ""
             raise descriptor.wrong(split, f"the {split} set has no box on any of its {len(dataset)} pictures{but}")
-        _tell_of_boxes_that_do_not_count(split, dataset, warnings)
     names, category_ids = _same_classes(descriptor, found)
     empty_classes = _without_boxes(names, [dataset for dataset, _, _ in found.values()]) if len(found) > 1 else []
     empty = DetectionSetBuilder(names).finish()
@@ -100,16 +99,17 @@ def load_data(
         warnings=[
             *descriptor.warnings,
             *empty_classes,
-            *(warning for _, _, warnings in found.values() for warning in warnings),
+            *(each for split, (dataset, _, told) in found.items() for each in (*told, *_not_counted(split, dataset))),
         ],
     )
 
 
-def _tell_of_boxes_that_do_not_count(split: str, dataset: DetectionSet, warnings: list[str]) -> None:
+def _not_counted(split: str, dataset: DetectionSet) -> list[str]:
+    """Sentences on boxes that are neither learnt nor, unless a person asks for it, scored."""
     crowd = "crowd regions (iscrowd 1, which some tools write for every mask), neither learnt nor scored"
-    for number, kind in ((dataset.crowd_count, crowd), (dataset.difficult_count, "marked difficult, and not learnt")):
-        if number:
-            warnings.append(f"{split}: {number:,} of {counted(dataset.box_count, 'box', 'boxes')} are {kind}")
+    kinds = ((dataset.crowd_count, crowd), (dataset.difficult_count, "marked difficult, and not learnt"))
+    boxes = counted(dataset.box_count, "box", "boxes")
+    return [f"{split}: {number:,} of {boxes} are {kind}" for number, kind in kinds if number]
 
 
 def _without_boxes(names: tuple[str, ...], sets: list[DetectionSet]) -> list[str]:
