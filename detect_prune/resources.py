@@ -15,6 +15,11 @@ def packaged_folder(kind: str) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / kind
 
 
+def is_installed() -> bool:
+    """Whether the package is a wheel's, with its folders inside, and not a checkout."""
+    return (_PACKAGE / "data").is_dir()
+
+
 def find_resource(kind: str, name: str | Path) -> Path:
     """Finds a file: the path as given, then `kind`/name in the working folder, then the packaged copy.
 

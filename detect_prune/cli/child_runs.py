@@ -74,7 +74,8 @@ class Runs:
         forget_terminal(number)
         with self._beginning:
             self._stopping = True
-            for process in self._processes:
+            # On Windows a process can't be sent one, and has had the console's Ctrl-C already.
+            for process in self._processes if os.name != "nt" else ():
                 process.send_signal(number)
 
     def finish(self, runs: Sequence[ChildRun]) -> list[Path]:

@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -72,7 +73,7 @@ def run_together(
                 main(args, argv, world)
                 sys.stdout.flush()
         except Stopped as stopped:
-            sentence = f"\n{stopped}\ngo on with: {parser.prog} --resume {stopped.folder}"
+            sentence = f"\n{stopped}\ngo on with: {parser.prog} --resume {shlex.quote(str(stopped.folder))}"
             world.complain(sentence, together=stopped.together)
             return INTERRUPTED
     except DetectPruneError as error:

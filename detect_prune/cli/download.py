@@ -1,6 +1,7 @@
 """`detect-prune download`: official weights and data sets, to where the other commands look for them."""
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def _download(args: argparse.Namespace, argv: list[str]) -> None:
 def _data_root(data: DataSet, folder: Path) -> str:
     """The option that the descriptor needs to find the data; none where that is its own place."""
     own = find_resource("data", data.descriptor).resolve().parent.parent / "datasets" / data.folder
-    return "" if folder.resolve() == own else f" --data-root {folder}"
+    return "" if folder.resolve() == own else f" --data-root {shlex.quote(str(folder))}"
 
 
 @contextmanager

@@ -216,8 +216,8 @@ def choose_device(name: str | None, world: "World | None" = None) -> str:
 
     world = world or ALONE
     if name is None:
-        return world.device()
-    if world.size > 1 and name.startswith("cuda"):
+        name = world.device()
+    elif world.size > 1 and name.startswith("cuda"):
         if name != "cuda":
             raise DetectPruneError(
                 f"{world.size} processes can't share {name}; give --device cuda, one for each, or cpu"
@@ -226,7 +226,8 @@ def choose_device(name: str | None, world: "World | None" = None) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise DetectPruneError(f"device '{name}' can't be used here: {str(error).splitlines()[0]}") from None
+        instead = "; --device cpu does without it" if name != "cpu" else ""
+        raise DetectPruneError(f"device '{name}' can't be used here: {str(error).splitlines()[0]}{instead}") from None
     return name
 
 

@@ -7,7 +7,10 @@ resizing are OpenCV's, which lets go of Python's lock, and a thread starts at on
 import contextlib
 import multiprocessing
 import os
+import shutil
+import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +29,7 @@ from detect_prune.datasets.detection_set import DetectionSet
 from detect_prune.datasets.letterbox import Placement, fit
 from detect_prune.datasets.picture import CorruptPicture, read_picture
 from detect_prune.datasets.share import WHOLE, Share
+from detect_prune.numbers import counted
 from detect_prune.structures import Truth
 
 CACHE_BYTES = 300_000_000
@@ -76,8 +80,9 @@ class _TrainBatches:
         return max(0, len(self._maker) - self._start)
 
     def __iter__(self) -> Iterator[Batch]:
+        workers = _with_room(self._workers, self._maker.batch_bytes // 4)  # bytes, and not floats
         # A spawned worker inherits nothing: what is made here would only be made once more.
-        if self._workers and multiprocessing.get_start_method() == "fork":
+        if workers and multiprocessing.get_start_method() == "fork":
             self._maker.warm_up()
         # A worker makes whole batches: what it makes depends on nothing but the batch's number.
         numbers = range(self._start, len(self._maker))
@@ -85,12 +90,32 @@ class _TrainBatches:
             self._maker,
             batch_size=None,
             sampler=numbers,
-            num_workers=self._workers,
+            num_workers=workers,
             worker_init_fn=_start_worker,
             # Its own generator: else every iteration draws from torch's global one, and a resumed run differs.
             generator=torch.Generator(),
         )
         return iter(loader)
+
+
+def _with_room(workers: int, size: int) -> int:
+    """As many of the workers as have room for their batches in shared memory, of `size` bytes each: two that wait, and
+    the one that is used. A container often has 64 MB of it, and a worker that finds none loses its batch, for which the
+    main process would wait for ever."""
+    if not workers or not os.path.isdir(_SHARED_MEMORY):
+        return workers
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    most = min(workers, free // (3 * max(1, size)))
+    if most < workers:
+        warnings.warn(
+            f"{counted(most, 'worker')} instead of {workers}: {_SHARED_MEMORY} has {free / 1e6:.0f} MB free for their "
+            "batches (of a container docker's --shm-size says how much there is)",
+            stacklevel=2,
+        )
+    return most
+
+
+_SHARED_MEMORY = "/dev/shm"
 
 
 class _ValBatches:
@@ -191,6 +216,7 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads beside them only get in the way
     # Ctrl-C, and a kill of the group, is for the main process, which finishes its step and saves. Workers that died
     # of it would take that away from it. In a group of their own they hear of it when it stops them, or is gone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):  # Windows has no such groups
         os.setpgid(0, 0)
 

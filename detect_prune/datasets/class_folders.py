@@ -124,7 +124,7 @@ def _decode(source: Path, is_archive: bool, target: Path) -> None:
             raise DetectPruneError(f"{split} has the class {min(strange)}, which train does not have", file=source)
         entries.sort(key=lambda entry: entry[:2])
         np.save(target / f"{split}-images.npy", np.stack([picture for _, _, picture in entries]).transpose(0, 3, 1, 2))
-        np.save(target / f"{split}-labels.npy", np.array([classes.index(label) for label, _, _ in entries]))
+        np.save(target / f"{split}-labels.npy", np.array([classes.index(label) for label, _, _ in entries], np.int64))
     warnings = [
         f"{counted(len(reasons), 'picture')} of {split} left out: {'; '.join(sorted(reasons)[:3])}"
         for split, reasons in broken.items()

@@ -11,7 +11,7 @@ import yaml
 
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_text, write_text
-from detect_prune.resources import packaged_folder
+from detect_prune.resources import is_installed, packaged_folder
 
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bool", "int", "float", "timestamp")}
 """What yaml takes a bare word for. All of them are texts here; !include and the like are other programs' own."""
@@ -42,7 +42,7 @@ class Descriptor:
         if root is not None:
             return Path(root)
         base = self.file.parent
-        if base == packaged_folder("data") and base.parent.name == "detect_prune":
+        if base == packaged_folder("data") and is_installed():
             base = Path("data")  # installed: nobody keeps pictures in site-packages; read as if it lay in ./data
         return Path(os.path.normpath(base / self.values["path"]))
 

@@ -233,23 +233,34 @@ class Run:
             synchronised(self.model, self.world.size),
             Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress,
         ):
-            for report in trainer.steps():
-                self.state.global_step += 1
-                self.state.see_loss(name, report.epoch, report.loss)
-                self.journal.step(name, report, record=report.step % record_every == 0)
-                progress.step(**self._live(report, pruner))
-                if report.step % evaluate_every == 0 and report.step < trainer.total:
-                    metrics = self.world.on_main(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
-                    progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
-                due = time.monotonic() - self._saved > self.save_every
-                stopping, due = self.world.any(self.stop.requested, due)
-                if stopping or due:
-                    state = pruner.state_dict() if pruner is not None else None
-                    self.save({"trainer": trainer.state_dict(), "pruner": state})
-                if stopping:
-                    raise Stopped(self.folder)
+            try:
+                for report in trainer.steps():
+                    self.state.global_step += 1
+                    self.state.see_loss(name, report.epoch, report.loss)
+                    self.journal.step(name, report, record=report.step % record_every == 0)
+                    progress.step(**self._live(report, pruner))
+                    if report.step % evaluate_every == 0 and report.step < trainer.total:
+                        metrics = self.world.on_main(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
+                        progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
+                    due = time.monotonic() - self._saved > self.save_every
+                    stopping, due = self.world.any(self.stop.requested, due)
+                    if stopping or due:
+                        self._save_phase(trainer, pruner)
+                    if stopping:
+                        raise Stopped(self.folder)
+            except RuntimeError as error:
+                # Where a worker is not yet in a group of its own, as on Windows, where there is none, it may die of a
+                # Ctrl-C that is for this process. That shows between two steps.
+                alone = self.world.size == 1 and self.stop.requested
+                if not alone or "DataLoader worker" not in str(error):
+                    raise
+                self._save_phase(trainer, pruner)
+                raise Stopped(self.folder) from None
         trainer.finish()
         self.world.require_same(self.model.state_dict().values(), "the weights")
+
+    def _save_phase(self, trainer: Trainer, pruner: Pruner | None) -> None:
+        self.save({"trainer": trainer.state_dict(), "pruner": pruner.state_dict() if pruner is not None else None})
 
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:
         """Adds a row to the closing table, and draws what the network finds at this stage."""

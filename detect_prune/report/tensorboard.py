@@ -36,9 +36,9 @@ class EventWriter:
 
                 self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step, flush_secs=30)
             yield self._writer
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:  # the latter of a name that is no UTF-8
             raise DetectPruneError(
-                f"TensorBoard's events can't be written: {error.strerror or error}", file=self._folder
+                f"TensorBoard's events can't be written: {getattr(error, 'strerror', None) or error}", file=self._folder
             ) from None
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -113,6 +113,9 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
         choose_device("cuda:1", world)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DetectPruneError, match=r"device 'cuda' can't be used here: .*; --device cpu does"):
+        choose_device(None)  # as it is of a kind that this torch has no kernels for
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
     assert choose_device(None, world) == "cuda:1" and choose_device(None) == "cuda"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DetectPruneError, match="each of the 2 processes on this machine needs a GPU of its own"):

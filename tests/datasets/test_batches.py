@@ -1,8 +1,10 @@
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import cv2
 import numpy as np
@@ -125,6 +127,21 @@ def test_what_fails_in_a_thread_fails_here(dataset, monkeypatch):
 def test_workers_change_nothing(dataset, workers):
     same(flat(train_batches(dataset, SIZE, 2, 1, 4)), flat(train_batches(dataset, SIZE, 2, 1, 4, workers=workers)))
     same(flat(val_batches(dataset, SIZE, 4)), flat(val_batches(dataset, SIZE, 4, workers=workers)))
+
+
+@pytest.mark.parametrize(("megabytes", "workers"), [(64, 2), (20, 0), (10_000, 4)])
+def test_workers_are_no_more_than_shared_memory_has_room_for(megabytes, workers, tmp_path, monkeypatch):
+    """Of 608 x 608, 8 pictures a batch, each takes 27 MB of it; a batch that finds none is lost, and waited for."""
+    monkeypatch.setattr(batches, "_SHARED_MEMORY", str(tmp_path))
+    usage = shutil.disk_usage(tmp_path)._replace(free=megabytes * 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    size = 8 * 608 * 608 * 3
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert batches._with_room(4, size) == workers and batches._with_room(0, size) == 0
+    assert [f"instead of 4: {tmp_path} has {megabytes} MB" in str(each.message) for each in told] == [True] * (
+        workers < 4
+    )
 
 
 def test_an_epoch_can_begin_in_its_middle(dataset):

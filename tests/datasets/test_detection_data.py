@@ -168,3 +168,15 @@ def test_what_of_the_boxes_does_not_count_and_which_class_has_none_is_told(coco_
     assert any(each.startswith("train: 1 of 3 boxes are crowd regions") for each in data.warnings)
     (said,) = (each for each in data.warnings if each.startswith("no box of "))
     assert "'pets'" in said and f"of {len(data.names)} classes" in said
+
+
+def test_a_checkout_of_any_name_has_its_data_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from detect_prune import resources
+
+    for name in ("detect_prune", "other"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "datasets" / "coco").mkdir(parents=True)
+        (tmp_path / name / "data" / "coco.yaml").write_bytes((packaged_folder("data") / "coco.yaml").read_bytes())
+        monkeypatch.setattr(resources, "_PACKAGE", tmp_path / name / "detect_prune")
+        assert data_available("coco.yaml")

@@ -78,6 +78,23 @@ def test_a_crash_without_any_handler_loses_the_steps_since_the_last_checkpoint_a
     same_bits(whole, run(tmp_path / "run", resume=True))
 
 
+def test_a_worker_that_dies_of_ctrl_c_is_a_stop(tmp_path, whole):
+    """As where it can't be kept from hearing of it: on Windows, or while it is still being started."""
+
+    class Dies(ToyTask):
+        def batches(self, epoch, start):
+            for number, batch in enumerate(super().batches(epoch, start), start):
+                if (epoch, number) == (2, 3) and self.asked > 64:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    raise RuntimeError("DataLoader worker (pid(s) 77) exited unexpectedly")
+                yield batch
+
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", Dies())
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]["trainer"]["step"] == 2 * 8 + 3
+    same_bits(whole, run(tmp_path / "run", resume=True))
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
 def test_a_stop_between_the_phases_changes_nothing(tmp_path, whole, stage):
     class Interrupted(ToyTask):

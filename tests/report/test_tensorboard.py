@@ -46,6 +46,14 @@ def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path):
     assert [e.value for e in events] == [1.0] * 6 + [2.0] * 6
 
 
+def test_a_folder_whose_name_is_no_utf8_is_one_sentence(tmp_path):
+    with (
+        closing(EventWriter(tmp_path / "l\udcfc")) as writer,
+        pytest.raises(DetectPruneError, match="can't be written"),
+    ):
+        writer.scalars({"loss": 2.0}, 0)
+
+
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
