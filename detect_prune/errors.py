@@ -20,3 +20,7 @@ class DetectPruneError(Exception):
         self.line = line
         place = "" if file is None else f"{file}: " if line is None else f"{file}:{line}: "
         super().__init__(place + message)
+
+
+class Notice(UserWarning):
+    """A sentence for the person at the keyboard that ends nothing. The command line prints it as such."""

@@ -18,6 +18,7 @@ from detect_prune.engine.distributed import ALONE, World
 from detect_prune.engine.precision import PRECISIONS
 from detect_prune.engine.task import Task
 from detect_prune.errors import DetectPruneError
+from detect_prune.numbers import counted
 from detect_prune.official import download_hint
 from detect_prune.resources import find_resource, packaged_folder
 from detect_prune.tasks.build import classification_task, detection_task, find_weights
@@ -194,7 +195,8 @@ def detector_for_use(args: argparse.Namespace) -> Detector:
     args.weights, args.device = str(weights), choose_device(args.device)
     names = read_names(Path(args.names)) if getattr(args, "names", None) is not None else ()
     detector = load(args.cfg, weights, names=names, imgsz=args.imgsz)
-    called = f"{detector.num_classes} classes, called {', '.join(detector.names[:2])} and so on"
+    called = f"{counted(detector.num_classes, 'class', 'classes')} called {', '.join(detector.names[:2])}"
+    called += " and so on" if detector.num_classes > 2 else ""
     print(f"network {source}, weights {weights}, {called}, device {args.device}", flush=True)
     return detector.to(args.device)
 

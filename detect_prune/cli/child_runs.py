@@ -124,11 +124,18 @@ class Runs:
         """
         import torch
 
+        from detect_prune.datasets.batches import RUNS_TOGETHER
+
         together = min(len(self.devices), runs)
         if together < 2:
             return dict(os.environ)
         threads = str(max(1, torch.get_num_threads() // together))
-        return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            RUNS_TOGETHER: str(together),
+        }
 
     def _folder_of(self, name: str) -> Path:
         # A run on the built-in set says so in its name.

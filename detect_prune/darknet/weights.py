@@ -173,7 +173,7 @@ def _sections_in(net: Darknet, found: int, partial: bool, path: Path) -> list[St
                 f"{counted(expected - found, 'float')} too few: the file has {found:,}, {of}; "
                 f"it ends {counted(found - end + step.floats, 'float')} into the {step.title}, which has "
                 f"{step.floats:,}; is it cut off, of another network"
-                + ("?" if partial else ", or a backbone's (--pretrained)?"),
+                + ("?" if partial else ", or a backbone's, for `pretrained`?"),
                 file=path,
             )
     return steps

@@ -29,6 +29,7 @@ from detect_prune.datasets.detection_set import DetectionSet
 from detect_prune.datasets.letterbox import Placement, fit
 from detect_prune.datasets.picture import CorruptPicture, read_picture
 from detect_prune.datasets.share import WHOLE, Share
+from detect_prune.errors import Notice
 from detect_prune.numbers import counted
 from detect_prune.structures import Truth
 
@@ -101,21 +102,30 @@ class _TrainBatches:
 def _with_room(workers: int, size: int) -> int:
     """As many of the workers as have room for their batches in shared memory, of `size` bytes each: two that wait, and
     the one that is used. A container often has 64 MB of it, and a worker that finds none loses its batch, for which the
-    main process would wait for ever."""
+    main process would wait for ever.
+
+    Runs of a sweep that go on beside each other share it (RUNS_TOGETHER). So do the processes of torchrun on one
+    machine; each is asked for the size of the whole batch, of which it makes its share.
+    """
     if not workers or not os.path.isdir(_SHARED_MEMORY):
         return workers
-    free = shutil.disk_usage(_SHARED_MEMORY).free
-    most = min(workers, free // (3 * max(1, size)))
+    free = shutil.disk_usage(_SHARED_MEMORY).free // int(os.environ.get(RUNS_TOGETHER, "1"))
+    wanted = 3 * max(1, size)
+    most = min(workers, free // wanted)
     if most < workers:
+        # The same words whatever is free, for that differs from epoch to epoch: Python then tells it once.
         warnings.warn(
-            f"{counted(most, 'worker')} instead of {workers}: {_SHARED_MEMORY} has {free / 1e6:.0f} MB free for their "
-            "batches (of a container docker's --shm-size says how much there is)",
+            f"{_SHARED_MEMORY} has no room for the batches of {counted(workers, 'worker')}, {wanted / 1e6:.0f} MB for "
+            "each: fewer are used (docker's --shm-size says how much a container has)",
+            Notice,
             stacklevel=2,
         )
     return most
 
 
 _SHARED_MEMORY = "/dev/shm"
+RUNS_TOGETHER = "DETECT_PRUNE_RUNS_TOGETHER"
+"""The environment variable in which a sweep tells its runs how many go on beside each other."""
 
 
 class _ValBatches:

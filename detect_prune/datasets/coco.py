@@ -141,7 +141,7 @@ class _Reader:
             raise self.records.wrong(f'{where}: "area" is {_short(area)}; a number of square pixels was expected')
         self.areas.append(-1 if area is None else area)
         crowd = record.get("iscrowd")
-        crowd = 0 if crowd is None else crowd
+        crowd = 0 if crowd is None else int(crowd) if type(crowd) is float and crowd in (0.0, 1.0) else crowd
         if not isinstance(crowd, int) or crowd not in (0, 1):
             raise self.records.wrong(f'{where}: "iscrowd" is {_short(crowd)}; 0 or 1 was expected')
         self.crowd.append(crowd)

@@ -146,13 +146,16 @@ def _add_list(builder: DetectionSetBuilder, file: Path, folder: Path | None) -> 
 def _pictures_below(folder: Path) -> list[str]:
     """The pictures of a folder and those inside, in the order of their names, as a list of that folder would have
     them."""
-    paths = (
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
-    )
-    return sorted(os.path.abspath(path) for path in paths)
+    paths: list[str] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        found = (name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
+        paths += (os.path.abspath(os.path.join(parent, name)) for name in found)
+    return sorted(paths)
 
 
 def _slashes(path: str) -> str:

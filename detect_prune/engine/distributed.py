@@ -28,6 +28,7 @@ from torch import distributed as dist
 
 from detect_prune.engine.batchnorm import running_norms
 from detect_prune.engine.machine import ran_out_of_memory
+from detect_prune.engine.randomness import seed_torch
 from detect_prune.errors import DetectPruneError
 
 T = TypeVar("T")
@@ -244,10 +245,10 @@ class World:
 
     # ---- what differs between processes -------------------------------------------------------------------------
 
-    def vary_randomness(self) -> None:
+    def vary_randomness(self, device: torch.device) -> None:
         """Each process draws its own random numbers from here on: else dropout would repeat itself in every share."""
         if not self.main:
-            torch.manual_seed(int(torch.randint(2**62, ())) + self.rank)
+            seed_torch(int(torch.randint(2**62, ())) + self.rank, device)
 
     # ---- the end ------------------------------------------------------------------------------------------------
 

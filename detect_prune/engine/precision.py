@@ -15,7 +15,7 @@ from torch import nn
 from detect_prune.engine.machine import DoesNotFit
 from detect_prune.engine.randomness import random_numbers_kept
 from detect_prune.engine.task import Task, step_within_memory
-from detect_prune.errors import DetectPruneError
+from detect_prune.errors import DetectPruneError, Notice
 from detect_prune.pruning import modes_kept
 
 
@@ -83,11 +83,12 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
     one's, and there are no gradients.
 
     Returns:
-        The fastest of PRECISIONS, by its name, and the seconds a step for each that fits into memory (empty where no
-        batch could be read).
+        The fastest of PRECISIONS, by its name, and the seconds a step for each that fits into memory and in which a
+        step does not fail (empty where no batch could be read).
 
     Raises:
         DetectPruneError: none fits into memory.
+        Exception: what a step of plain float32 raises.
     """
     batch = next((batch for batch in task.batches(0, 0) if batch is not None), None)
     if batch is None:
@@ -113,7 +114,7 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
                     if PRECISIONS[candidate] == Precision():
                         raise
                     # The loss of a task may not be one for bf16: it writes into float32, say, or goes through numpy.
-                    warnings.warn(f"{candidate} is left out, for a step fails in it: {error}", stacklevel=2)
+                    warnings.warn(f"{candidate} is left out, for a step fails in it: {error}", Notice, stacklevel=2)
                     fitting.remove(candidate)
                     seconds.pop(candidate, None)
                     continue

@@ -20,7 +20,7 @@ from detect_prune.engine.lock import lock_folder
 from detect_prune.engine.machine import describe_machine
 from detect_prune.engine.names import BEST, LAST, PICTURES
 from detect_prune.engine.precision import PRECISIONS, Precision, choose_precision, describe_choice
-from detect_prune.engine.randomness import random_numbers_kept
+from detect_prune.engine.randomness import random_numbers_kept, seed_torch
 from detect_prune.engine.recipe import Phase, Recipe
 from detect_prune.engine.resuming import other_arithmetic, require_same_settings
 from detect_prune.engine.state import RunState
@@ -101,8 +101,8 @@ class Run:
         """What is held until the end: in process 0 the folder and its log, and whoever called finds torch's random
         numbers again as they were."""
         self._kept.enter_context(random_numbers_kept(task.device))
-        torch.manual_seed(seed)
-        self.world.vary_randomness()
+        seed_torch(seed, task.device)
+        self.world.vary_randomness(task.device)
         try:
             self._begin(resume, precision)
         except BaseException:
@@ -249,13 +249,16 @@ class Run:
                     if stopping:
                         raise Stopped(self.folder)
             except RuntimeError as error:
-                # Where a worker is not yet in a group of its own, as on Windows, where there is none, it may die of a
-                # Ctrl-C that is for this process. That shows between two steps.
+                # A worker may die of what asks this process to stop: of Ctrl-C, where it is not yet in a group of its
+                # own (on Windows it never is), or of a signal to all processes. torch tells of it at any moment.
                 alone = self.world.size == 1 and self.stop.requested
                 if not alone or "DataLoader worker" not in str(error):
                     raise
-                self._save_phase(trainer, pruner)
-                raise Stopped(self.folder) from None
+                if trainer.between_steps:
+                    self._save_phase(trainer, pruner)
+                elif not (self.folder / LAST).exists():
+                    raise
+                raise Stopped(self.folder, saved=trainer.between_steps) from None
         trainer.finish()
         self.world.require_same(self.model.state_dict().values(), "the weights")
 

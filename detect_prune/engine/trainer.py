@@ -23,6 +23,8 @@ from detect_prune.engine.task import NotFinite, Task, Teacher, step_within_memor
 from detect_prune.errors import DetectPruneError
 from detect_prune.pruning import Diverged, GlobalADMM, Masks, Pruner, Update, is_due, parameter_groups
 
+_NO_MORE = object()
+
 
 @dataclass
 class StepReport:
@@ -88,6 +90,8 @@ class Trainer:
         self._held = [each for each in (pruner, masks) if each is not None]
         self.total = phase.epochs * task.steps_per_epoch
         self.step = 0
+        self.between_steps = False
+        """Whether a batch is being fetched: all that a step changes is whole then."""
         self.optimizer = build_optimizer(model, phase, pruner)
         if pruner is not None:
             pruner.attach(self.optimizer)
@@ -117,7 +121,7 @@ class Trainer:
         while self.step < self.total:
             epoch, start = divmod(self.step, per_epoch)
             before, usable = self.step, False
-            for batch in islice(self.task.batches(epoch, start), per_epoch - start):
+            for batch in self._fetched(islice(self.task.batches(epoch, start), per_epoch - start)):
                 counts = self.world.gather(0 if batch is None else self.task.count(batch))
                 trains = self._usable(counts)
                 usable = usable or trains
@@ -126,6 +130,16 @@ class Trainer:
             if self.step == before or (start == 0 and not usable):
                 problems = " ".join(["", *self.task.problems()])
                 raise DetectPruneError(f"not one training picture of epoch {epoch + 1} could be read.{problems}")
+
+    def _fetched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; `between_steps` says while one is fetched."""
+        while True:
+            self.between_steps = True
+            batch = next(batches, _NO_MORE)
+            if batch is _NO_MORE:
+                return
+            self.between_steps = False
+            yield batch
 
     def _usable(self, counts: list[int]) -> bool:
         """Batch norm has no statistics of no pictures, and on GPUs waits for those of every process. A network without

@@ -12,7 +12,7 @@ from detect_prune.darknet.steps import Head
 from detect_prune.datasets import SAMPLE, load_data
 from detect_prune.datasets.classification import held_out, in_grey, load_classification
 from detect_prune.engine.distributed import ALONE, World
-from detect_prune.engine.randomness import random_numbers_kept
+from detect_prune.engine.randomness import random_numbers_kept, seed_torch
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import first_file
 from detect_prune.official import download_hint
@@ -102,9 +102,9 @@ def detection_task(
     if imgsz is not None:
         parsed = parsed.with_input_size(imgsz, imgsz)
     with random_numbers_kept(_CPU):
-        torch.manual_seed(seed)
+        seed_torch(seed, _CPU)
         model = Detector(parsed, loaded.names)
-    trained, remarks = _fill(model, published, weights, pretrained)
+        trained, remarks = _fill(model, published, weights, pretrained)  # which makes the published network as well
     if weights is not None and classes == len(loaded.names):
         remarks += compare_names(source, loaded.names)
     recipe = detection_recipe(sample=loaded.is_sample, large=large)
@@ -175,7 +175,7 @@ def classification_task(
     if hold_out is not None:
         loaded = held_out(loaded, hold_out)
     with random_numbers_kept(_CPU):
-        torch.manual_seed(seed)
+        seed_torch(seed, _CPU)
         model = build_network(network, loaded)
     if weights is not None:
         load_state(model, find_weights(weights))

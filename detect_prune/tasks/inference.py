@@ -74,7 +74,8 @@ def full_float32() -> Iterator[None]:
     """Meanwhile float32 is float32: on a GPU cuDNN's convolutions by default round to TF32's 10 bits of fraction.
 
     That would move scores in their third digit, and a detection across a threshold. The settings are the process's: of
-    several threads the first to come changes them, and the last to go puts them back.
+    several threads the first to come changes them, and the last to go puts them back. (A value that came from
+    torch.backends.fp32_precision is then the setting's own, for torch does not say where it came from.)
     """
     global _inside
     with _LOCK:
@@ -113,7 +114,7 @@ def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], None], Any]
     yield torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         cudnn, cuda, mkldnn = torch.backends.cudnn, torch.backends.cuda, torch.backends.mkldnn
-        for place in (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.matmul):
+        for place in (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul):
             yield member(place, "fp32_precision", "ieee")
 
 

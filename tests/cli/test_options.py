@@ -113,8 +113,13 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
         choose_device("cuda:1", world)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    def refuse(*_, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
     with pytest.raises(DetectPruneError, match=r"device 'cuda' can't be used here: .*; --device cpu does"):
-        choose_device(None)  # as it is of a kind that this torch has no kernels for
+        choose_device(None)
     monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
     assert choose_device(None, world) == "cuda:1" and choose_device(None) == "cuda"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

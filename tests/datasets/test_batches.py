@@ -13,6 +13,7 @@ import torch
 
 from detect_prune.datasets import Augmentation, batches, fit, load_data, read_picture, train_batches, val_batches
 from detect_prune.datasets.detection_set import DetectionSetBuilder
+from detect_prune.errors import Notice
 
 SIZE = (64, 48)
 
@@ -139,9 +140,16 @@ def test_workers_are_no_more_than_shared_memory_has_room_for(megabytes, workers,
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert batches._with_room(4, size) == workers and batches._with_room(0, size) == 0
-    assert [f"instead of 4: {tmp_path} has {megabytes} MB" in str(each.message) for each in told] == [True] * (
-        workers < 4
-    )
+    assert [str(each.message).startswith(f"{tmp_path} has no room") for each in told] == [True] * (workers < 4)
+
+
+def test_runs_of_a_sweep_share_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "_SHARED_MEMORY", str(tmp_path))
+    usage = shutil.disk_usage(tmp_path)._replace(free=64 * 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setenv(batches.RUNS_TOGETHER, "2")
+    with pytest.warns(Notice, match="no room for the batches of 4 workers, 27 MB for each"):
+        assert batches._with_room(4, 8 * 608 * 608 * 3) == 1
 
 
 def test_an_epoch_can_begin_in_its_middle(dataset):
@@ -248,6 +256,7 @@ def test_a_signal_to_the_group_does_not_take_the_workers_away(tmp_path, write_pi
 import os, pathlib, signal, time
 from detect_prune.datasets import train_batches
 from detect_prune.datasets.detection_set import DetectionSetBuilder
+from detect_prune.errors import Notice
 builder = DetectionSetBuilder(("a",))
 for number in range(40):
     builder.add_picture(pathlib.Path({str(tmp_path)!r}) / f"{{number}}.png", number, 60, 40)

@@ -44,7 +44,7 @@ def test_agrees_with_pycocotools(real_data):
 
 
 def test_what_tools_write_is_read(coco_folder):
-    """Whole numbers with a point, paths with backslashes; crowd regions and classes without a box are told."""
+    """Whole numbers with a point, and paths with backslashes."""
     file = coco_folder / "train.json"
     text = file.read_text()
     data = json.loads(text)
@@ -53,7 +53,7 @@ def test_what_tools_write_is_read(coco_folder):
     (coco_folder / "train" / name).rename(coco_folder / "train" / "sub" / name)
     data["images"][0]["file_name"] = f"sub\\{name}"
     data["images"][0]["id"] = float(data["images"][0]["id"])
-    data["annotations"][0]["id"] = 1.0
+    data["annotations"][0] |= {"id": 1.0, "iscrowd": 0.0}
     file.write_text(json.dumps(data))
     dataset, _, _ = read_coco(coco_folder / "train", file)
     assert dataset.path(0) == coco_folder / "train" / "sub" / name and dataset[0].image_id == 10

@@ -95,6 +95,23 @@ def test_a_worker_that_dies_of_ctrl_c_is_a_stop(tmp_path, whole):
     same_bits(whole, run(tmp_path / "run", resume=True))
 
 
+def test_a_worker_whose_death_is_told_in_a_step_leaves_the_last_checkpoint(tmp_path, whole):
+    """torch tells of it by a signal, in the middle of anything: the state is torn then."""
+
+    class Dies(ToyTask):
+        def loss(self, model, batch):
+            if self.asked == 64 + 20:
+                model[1].running_mean.add_(1)
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise RuntimeError("DataLoader worker (pid 77) is killed by signal: Terminated.")
+            return super().loss(model, batch)
+
+    with pytest.raises(Stopped, match="the last checkpoint is in"):
+        run(tmp_path / "run", Dies())
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"] is None
+    same_bits(whole, run(tmp_path / "run", resume=True))
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
 def test_a_stop_between_the_phases_changes_nothing(tmp_path, whole, stage):
     class Interrupted(ToyTask):

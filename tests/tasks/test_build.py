@@ -107,3 +107,19 @@ def test_the_official_tiny_weights_cut_at_29_fill_what_darknet_calls_conv_29(rea
     (tmp_path / "yolov4-tiny.conv.29").write_bytes(whole[:19_789_716])
     filled = read_backbone(load("yolov4-tiny.cfg"), tmp_path / "yolov4-tiny.conv.29")
     assert len(filled) == 17 and filled[-1].endswith("(layer 28)")
+
+
+def test_the_seed_alone_decides_what_starts_at_random(files, monkeypatch):
+    """And the random numbers of whoever asks, of GPUs too, stay what they were."""
+    cfg, _, backbone, data = files
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+
+    def made(seed, before):
+        torch.default_generator.manual_seed(before)
+        state = torch.get_rng_state()
+        task = detection_task(cfg, pretrained=backbone, data=data, batch=4, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        return torch.cat([value.flatten() for value in task.model.parameters()])
+
+    assert torch.equal(made(0, 1), made(0, 2)) and not torch.equal(made(0, 1), made(1, 1)) and not seeded

@@ -104,7 +104,7 @@ def settings():
         (backends.cudnn, "allow_tf32"),
         (backends.cuda.matmul, "allow_tf32"),
         *((place, "fp32_precision") for place in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)),
-        (backends.mkldnn.matmul, "fp32_precision"),
+        *((place, "fp32_precision") for place in (backends.mkldnn.conv, backends.mkldnn.matmul)),
     ):
         try:
             found.append(getattr(place, name))
@@ -127,7 +127,7 @@ def test_float32_s_settings_are_put_back_whichever_name_set_them(choose, tf32):
     chosen = settings()
     try:
         with full_float32(), full_float32():
-            assert settings() == [False, False, "ieee", "ieee", "ieee", "ieee"]
+            assert settings() == [False, False, "ieee", "ieee", "ieee", "ieee", "ieee"]
         assert settings() == chosen
     finally:
         torch.set_float32_matmul_precision("highest")
