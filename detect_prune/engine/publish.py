@@ -37,6 +37,7 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
     bound = run.masks.bound if pruned else ()
     notes = _notes(run, stages[-1].total, bound, problems)
     sentence = verdict(stages[0], stages[-1], state.delivered, run.chooses_layers) if pruned else ""
+    sentences = [*([sentence] if sentence else []), *notes]
 
     shown = {"history": run.folder / "history.png", "kept per layer": run.folder / "kept_per_layer.png"}
     plots.history(state.history, shown["history"], f"{run.task.name}: how the run went", scores)
@@ -47,13 +48,13 @@ def publish(run: Run, finished: Mapping[str, Any], problems: Sequence[str]) -> s
         run.folder / "index.html",
         run.task.name,
         table,
-        " ".join([sentence, *notes]),
+        sentences,
         shown,
         _pictures(run),
         _facts(run, took, finished["date"]),
         layers,
     )
-    write_text(run.folder / "table.md", f"{table.markdown()}\n\n{' '.join([sentence, *notes])}\n")
+    write_text(run.folder / "table.md", "\n\n".join([table.markdown(), *sentences]) + "\n")
     rows = [
         {"layer": name, "kept": left, "total": total, "floor binds": name in bound if pruned else None}
         for name, (left, total) in kept.items()

@@ -1,7 +1,7 @@
 """One HTML file that shows a run, with nothing to fetch: it can be mailed, archived, opened without a network."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid #888; } tr:nth-child(even) td { background: #f4f6f8; }
 .left { text-align: left; white-space: normal; }
 img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
-.verdict { background: #f4f6f8; border-left: 4px solid #3b75af; padding: .7rem 1rem; }
+.verdict { background: #f4f6f8; border-left: 4px solid #3b75af; margin: 1rem 0; padding: .2rem 1rem; }
+.verdict p { margin: .5rem 0; }
 """
 
 
@@ -48,7 +49,7 @@ def write_page(
     path: str | Path,
     title: str,
     table: Table,
-    verdict: str,
+    sentences: Sequence[str],
     plots: Mapping[str, Path],
     pictures: Mapping[str, Path],
     settings: Mapping[str, Any],
@@ -58,15 +59,16 @@ def write_page(
 
     Args:
         table: the closing table.
-        verdict: the sentence under it; may be empty.
+        sentences: what stands under it, a paragraph each: the verdict, what the person has to know; there may be none.
         plots: PNG files by caption.
         pictures: JPEG files by caption, such as the contact sheets before and after; there may be none.
         settings: what the run was asked to do, by name.
         layers: what is kept of each layer.
     """
     parts = [f"<h1>{escape(title)}</h1>", _html_table(table)]
-    if verdict:
-        parts.append(f'<p class="verdict">{escape(verdict)}</p>')
+    if sentences:
+        paragraphs = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+        parts.append(f'<div class="verdict">\n{paragraphs}\n</div>')
     parts.append("<h2>Curves and layers</h2>")
     parts += [_html_figure(caption, plot, "png") for caption, plot in plots.items()]
     if pictures:

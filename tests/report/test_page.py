@@ -37,7 +37,7 @@ def test_page_escapes_everything_and_needs_nothing_from_outside(tmp_path):
     table = Table([EVIL, "AP"]).row(EVIL, "0.2")
     sheet = tmp_path / "sheet.jpg"
     save_picture(sheet, np.zeros((7, 8, 3), np.uint8))
-    write_page(page, EVIL, table, EVIL, {EVIL: plot}, {EVIL: sheet}, {EVIL: EVIL, "ratio": 0.8}, table)
+    write_page(page, EVIL, table, [EVIL, "and more"], {EVIL: plot}, {EVIL: sheet}, {EVIL: EVIL, "ratio": 0.8}, table)
     text = page.read_text()
     outline = Outline()
     outline.feed(text)
@@ -54,6 +54,6 @@ def test_page_escapes_everything_and_needs_nothing_from_outside(tmp_path):
 
 def test_page_without_pictures_has_no_empty_section(tmp_path):
     table = Table(["stage"]).row("dense")
-    write_page(tmp_path / "page.html", "run", table, "", {}, {}, {"ratio": 0.8}, table)
+    write_page(tmp_path / "page.html", "run", table, [], {}, {}, {"ratio": 0.8}, table)
     text = (tmp_path / "page.html").read_text()
     assert "What it finds" not in text and 'class="verdict"' not in text
