@@ -18,7 +18,11 @@ LARGEST_SEED = 2**63 - 1
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's options. What is wrong with them is said in one sentence, as every other error is."""
+    """A command's options. What is wrong with them is said in one sentence, as every other error is; and the beginning
+    of an option is none, for another command may have one of just that name."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         sentence = message.removeprefix("argument ")

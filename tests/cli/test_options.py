@@ -96,6 +96,13 @@ def default(made, option):
     return next(action.default for action in made._actions if option in action.option_strings)
 
 
+def test_the_beginning_of_an_option_is_none(capsys):
+    """detect has --names, and no --name as prune has."""
+    with pytest.raises(SystemExit) as stop:
+        detect.build_parser().parse_args(["--cfg", "a.cfg", "--name", "mine", "photos"])
+    assert stop.value.code == 2 and "unrecognized arguments: --name" in capsys.readouterr().err
+
+
 def test_a_device_that_is_not_here(monkeypatch):
     assert choose_device("cpu") == "cpu"
     with pytest.raises(DetectPruneError, match="device 'cuda:99' can't be used here"):

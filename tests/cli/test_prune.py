@@ -22,7 +22,7 @@ def real(words):
 
 def test_everything_typed_is_kept_but_what_belongs_to_the_sample():
     line = real(
-        "--cfg yolov4.cfg --rat=0.8 --imgsz 320 --epochs 3 --exclude 'a b' --exclude c* --floor 0.1 --seed 0 "
+        "--cfg yolov4.cfg --ratio=0.8 --imgsz 320 --epochs 3 --exclude 'a b' --exclude c* --floor 0.1 --seed 0 "
         "--data sample --name x --project p --save-every 1"
     )
     assert line.startswith(f"{SAID} ")
