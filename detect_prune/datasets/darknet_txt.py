@@ -180,8 +180,11 @@ def label_folder(pictures: Path) -> Path:
 def _base(entries: list[str], folder: Path | None, file: Path) -> Path:
     """The first folder below which any of them is there."""
     candidates = [candidate for candidate in (folder, file.parent, Path()) if candidate is not None]
-    there = (base for base in candidates if first_file(base / entry for entry in entries) is not None)
-    return next(there, candidates[0])
+    for some in (entries[:1], entries):  # all of them are asked for only where the first one is gone
+        for base in candidates:
+            if first_file(base / entry for entry in some) is not None:
+                return base
+    return candidates[0]
 
 
 def _add_labels(builder: DetectionSetBuilder, labels: Path, width: int, height: int) -> None:

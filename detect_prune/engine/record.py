@@ -29,30 +29,28 @@ def metrics_of(
         verdict: the sentence on what the run has come to, if it pruned.
     """
     state = run.state
-    return _finite(
-        {
-            "stages": state.stages,
-            "before the cut": state.before_cut,
-            "layers": layers,
-            "settings": run.settings,
-            "recipe": run.recipe.as_dict(),
-            "training loss": state.last_losses(),
-            "precision": str(run.precision),
-            "timed_steps": state.timings,
-            **finished,
-            "machine": state.machine,
-            "command": state.command,
-            "notes": notes,
-            "verdict": verdict,
-        }
-    )
+    values = {
+        "stages": state.stages,
+        "before the cut": state.before_cut,
+        "layers": layers,
+        "settings": run.settings,
+        "recipe": run.recipe.as_dict(),
+        "training loss": state.last_losses(),
+        "precision": str(run.precision),
+        "timed_steps": state.timings,
+        **finished,
+        "machine": state.machine,
+        "command": state.command,
+        "notes": notes,
+        "verdict": verdict,
+    }
+    return _finite(plain_values(values))
 
 
 def _finite(value: Any) -> Any:
-    """The same in plain values, with None for NaN and infinity, which JSON does not have: a network that has come to
-    nothing may score so."""
-    value = plain_values(value)
-    if isinstance(value, Mapping):
+    """Plain values with None for NaN and infinity, which JSON does not have: a network that has come to nothing may
+    score so."""
+    if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
