@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from detect_prune.cli.choices import KEEPING, METHODS
-from detect_prune.cli.options import (
-    seed_number,
-)
+from detect_prune.cli.options import seed_number
 
 MOST_RATIOS = 1000
 

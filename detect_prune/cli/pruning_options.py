@@ -5,12 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detect_prune.cli.choices import BUDGETS, IMPORTANCES, KEEPING
-from detect_prune.cli.options import (
-    checked,
-    not_negative,
-    positive,
-    share,
-)
+from detect_prune.cli.options import checked, not_negative, positive, share
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import read_json
 

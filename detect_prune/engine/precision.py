@@ -105,16 +105,13 @@ def choose_precision(task: Task) -> tuple[str, dict[str, float]]:
                 try:
                     with step_within_memory(task):
                         time_taken = _timed_step(task, PRECISIONS[candidate], batch)
-                except DoesNotFit as error:
-                    too_large = str(error)  # and not the error, which holds on to the memory of the step
-                    fitting.remove(candidate)
-                    seconds.pop(candidate, None)
-                    continue
-                except (RuntimeError, TypeError) as error:
-                    if PRECISIONS[candidate] == Precision():
+                except (DoesNotFit, RuntimeError, TypeError) as error:
+                    if isinstance(error, DoesNotFit):
+                        too_large = str(error)  # and not the error, which holds on to the memory of the step
+                    elif PRECISIONS[candidate] == Precision():
                         raise
-                    # The loss of a task may not be one for bf16: it writes into float32, say, or goes through numpy.
-                    warnings.warn(f"{candidate} is left out, for a step fails in it: {error}", Notice, stacklevel=2)
+                    else:  # the loss of a task may not be one for bf16: it goes through numpy, say
+                        warnings.warn(f"{candidate} is left out, for a step fails in it: {error}", Notice, stacklevel=2)
                     fitting.remove(candidate)
                     seconds.pop(candidate, None)
                     continue

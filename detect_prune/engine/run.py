@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -232,35 +232,40 @@ class Run:
             self.stop.guard(),
             synchronised(self.model, self.world.size),
             Progress(trainer.total, name, initial=trainer.step, timeline=self.timeline) as progress,
+            self._stopping_with_its_workers(trainer, pruner),
         ):
-            try:
-                for report in trainer.steps():
-                    self.state.global_step += 1
-                    self.state.see_loss(name, report.epoch, report.loss)
-                    self.journal.step(name, report, record=report.step % record_every == 0)
-                    progress.step(**self._live(report, pruner))
-                    if report.step % evaluate_every == 0 and report.step < trainer.total:
-                        metrics = self.world.on_main(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
-                        progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
-                    due = time.monotonic() - self._saved > self.save_every
-                    stopping, due = self.world.any(self.stop.requested, due)
-                    if stopping or due:
-                        self._save_phase(trainer, pruner)
-                    if stopping:
-                        raise Stopped(self.folder)
-            except RuntimeError as error:
-                # A worker may die of what asks this process to stop: of Ctrl-C, where it is not yet in a group of its
-                # own (on Windows it never is), or of a signal to all processes. torch tells of it at any moment.
-                alone = self.world.size == 1 and self.stop.requested
-                if not alone or "DataLoader worker" not in str(error):
-                    raise
-                if trainer.between_steps:
+            for report in trainer.steps():
+                self.state.global_step += 1
+                self.state.see_loss(name, report.epoch, report.loss)
+                self.journal.step(name, report, record=report.step % record_every == 0)
+                progress.step(**self._live(report, pruner))
+                if report.step % evaluate_every == 0 and report.step < trainer.total:
+                    metrics = self.world.on_main(lambda: self._evaluate_on_the_way(name, trainer, keep_best))
+                    progress.write(f"{name}, epoch {report.epoch + 1}: {metrics}")
+                due = time.monotonic() - self._saved > self.save_every
+                stopping, due = self.world.any(self.stop.requested, due)
+                if stopping or due:
                     self._save_phase(trainer, pruner)
-                elif not (self.folder / LAST).exists():
-                    raise
-                raise Stopped(self.folder, saved=trainer.between_steps) from None
+                if stopping:
+                    raise Stopped(self.folder)
         trainer.finish()
         self.world.require_same(self.model.state_dict().values(), "the weights")
+
+    @contextlib.contextmanager
+    def _stopping_with_its_workers(self, trainer: Trainer, pruner: Pruner | None) -> Iterator[None]:
+        """A worker may die of what asks this process to stop: of Ctrl-C, where it is not yet in a group of its own (on
+        Windows it never is), or of a signal to all processes. torch tells of it at any moment."""
+        try:
+            yield
+        except RuntimeError as error:
+            alone = self.world.size == 1 and self.stop.requested
+            if not alone or "DataLoader worker" not in str(error):
+                raise
+            if trainer.between_steps:
+                self._save_phase(trainer, pruner)
+            elif not (self.folder / LAST).exists():
+                raise
+            raise Stopped(self.folder, saved=trainer.between_steps) from None
 
     def _save_phase(self, trainer: Trainer, pruner: Pruner | None) -> None:
         self.save({"trainer": trainer.state_dict(), "pruner": pruner.state_dict() if pruner is not None else None})
