@@ -26,7 +26,7 @@ import torch
 from pycocotools.coco import COCO
 from recording import circumstances, write_results
 
-from detect_prune.datasets import load_data, train_batches
+from detect_prune.datasets import Fit, load_data, train_batches
 from detect_prune.detection import coco_metrics
 from detect_prune.report.tables import Table, size
 from detect_prune.structures import Detections, Truth
@@ -139,7 +139,7 @@ def load_and_iterate(folder: Path, batches: int) -> list[dict[str, Any]]:
     with Clock() as clock:
         data = load_data(folder / "set.yaml", splits=("train",)).train
     rows = [{"step": "load, detect_prune", **clock.times, **since(before), "boxes": data.box_count}]
-    loader = train_batches(data, (32, 32), BATCH, seed=0, epoch=0, workers=WORKERS, augment=False)
+    loader = train_batches(data, Fit((32, 32)), BATCH, seed=0, epoch=0, workers=WORKERS, augment=False)
     start = time.perf_counter()
     for number, _ in enumerate(itertools.islice(loader, batches)):
         if number in (WORKERS, batches - 1):

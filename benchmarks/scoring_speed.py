@@ -18,7 +18,7 @@ from recording import circumstances, write_results
 from torch import nn
 
 from detect_prune.cli.options import default_workers
-from detect_prune.datasets import DetectionSet, load_data, val_batches
+from detect_prune.datasets import DetectionSet, Fit, load_data, val_batches
 from detect_prune.report.tables import Table
 from detect_prune.resources import find_resource
 from detect_prune.tasks.detector import Detector, load
@@ -91,7 +91,7 @@ def main() -> None:
     model = load(cfg, args.weights)
     data = load_data("voc.yaml", args.data_root, splits=("val",))
     pictures = data.val.subset(range(min(args.pictures, len(data.val))))
-    batches = [batch.pictures for batch in val_batches(pictures, model.input_size, args.batch)]
+    batches = [batch.pictures for batch in val_batches(pictures, Fit(model.input_size), args.batch)]
     works = {
         "val": scoring(model, pictures, args.batch, default_workers()),
         "forward passes, as val runs them": forward_passes(inference_copy(model), batches),

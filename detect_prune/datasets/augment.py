@@ -12,7 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from detect_prune.datasets.letterbox import fit
+from detect_prune.datasets.letterbox import Fit
 
 _LEAST_SIDE = 2.0
 """Pixels of the network's input: a box thinner than this teaches nothing."""
@@ -49,8 +49,7 @@ def augment_sample(
     load: Callable[[int], Sample],
     index: int,
     count: int,
-    size: tuple[int, int],
-    letterbox: bool,
+    fit: Fit,
     augmentation: Augmentation,
     key: tuple[int, int],
 ) -> Sample:
@@ -59,22 +58,22 @@ def augment_sample(
     Args:
         load: gives the stored picture of an index with its targets.
         count: number of pictures to choose mosaic partners from.
-        size: (width, height) of the network's input.
+        fit: to the network's input, as bytes; of a mosaic's tiles only whether they keep their proportions.
         key: (seed, epoch); together with `index` it decides everything.
 
     Returns:
-        The picture at `size`; boxes in its pixels, clipped, without tiny ones and those that are mostly cut away.
+        The picture at the network's size; boxes in its pixels, clipped, without tiny and mostly cut away ones.
 
     Raises:
         CorruptPicture: from `load`, for the picture itself or a mosaic partner.
     """
     rng = np.random.default_rng([*key, index])
-    if rng.random() < augmentation.mosaic and min(size) > 1:
-        sample = _mosaic(load, index, count, size, letterbox, rng)
+    if rng.random() < augmentation.mosaic and min(fit.size) > 1:
+        sample = _mosaic(load, index, count, fit, rng)
         transform = albumentations_transform(augmentation, move=False)
     else:
         picture, boxes, labels = load(index)
-        picture, placement = fit(picture, size, letterbox)
+        picture, placement = fit(picture)
         sample = picture, placement.forward(boxes), labels
         transform = albumentations_transform(augmentation, move=True)
     # albumentations ignores the seeds of Python, numpy and torch; this is the only one that it hears.
@@ -82,22 +81,15 @@ def augment_sample(
     return _change(sample, transform)
 
 
-def _mosaic(
-    load: Callable[[int], Sample],
-    index: int,
-    count: int,
-    size: tuple[int, int],
-    letterbox: bool,
-    rng: np.random.Generator,
-) -> Sample:
+def _mosaic(load: Callable[[int], Sample], index: int, count: int, fit: Fit, rng: np.random.Generator) -> Sample:
     """Four pictures around a random point. Each is cut and zoomed so that it covers its tile; with `letterbox` it keeps
     its proportions."""
-    width, height = size
+    width, height = fit.size
     indices = [index, *rng.integers(count, size=3).tolist()]
     rng.shuffle(indices)  # the picture itself may be any of the four
     # A tile has a pixel at least.
     middle_x, middle_y = (
-        min(max(round(side * rng.uniform(_MOSAIC_MARGIN, 1 - _MOSAIC_MARGIN)), 1), side - 1) for side in size
+        min(max(round(side * rng.uniform(_MOSAIC_MARGIN, 1 - _MOSAIC_MARGIN)), 1), side - 1) for side in fit.size
     )
     tiles = [(x, y) for y in ((0, middle_y), (middle_y, height)) for x in ((0, middle_x), (middle_x, width))]
     canvas = np.empty((height, width, 3), np.uint8)
@@ -107,7 +99,7 @@ def _mosaic(
         wide, high = x2 - x1, y2 - y1
         old_high, old_wide = picture.shape[:2]
         scale_x, scale_y = width / old_wide, height / old_high
-        if letterbox:
+        if fit.letterbox:
             scale_x = scale_y = min(scale_x, scale_y)
         # Between just covering the tile and the size at which the picture alone would fill the network's input.
         least = max(wide / (old_wide * scale_x), high / (old_high * scale_y))

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 import cv2
@@ -26,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detect_prune.datasets.augment import Augmentation, Sample, albumentations_transform, augment_sample
 from detect_prune.datasets.detection_set import DetectionSet
-from detect_prune.datasets.letterbox import Placement, fit
+from detect_prune.datasets.letterbox import Fit, Placement
 from detect_prune.datasets.picture import CorruptPicture, read_picture
 from detect_prune.datasets.share import WHOLE, Share
 from detect_prune.errors import Notice
@@ -173,20 +172,19 @@ def _one_opencv_thread() -> Iterator[None]:
 
 def train_batches(
     dataset: DetectionSet,
-    size: tuple[int, int],
+    fit: Fit,
     batch: int,
     seed: int,
     epoch: int,
     start: int = 0,
     workers: int = 0,
     augment: Augmentation | bool = True,
-    letterbox: bool = False,
     share: Share = WHOLE,
 ) -> Batches:
     """The batches of one epoch, in an order drawn from (seed, epoch), each picture changed by (seed, epoch, its index).
 
     Args:
-        size: (width, height) of the network's input.
+        fit: to the network's input; as bytes.
         batch: pictures a batch; what is left over at the end of an epoch is left out (an epoch has at least one batch).
         start: number of the first batch, to go on in the middle of an epoch.
         workers: processes; 0 does the work in this one. The batches are the same.
@@ -197,29 +195,19 @@ def train_batches(
     order = np.random.default_rng([seed, epoch]).permutation(len(dataset))
     whole = max(batch, len(order) // batch * batch)
     key = (seed, epoch)
-    maker = _BatchMaker(dataset, order[:whole], size, batch, letterbox, augmentation=augmentation, key=key, share=share)
+    maker = _BatchMaker(dataset, order[:whole], fit, batch, augmentation, key, share)
     return _TrainBatches(maker, start, workers)
 
 
-def val_batches(
-    dataset: DetectionSet,
-    size: tuple[int, int],
-    batch: int,
-    workers: int = 0,
-    letterbox: bool = False,
-    resize: str = "opencv",
-    truncate: bool = False,
-) -> Batches:
+def val_batches(dataset: DetectionSet, fit: Fit, batch: int, workers: int = 0) -> Batches:
     """All pictures in their order, unchanged but for the size.
 
     Args:
-        size: (width, height) of the network's input.
+        fit: to the network's input.
         batch: pictures a batch; the last one may have fewer.
         workers: threads that make batches ahead; 0 makes each when it is asked for. The batches are the same.
-        letterbox, resize, truncate: as for `fit`.
     """
-    order = np.arange(len(dataset))
-    return _ValBatches(_BatchMaker(dataset, order, size, batch, letterbox, resize=resize, truncate=truncate), workers)
+    return _ValBatches(_BatchMaker(dataset, np.arange(len(dataset)), fit, batch), workers)
 
 
 def _start_worker(worker: int) -> None:
@@ -238,18 +226,14 @@ class _BatchMaker(Dataset):
         self,
         dataset: DetectionSet,
         order: np.ndarray,
-        size: tuple[int, int],
+        fit: Fit,
         batch: int,
-        letterbox: bool,
-        resize: str = "opencv",
-        truncate: bool = False,
         augmentation: Augmentation | None = None,
         key: tuple[int, int] | None = None,
         share: Share = WHOLE,
     ):
         """`key` is (seed, epoch) in training, None in scoring."""
-        self.dataset, self.order, self.size, self.batch, self.letterbox = dataset, order, size, batch, letterbox
-        self.fit: Callable = partial(fit, size=size, letterbox=letterbox, resize=resize, truncate=truncate)
+        self.dataset, self.order, self.fit, self.batch = dataset, order, fit, batch
         self.augmentation, self.key, self.share = augmentation, key, share
         self.cached = key is not None and dataset.decoded_bytes <= CACHE_BYTES
 
@@ -259,7 +243,7 @@ class _BatchMaker(Dataset):
     @property
     def batch_bytes(self) -> int:
         """Of a batch's pictures at most: Darknet's resizing makes floats."""
-        width, height = self.size
+        width, height = self.fit.size
         return min(self.batch, max(1, len(self.order))) * width * height * 3 * 4
 
     def __getitem__(self, number: int) -> Batch:
@@ -285,7 +269,7 @@ class _BatchMaker(Dataset):
             indices.append(index)
             if placement is not None:
                 placements.append(placement)
-        width, height = self.size
+        width, height = self.fit.size
         planes = np.empty((len(pictures), 3, height, width), pictures[0].dtype if pictures else np.uint8)
         for plane, picture in zip(planes, pictures):
             plane[:] = cv2.split(picture)  # a fifth of the time of numpy's transpose
@@ -311,9 +295,7 @@ class _BatchMaker(Dataset):
 
     def _make(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Placement | None]:
         if self.augmentation is not None:
-            return *augment_sample(
-                self._load, index, len(self.dataset), self.size, self.letterbox, self.augmentation, self.key
-            ), None
+            return *augment_sample(self._load, index, len(self.dataset), self.fit, self.augmentation, self.key), None
         picture, boxes, labels = self._load(index)
         picture, placement = self.fit(picture)
         return picture, placement.forward(boxes), labels, placement

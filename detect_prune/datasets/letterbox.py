@@ -46,49 +46,51 @@ class Placement:
         return np.array([self.left, self.top] * 2, boxes.dtype)
 
 
-def fit(
-    picture: np.ndarray, size: tuple[int, int], letterbox: bool, resize: str = "opencv", truncate: bool = False
-) -> tuple[np.ndarray, Placement]:
-    """Resizes a picture bilinearly to the network's input.
-
-    Args:
-        picture: (H, W, 3) uint8.
-        size: (width, height) of the network's input.
-        letterbox: keep the aspect ratio and fill the rest with grey. Else the picture is stretched, Darknet's default.
-        resize: `opencv` or `darknet`.
-        truncate: a letterboxed picture's shorter side is cut to whole pixels, as in Darknet's `letterbox_image`, and
-            boxes are put back from the exact middle, as in its `correct_yolo_boxes`, where pixels may lie half a pixel
-            beside it. Else the side is rounded, which bends the ratio less: on 128 COCO pictures yolov4-tiny then
-            scores .003 AP more.
-
-    Returns:
-        The (height, width, 3) picture, and the placement of the old pixels in it. The picture is uint8 with `opencv`
-        and float32 in 0..1 with `darknet`.
+@dataclass(frozen=True)
+class Fit:
+    """Resizes pictures bilinearly to the network's input.
 
     Raises:
         ValueError: no such way of resizing.
     """
-    if resize not in RESIZES:
-        raise ValueError(f"a way of resizing is {' or '.join(RESIZES)}, not {resize!r}")
-    stretch = _resize_opencv if resize == "opencv" else resize_darknet
-    width, height = size
-    old_height, old_width = picture.shape[:2]
-    if not letterbox:
-        return stretch(picture, width, height), Placement(old_width, old_height, width / old_width, height / old_height)
-    if width * old_height < height * old_width:
-        new_width, new_height = width, _side(old_height * width, old_width, truncate)
-    else:
-        new_width, new_height = _side(old_width * height, old_height, truncate), height
-    left, top = (width - new_width) // 2, (height - new_height) // 2
-    resized = stretch(picture, new_width, new_height)
-    canvas = np.full((height, width, 3), _FILL if resized.dtype == np.uint8 else 0.5, resized.dtype)
-    canvas[top : top + new_height, left : left + new_width] = resized
-    offset = ((width - new_width) / 2, (height - new_height) / 2) if truncate else (left, top)
-    return canvas, Placement(old_width, old_height, new_width / old_width, new_height / old_height, *offset)
 
+    size: tuple[int, int]
+    """(width, height) of the network's input."""
+    letterbox: bool = False
+    """Keep the aspect ratio and fill the rest with grey. Else the picture is stretched, Darknet's default."""
+    resize: str = "opencv"
+    """`opencv` or `darknet`."""
+    truncate: bool = False
+    """A letterboxed picture's shorter side is cut to whole pixels, as in Darknet's `letterbox_image`, and boxes are put
+    back from the exact middle, as in its `correct_yolo_boxes`, where pixels may lie half a pixel beside it. Else the
+    side is rounded, which bends the ratio less: on 128 COCO pictures yolov4-tiny then scores .003 AP more."""
 
-def _side(numerator: int, denominator: int, truncate: bool) -> int:
-    return max(1, numerator // denominator if truncate else round(numerator / denominator))
+    def __post_init__(self):
+        if self.resize not in RESIZES:
+            raise ValueError(f"a way of resizing is {' or '.join(RESIZES)}, not {self.resize!r}")
+
+    def __call__(self, picture: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """(H, W, 3) uint8 -> the (height, width, 3) picture, and the placement of the old pixels in it. The picture is
+        uint8 with `opencv` and float32 in 0..1 with `darknet`."""
+        stretch = _resize_opencv if self.resize == "opencv" else resize_darknet
+        width, height = self.size
+        old_height, old_width = picture.shape[:2]
+        if not self.letterbox:
+            scales = width / old_width, height / old_height
+            return stretch(picture, width, height), Placement(old_width, old_height, *scales)
+        if width * old_height < height * old_width:
+            new_width, new_height = width, self._side(old_height * width, old_width)
+        else:
+            new_width, new_height = self._side(old_width * height, old_height), height
+        left, top = (width - new_width) // 2, (height - new_height) // 2
+        resized = stretch(picture, new_width, new_height)
+        canvas = np.full((height, width, 3), _FILL if resized.dtype == np.uint8 else 0.5, resized.dtype)
+        canvas[top : top + new_height, left : left + new_width] = resized
+        offset = ((width - new_width) / 2, (height - new_height) / 2) if self.truncate else (left, top)
+        return canvas, Placement(old_width, old_height, new_width / old_width, new_height / old_height, *offset)
+
+    def _side(self, numerator: int, denominator: int) -> int:
+        return max(1, numerator // denominator if self.truncate else round(numerator / denominator))
 
 
 def _resize_opencv(picture: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from detect_prune.datasets import (
     Batch,
     Batches,
     DetectionData,
+    Fit,
     read_picture,
     train_batches,
     val_batches,
@@ -104,7 +105,7 @@ class DetectionTask:
         self.name = Path(model.cfg.path or "network").stem
         self.data, self.recipe = data, recipe
         self.batch, self.workers, self.seed = batch, workers, seed
-        self.size, self.letterbox, self.header = model.input_size, model.cfg.letter_box, model.header
+        self.fit, self.header = Fit(model.input_size, model.cfg.letter_box), model.header
         self.trained = False
         self.notes: list[str] = []
         self.augmentation = SAMPLE_AUGMENTATION if data.is_sample else augmentation_of(model.cfg)
@@ -115,8 +116,8 @@ class DetectionTask:
         if usual < self._smallest_batch:
             raise DetectPruneError(
                 f"batch norm needs two values a channel to learn from, and with {usual} picture a step (and process) "
-                f"and an input of {self.size[0]}x{self.size[1]} the smallest map has one; choose a larger batch or "
-                "input",
+                f"and an input of {self.fit.size[0]}x{self.fit.size[1]} the smallest map has one; choose a larger "
+                "batch or input",
                 file=model.cfg.path,
             )
         self.steps_per_epoch = len(self._training(0, 0))
@@ -124,14 +125,13 @@ class DetectionTask:
     def _training(self, epoch: int, start: int) -> Batches:
         return train_batches(
             self.data.train,
-            self.size,
+            self.fit,
             self.batch,
             self.seed,
             epoch,
             start,
             workers=self.workers,
             augment=self.augmentation,
-            letterbox=self.letterbox,
             share=Share(self.world.rank, self.world.size),
         )
 
@@ -147,7 +147,7 @@ class DetectionTask:
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = to_input(batch.pictures, model)
         raws = model(inputs)
-        loss, parts = self._criterion(raws, batch.targets, self.size)
+        loss, parts = self._criterion(raws, batch.targets, self.fit.size)
         if teacher is None:
             return loss, parts
         distance = teacher.weight * head_distance(raws, teacher(inputs), self._criterion.heads)
@@ -159,7 +159,7 @@ class DetectionTask:
         drawn = self.data.train.subset(order[: max(self.batch, STATISTICS_PICTURES // self.batch * self.batch)])
         skipped: list[str] = []
         yielded = False
-        for batch in val_batches(drawn, self.size, self.batch, workers=0, letterbox=self.letterbox):
+        for batch in val_batches(drawn, self.fit, self.batch):
             skipped += batch.skipped
             if len(batch) >= self._smallest_batch:
                 yielded = True
@@ -220,8 +220,8 @@ class DetectionTask:
             "validation pictures": len(self.data.val),
             "data digest": self.data.digest,
             "classes": len(self.data.names),
-            "input": f"{self.size[0]}x{self.size[1]}",
-            "letterbox": self.letterbox,
+            "input": f"{self.fit.size[0]}x{self.fit.size[1]}",
+            "letterbox": self.fit.letterbox,
             "batch": self.batch,
             # A run that is resumed would go on with another network, or fail, where the file was edited meanwhile.
             "cfg digest": self.model.cfg.digest(),

@@ -13,7 +13,7 @@ import torch
 
 from detect_prune.darknet import Cfg, Darknet, WeightsHeader, load_cfg, read_weights
 from detect_prune.darknet.cfg import CfgWarning
-from detect_prune.datasets import fit, read_picture
+from detect_prune.datasets import Fit, read_picture
 from detect_prune.datasets.descriptor import read_names
 from detect_prune.errors import DetectPruneError
 from detect_prune.numbers import counted
@@ -80,7 +80,7 @@ class Detector(Darknet):
             raise DetectPruneError(
                 f"a picture is (height, width, 3) of uint8; this one is {pixels.shape} of {pixels.dtype}"
             )
-        fitted, placement = fit(pixels, self.input_size, self.cfg.letter_box)
+        fitted, placement = Fit(self.input_size, self.cfg.letter_box)(pixels)
         # torch takes no view that runs backwards, such as a BGR picture's [..., ::-1].
         inputs = torch.from_numpy(np.ascontiguousarray(fitted)).permute(2, 0, 1)[None]
         trains = any(module.training for module in self.modules())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detect_prune.darknet import Darknet
-from detect_prune.datasets import DetectionData, DetectionSet, val_batches
+from detect_prune.datasets import DetectionData, DetectionSet, Fit, val_batches
 from detect_prune.datasets.letterbox import Placement
 from detect_prune.detection import detect
 from detect_prune.engine.machine import within_memory
@@ -123,15 +123,10 @@ def find_all(
         DetectPruneError: a batch does not fit into memory.
     """
     network = inference_copy(model)
-    batches = val_batches(
-        pictures,
-        model.input_size,
-        batch,
-        workers=workers,
-        letterbox=model.cfg.letter_box if letterbox is None else letterbox,
-        resize=protocol.resize,
-        truncate=protocol.truncate,
-    )
+    if letterbox is None:
+        letterbox = model.cfg.letter_box
+    fit = Fit(model.input_size, letterbox, protocol.resize, protocol.truncate)
+    batches = val_batches(pictures, fit, batch, workers)
     truths: list[Truth] = []
     found: list[Detections] = []
     skipped: list[str] = []

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from detect_prune.datasets.augment import Augmentation, augment_sample, clip_targets
+from detect_prune.datasets.letterbox import Fit
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255]])
 PLAIN = {"hue": 0.0, "saturation": 1.0, "exposure": 1.0}
@@ -20,7 +21,7 @@ def load(index):
 
 
 def augmented(index, augmentation, size=(128, 96), letterbox=False, key=(0, 0)):
-    return augment_sample(load, index, 6, size, letterbox, augmentation, key)
+    return augment_sample(load, index, 6, Fit(size, letterbox), augmentation, key)
 
 
 @pytest.mark.parametrize("letterbox", [False, True])
@@ -65,7 +66,7 @@ def test_every_draw_comes_from_seed_epoch_and_index():
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
     for index, key in ((3, (5, 7)), (2, (6, 7)), (2, (5, 8))):
         # The same picture under another number, seed or epoch is changed in another way.
-        other = augment_sample(lambda _: load(2), index, 6, (128, 96), False, augmentation, key)
+        other = augment_sample(lambda _: load(2), index, 6, Fit((128, 96)), augmentation, key)
         assert not np.array_equal(first[0], other[0])
 
 
@@ -101,7 +102,7 @@ def test_a_mosaic_keeps_proportions_with_letterbox_alone(letterbox, proportion):
     augmentation = Augmentation(mosaic=1.0, **PLAIN, flip=False)
     for epoch in range(30):
         _, boxes, _ = augment_sample(
-            lambda _: (picture, square, np.array([0])), 0, 9, (512, 512), letterbox, augmentation, (0, epoch)
+            lambda _: (picture, square, np.array([0])), 0, 9, Fit((512, 512), letterbox), augmentation, (0, epoch)
         )
         inside = boxes[(boxes[:, :2] > 0).all(1) & (boxes[:, 2:] < 512).all(1)]
         tall += ((inside[:, 3] - inside[:, 1]) / (inside[:, 2] - inside[:, 0])).tolist()
@@ -128,7 +129,7 @@ def test_pictures_without_boxes():
         return load(index)[0], np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 
     for mosaic in (0.0, 1.0):
-        _, boxes, labels = augment_sample(empty, 0, 6, (64, 64), False, Augmentation(mosaic=mosaic), (0, 0))
+        _, boxes, labels = augment_sample(empty, 0, 6, Fit((64, 64)), Augmentation(mosaic=mosaic), (0, 0))
         assert boxes.shape == (0, 4) and labels.shape == (0,)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from detect_prune.datasets import Augmentation, batches, fit, load_data, read_picture, train_batches, val_batches
+from detect_prune.datasets import Augmentation, Fit, batches, load_data, read_picture, train_batches, val_batches
 from detect_prune.datasets.detection_set import DetectionSetBuilder
 from detect_prune.errors import Notice
 
 SIZE = (64, 48)
+FIT = Fit(SIZE)
 
 
 @pytest.fixture
@@ -42,15 +43,15 @@ def same(first, second):
 
 
 def test_scoring_sees_every_picture_once_in_order(dataset):
-    batches = list(val_batches(dataset, SIZE, 4))
-    assert len(val_batches(dataset, SIZE, 4)) == 3 == len(batches)
+    batches = list(val_batches(dataset, FIT, 4))
+    assert len(val_batches(dataset, FIT, 4)) == 3 == len(batches)
     assert [i for b in batches for i in b.indices] == list(range(11))
     for batch in batches:
         assert batch.pictures.dtype == torch.uint8 and batch.pictures.shape == (len(batch), 3, 48, 64)
         assert batch.pictures.is_contiguous() and len(batch.placements) == len(batch)
         for position, index in enumerate(batch.indices):
             truth = dataset[index]
-            expected, placement = fit(read_picture(truth.path), SIZE, False)
+            expected, placement = FIT(read_picture(truth.path))
             assert np.array_equal(batch.pictures[position].permute(1, 2, 0), expected)
             own = batch.targets[batch.targets[:, 0] == position]
             wanted = ~(truth.crowd | truth.difficult)
@@ -60,21 +61,22 @@ def test_scoring_sees_every_picture_once_in_order(dataset):
 
 
 def test_letterbox_is_passed_on(dataset):
-    batch = next(iter(val_batches(dataset, SIZE, 2, letterbox=True)))
+    batch = next(iter(val_batches(dataset, Fit(SIZE, letterbox=True), 2)))
     assert batch.placements[0].left > 0 and (batch.pictures[0, :, :, 0] == 127).all()
 
 
 def test_darknets_resizing_is_passed_on(dataset):
-    batch = next(iter(val_batches(dataset, SIZE, 3, letterbox=True, resize="darknet", truncate=True)))
+    fit = Fit(SIZE, letterbox=True, resize="darknet", truncate=True)
+    batch = next(iter(val_batches(dataset, fit, 3)))
     assert batch.pictures.dtype == torch.float32
     for index, picture, placement in zip(batch.indices, batch.pictures, batch.placements):
-        expected = fit(read_picture(dataset.path(index)), SIZE, True, "darknet", True)
+        expected = fit(read_picture(dataset.path(index)))
         assert np.array_equal(picture.permute(1, 2, 0), expected[0]) and placement == expected[1]
 
 
 def test_scoring_can_be_stopped_in_the_middle(dataset):
     before = cv2.getNumThreads()
-    reading = iter(val_batches(dataset, SIZE, 1, workers=2))
+    reading = iter(val_batches(dataset, FIT, 1, workers=2))
     assert next(reading).indices == [0] and next(reading).indices == [1]
     reading.close()
     assert cv2.getNumThreads() == before
@@ -91,7 +93,7 @@ def test_nobody_waits_for_pictures_that_are_not_wanted_any_more(dataset, monkeyp
 
     monkeypatch.setattr(batches, "read_picture", slow)
     monkeypatch.setattr(batches, "AHEAD_BYTES", 0)
-    reading = iter(val_batches(dataset, SIZE, 5, workers=1))
+    reading = iter(val_batches(dataset, FIT, 5, workers=1))
     next(reading)
     reading.close()
     assert len(read) <= 7, "the second batch is given up after the picture that was being read"
@@ -108,7 +110,7 @@ def test_what_is_made_ahead_is_bounded_by_memory(dataset, monkeypatch, room, exp
         return maker(self, number, wanted)
 
     monkeypatch.setattr(batches._BatchMaker, "make", counted)
-    reading = iter(val_batches(dataset, SIZE, 2, workers=3))
+    reading = iter(val_batches(dataset, FIT, 2, workers=3))
     assert next(reading).indices == [0, 1]
     time.sleep(0.1)
     assert sorted(begun) == list(range(expected + 1))
@@ -121,13 +123,13 @@ def test_what_fails_in_a_thread_fails_here(dataset, monkeypatch):
 
     monkeypatch.setattr(batches, "read_picture", refuse)
     with pytest.raises(RuntimeError, match="broken"):
-        list(val_batches(dataset, SIZE, 2, workers=1))
+        list(val_batches(dataset, FIT, 2, workers=1))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(dataset, workers):
-    same(flat(train_batches(dataset, SIZE, 2, 1, 4)), flat(train_batches(dataset, SIZE, 2, 1, 4, workers=workers)))
-    same(flat(val_batches(dataset, SIZE, 4)), flat(val_batches(dataset, SIZE, 4, workers=workers)))
+    same(flat(train_batches(dataset, FIT, 2, 1, 4)), flat(train_batches(dataset, FIT, 2, 1, 4, workers=workers)))
+    same(flat(val_batches(dataset, FIT, 4)), flat(val_batches(dataset, FIT, 4, workers=workers)))
 
 
 @pytest.mark.parametrize(("megabytes", "workers"), [(64, 2), (20, 0), (10_000, 4)])
@@ -153,16 +155,16 @@ def test_runs_of_a_sweep_share_the_memory(tmp_path, monkeypatch):
 
 
 def test_an_epoch_can_begin_in_its_middle(dataset):
-    whole = flat(train_batches(dataset, SIZE, 2, 1, 4))
+    whole = flat(train_batches(dataset, FIT, 2, 1, 4))
     for start in (1, 3, 5, 9):
-        later = train_batches(dataset, SIZE, 2, 1, 4, start=start)
+        later = train_batches(dataset, FIT, 2, 1, 4, start=start)
         assert len(later) == max(0, 5 - start)
         same(whole[start:], flat(later))
 
 
 def test_order_and_pictures_change_with_seed_and_epoch(dataset):
     def order(seed, epoch):
-        return [i for b in train_batches(dataset, SIZE, 2, seed, epoch, augment=False) for i in b.indices]
+        return [i for b in train_batches(dataset, FIT, 2, seed, epoch, augment=False) for i in b.indices]
 
     orders = [order(0, 0), order(0, 1), order(1, 0)]
     assert all(len(set(o)) == 10 for o in orders) and len(set(map(tuple, orders))) == 3
@@ -171,7 +173,7 @@ def test_order_and_pictures_change_with_seed_and_epoch(dataset):
 
 
 def test_a_small_set_still_gives_a_batch(dataset):
-    batches = list(train_batches(dataset.subset([1, 2]), SIZE, 8, 0, 0))
+    batches = list(train_batches(dataset.subset([1, 2]), FIT, 8, 0, 0))
     assert len(batches) == 1 and sorted(batches[0].indices) == [0, 1]
 
 
@@ -180,7 +182,7 @@ def test_the_loaders_leave_torchs_generator_alone(dataset):
         torch.manual_seed(3)
         expected = torch.rand(1)
         torch.manual_seed(3)
-        list(train_batches(dataset, SIZE, 4, 0, 0, workers=workers))
+        list(train_batches(dataset, FIT, 4, 0, 0, workers=workers))
         assert torch.rand(1) == expected
 
 
@@ -188,12 +190,12 @@ def test_the_loaders_leave_torchs_generator_alone(dataset):
 def test_corrupt_pictures_are_dropped_and_named(dataset, workers):
     path = dataset.path(3)
     path.write_bytes(path.read_bytes()[:200])
-    batches = list(val_batches(dataset, SIZE, 4, workers=workers))
+    batches = list(val_batches(dataset, FIT, 4, workers=workers))
     assert batches[0].indices == [0, 1, 2] and batches[0].pictures.shape[0] == 3
     assert len(batches[0].skipped) == 1 and str(path) in batches[0].skipped[0] and "cut off" in batches[0].skipped[0]
     assert len(batches[0].placements) == 3 and batches[0].targets[:, 0].max() == 2
     # As a mosaic partner too: the picture that wanted it is left out, and the broken one named.
-    trained = list(train_batches(dataset, SIZE, 2, 0, 0, workers=workers, augment=Augmentation(mosaic=1.0)))
+    trained = list(train_batches(dataset, FIT, 2, 0, 0, workers=workers, augment=Augmentation(mosaic=1.0)))
     assert sum(len(b.skipped) for b in trained) >= 1
     assert all(str(path) in sentence for b in trained for sentence in b.skipped)
 
@@ -201,51 +203,51 @@ def test_corrupt_pictures_are_dropped_and_named(dataset, workers):
 def test_a_batch_may_be_empty(dataset):
     one = dataset.subset([2])
     one.path(0).write_bytes(b"")
-    batch = next(iter(train_batches(one, SIZE, 1, 0, 0)))
+    batch = next(iter(train_batches(one, FIT, 1, 0, 0)))
     assert len(batch) == 0 and batch.pictures.shape == (0, 3, 48, 64) and batch.targets.shape == (0, 6)
 
 
 def test_a_picture_of_another_size_than_annotated_is_skipped(dataset, write_picture):
     write_picture(dataset.path(4), 20, 20)
-    skipped = [s for b in val_batches(dataset, SIZE, 4) for s in b.skipped]
+    skipped = [s for b in val_batches(dataset, FIT, 4) for s in b.skipped]
     assert len(skipped) == 1 and "20 x 20" in skipped[0] and "44 x 56" in skipped[0]
 
 
 def test_the_memory_of_small_sets_is_used_and_harmless(dataset):
-    first = flat(train_batches(dataset, SIZE, 2, 1, 4))
+    first = flat(train_batches(dataset, FIT, 2, 1, 4))
     assert len(dataset.decoded) > 0
     for index in range(11):
         dataset.path(index).unlink()
-    same(first, flat(train_batches(dataset, SIZE, 2, 1, 4)))  # from memory, and unspoilt by augmentation
+    same(first, flat(train_batches(dataset, FIT, 2, 1, 4)))  # from memory, and unspoilt by augmentation
 
 
 def test_a_spawned_worker_gets_no_decoded_pictures_and_nothing_is_warmed_up_for_it(dataset, monkeypatch):
     copy = pickle.loads(pickle.dumps(dataset))
-    list(train_batches(dataset, SIZE, 2, 1, 4))
+    list(train_batches(dataset, FIT, 2, 1, 4))
     assert len(dataset.decoded) == 11
     assert len(pickle.dumps(dataset)) == len(pickle.dumps(copy)) and pickle.loads(pickle.dumps(dataset)).decoded == {}
 
     def refuse(self):
         raise AssertionError("warmed up for nothing")
 
-    expected = flat(train_batches(dataset, SIZE, 2, 1, 4))
+    expected = flat(train_batches(dataset, FIT, 2, 1, 4))
     monkeypatch.setattr(batches._BatchMaker, "warm_up", refuse)
     monkeypatch.setattr(batches.multiprocessing, "get_start_method", lambda: "spawn")
-    same(expected, flat(train_batches(dataset, SIZE, 2, 1, 4, workers=1)))
+    same(expected, flat(train_batches(dataset, FIT, 2, 1, 4, workers=1)))
 
 
 def test_workers_start_where_there_are_no_process_groups(dataset, monkeypatch):
     monkeypatch.delattr(batches.os, "setpgid")
-    assert len(list(train_batches(dataset, SIZE, 4, 0, 0, workers=1))) == 2
+    assert len(list(train_batches(dataset, FIT, 4, 0, 0, workers=1))) == 2
 
 
 def test_augmentation_can_be_chosen(dataset):
-    plain = next(iter(train_batches(dataset, SIZE, 11, 0, 0, augment=False)))
+    plain = next(iter(train_batches(dataset, FIT, 11, 0, 0, augment=False)))
     assert len(plain.placements) == 11
-    stored = {b: p for batch in val_batches(dataset, SIZE, 4) for b, p in zip(batch.indices, batch.pictures)}
+    stored = {b: p for batch in val_batches(dataset, FIT, 4) for b, p in zip(batch.indices, batch.pictures)}
     assert all(torch.equal(picture, stored[index]) for index, picture in zip(plain.indices, plain.pictures))
     mild = Augmentation(hue=0, saturation=1, exposure=1, scale=0, translate=0, flip=False, mosaic=0)
-    gentle = next(iter(train_batches(dataset, SIZE, 11, 0, 0, augment=mild)))
+    gentle = next(iter(train_batches(dataset, FIT, 11, 0, 0, augment=mild)))
     assert (gentle.pictures.int() - plain.pictures.int()).abs().max() <= 1
 
 
@@ -254,7 +256,7 @@ def test_a_signal_to_the_group_does_not_take_the_workers_away(tmp_path, write_pi
         write_picture(tmp_path / f"{number}.png", 60, 40, number)
     code = f"""
 import os, pathlib, signal, time
-from detect_prune.datasets import train_batches
+from detect_prune.datasets import Fit, train_batches
 from detect_prune.datasets.detection_set import DetectionSetBuilder
 from detect_prune.errors import Notice
 builder = DetectionSetBuilder(("a",))
@@ -263,7 +265,7 @@ for number in range(40):
 heard = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: heard.append(1))
-batches = iter(train_batches(builder.finish(), (64, 48), 1, 0, 0, workers=2, augment=False))
+batches = iter(train_batches(builder.finish(), Fit((64, 48)), 1, 0, 0, workers=2, augment=False))
 count = len(next(batches))
 for number in (signal.SIGINT, signal.SIGTERM):
     os.killpg(os.getpgrp(), number)
@@ -287,7 +289,7 @@ def test_albumentations_is_imported_only_for_training():
 
 def test_real_pictures_in_training(real_data):
     data = load_data("coco.yaml", real_data / "coco")
-    batches = list(train_batches(data.train.subset(range(24)), (160, 160), 8, 0, 0))
+    batches = list(train_batches(data.train.subset(range(24)), Fit((160, 160)), 8, 0, 0))
     assert len(batches) == 3 and not any(b.skipped for b in batches)
     targets = torch.cat([b.targets for b in batches])
     assert len(targets) > 50 and targets[:, 1].max() < 80

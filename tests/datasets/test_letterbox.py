@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detect_prune.datasets.letterbox import Placement, fit, resize_darknet
+from detect_prune.datasets.letterbox import Fit, Placement, resize_darknet
 
 RNG = np.random.default_rng(0)
 
@@ -15,7 +15,7 @@ def picture(width, height):
 
 def test_stretching_is_opencvs():
     source = picture(70, 50)
-    fitted, placement = fit(source, (96, 64), letterbox=False)
+    fitted, placement = Fit((96, 64))(source)
     assert (fitted == cv2.resize(source, (96, 64), interpolation=cv2.INTER_LINEAR)).all()
     assert placement == Placement(70, 50, 96 / 70, 64 / 50)
 
@@ -23,7 +23,7 @@ def test_stretching_is_opencvs():
 @pytest.mark.parametrize("width, height", [(70, 50), (50, 70), (64, 64), (33, 31), (500, 3), (3, 500), (1, 1)])
 @pytest.mark.parametrize("size", [(64, 64), (96, 64), (32, 96)])
 def test_letterbox_keeps_the_shape_and_centres(width, height, size):
-    fitted, placement = fit(picture(width, height), size, letterbox=True)
+    fitted, placement = Fit(size, letterbox=True)(picture(width, height))
     assert fitted.shape == (size[1], size[0], 3)
     inside = placement.forward(np.array([[0, 0, width, height]], np.float64))[0]
     left, top, right, bottom = np.round(inside).astype(int)
@@ -62,7 +62,7 @@ def loop_resize(source, width, height):
 @pytest.mark.parametrize("size", [(70, 50), (50, 70), (33, 31), (9, 3), (3, 9), (1, 1), (96, 64), (1, 20), (20, 1)])
 def test_darknets_resizing_equals_the_loop(size):
     source = picture(*size)
-    fitted, placement = fit(source, (96, 64), False, "darknet")
+    fitted, placement = Fit((96, 64), resize="darknet")(source)
     if size == (96, 64):
         assert np.allclose(fitted, source / 255, atol=1e-7)
     else:
@@ -89,7 +89,7 @@ def test_the_lowest_row_is_black_where_float32_falls_short():
 def test_darknets_letterbox_truncates(resize):
     """55 x 33 on 64 x 64: 38.4 rows become 38, which is 13 above; on 64 x 63 the middle is half a pixel off."""
     source = np.full((33, 55, 3), 255, np.uint8)
-    fitted, placement = fit(source, (64, 64), True, resize, truncate=True)
+    fitted, placement = Fit((64, 64), True, resize, truncate=True)(source)
     white = 255 if resize == "opencv" else 1
     assert (
         (fitted[13:51] >= 0.99 * white).all()
@@ -97,20 +97,20 @@ def test_darknets_letterbox_truncates(resize):
         and (fitted[51:] < 0.6 * white).all()
     )
     assert placement == Placement(55, 33, 64 / 55, 38 / 33, 0, 13)
-    assert fit(source, (64, 63), True, resize, truncate=True)[1].top == 12.5
-    assert fit(np.full((34, 55, 3), 255, np.uint8), (64, 64), True, resize)[1].scale_y == 40 / 34  # 39.56, rounded
+    assert Fit((64, 63), True, resize, truncate=True)(source)[1].top == 12.5
+    assert Fit((64, 64), True, resize)(np.full((34, 55, 3), 255, np.uint8))[1].scale_y == 40 / 34  # 39.56, rounded
 
 
 def test_an_unknown_way_of_resizing_is_refused():
     with pytest.raises(ValueError, match="opencv or darknet, not 'pillow'"):
-        fit(picture(5, 5), (64, 64), False, "pillow")
+        Fit((64, 64), False, "pillow")
 
 
 @pytest.mark.parametrize("letterbox", [False, True])
 @pytest.mark.parametrize("truncate", [False, True])
 def test_boxes_go_there_and_back(letterbox, truncate):
     boxes = RNG.uniform(0, 50, (20, 4)).astype(np.float32)
-    _, placement = fit(picture(70, 50), (96, 161), letterbox, truncate=truncate)
+    _, placement = Fit((96, 161), letterbox, truncate=truncate)(picture(70, 50))
     there = placement.forward(boxes)
     assert there.dtype == np.float32
     assert np.allclose(placement.back(there), boxes, atol=1e-4)
@@ -122,7 +122,7 @@ def test_boxes_go_there_and_back(letterbox, truncate):
 def test_boxes_follow_the_pixels(letterbox, resize):
     source = np.zeros((60, 90, 3), np.uint8)
     source[20:40, 30:75] = 255
-    fitted, placement = fit(source, (180, 180), letterbox, resize)
+    fitted, placement = Fit((180, 180), letterbox, resize)(source)
     rows, columns = np.nonzero(fitted[..., 0] > (200 if resize == "opencv" else 0.78))
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert np.allclose(placement.forward(np.array([[30.0, 20, 75, 40]]))[0], found, atol=1.5)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from detect_prune.datasets import Batch, DetectionData, load_data, val_batches
+from detect_prune.datasets import Batch, DetectionData, Fit, load_data, val_batches
 from detect_prune.detection import coco_metrics, darknet_map
 from detect_prune.structures import Detections
 from detect_prune.tasks.detector import Detector, load
@@ -76,9 +76,10 @@ def passed(real_data):
         model = load(real_data / cfg, (real_data / cfg).with_suffix(".weights"))
         data = load_data(data_name, root=real_data / data_name, splits=("val",))
         network = inference_copy(model)
+        fit = Fit(model.input_size, resize="darknet", truncate=True)
         batches = []
         with torch.inference_mode():
-            for batch in val_batches(data.val, model.input_size, 16, resize="darknet", truncate=True):
+            for batch in val_batches(data.val, fit, 16):
                 raws = network(to_input(batch.pictures, network))
                 batch.pictures = batch.pictures[:0]  # a hundred megabytes that nobody asks for again
                 batches.append((batch, raws))

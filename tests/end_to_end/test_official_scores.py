@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detect_prune.darknet import Darknet, load_cfg, read_weights
-from detect_prune.datasets import fit, load_data, read_picture
+from detect_prune.datasets import Fit, load_data, read_picture
 from detect_prune.detection import coco_metrics, decode, detect
 from detect_prune.structures import Detections
 from detect_prune.tasks.inference import inference_copy, to_input
@@ -28,7 +28,8 @@ def data(real_data):
 
 def forward(net, data, letterbox: bool):
     """Raw heads of every 16 pictures of val, from the copy that scores, and the placement of each picture."""
-    fitted = [fit(read_picture(truth.path), SIZE, letterbox) for truth in data.val]
+    fit = Fit(SIZE, letterbox)
+    fitted = [fit(read_picture(truth.path)) for truth in data.val]
     pictures = torch.from_numpy(np.stack([picture for picture, _ in fitted])).permute(0, 3, 1, 2)
     network = inference_copy(net)
     with torch.inference_mode():
@@ -77,7 +78,7 @@ def test_decoded_boxes_equal_opencv(net, real_data):
     weights = np.fromfile(folder / "yolov4-tiny.weights", np.uint8)
     oracle = cv2.dnn.readNetFromDarknet(np.frombuffer(cfg.encode(), np.uint8), weights)
     oracle.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
-    picture, _ = fit(read_picture(real_data / "darknet/images/dog.jpg"), SIZE, False)
+    picture, _ = Fit(SIZE)(read_picture(real_data / "darknet/images/dog.jpg"))
     pixels = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / 255
     oracle.setInput(pixels)
     outputs = oracle.forward(oracle.getUnconnectedOutLayersNames())

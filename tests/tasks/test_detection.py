@@ -9,8 +9,8 @@ from tiny import TINY_CFG, write_coco
 
 from detect_prune.darknet import parse_cfg, save_cfg, write_weights
 from detect_prune.darknet.cfg import CfgWarning
+from detect_prune.datasets import Fit, val_batches
 from detect_prune.datasets import batches as batches_module
-from detect_prune.datasets import val_batches
 from detect_prune.datasets.descriptor import read_names, write_names
 from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.engine.distributed import World
@@ -129,7 +129,8 @@ def test_what_is_no_picture_is_refused(files, picture):
 def test_statistics_come_from_pictures_drawn_from_all_of_them(files):
     cfg, weights, data = files
     task = detection_task(cfg, weights, data=data, batch=4)
-    in_order = torch.cat([to_input(batch.pictures, task.model) for batch in val_batches(task.data.train, (32, 32), 4)])
+    stored = val_batches(task.data.train, Fit((32, 32)), 4)
+    in_order = torch.cat([to_input(batch.pictures, task.model) for batch in stored])
     drawn = torch.cat(list(task.inputs()))
     assert not torch.equal(drawn, in_order) and torch.equal(drawn, torch.cat(list(task.inputs())))
     order = [next(i for i, other in enumerate(in_order) if torch.equal(picture, other)) for picture in drawn]
