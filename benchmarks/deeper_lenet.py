@@ -62,7 +62,7 @@ def _prune_all(args: argparse.Namespace, argv: Sequence[str]) -> None:
         folder = args.project / f"{name}-{args.ratio}-s{args.seed}"
         if (folder / METRICS).exists():
             continue
-        ARCHITECTURES[name] = replace(ARCHITECTURES["lenet5"], name=name, build=partial(deeper_lenet, extra))
+        ARCHITECTURES[name] = replace(ARCHITECTURES["lenet5"], build=partial(deeper_lenet, extra))
         task = classification_task(name, data="mnist", data_root=args.data_root, seed=args.seed)
         try:
             prune(

@@ -1,9 +1,10 @@
-"""How a benchmark leaves its figures: results/NAME.json, a list of flat records, and results/NAME.md beside it."""
+"""How a benchmark measures a time and leaves its figures: results/NAME.json, a list of flat records, and NAME.md."""
 
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from detect_prune.report.tables import Table
 RESULTS = Path(__file__).parent / "results"
 NETWORK_FILES = ("--cfg", "--weights", "--pretrained")
 """Options whose files are named without their folder."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def circumstances() -> dict[str, str]:

@@ -6,7 +6,6 @@ cores, `--pictures 48` for a first look). The network's 80 classes need not be V
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -14,7 +13,7 @@ from statistics import median
 import cv2
 import numpy as np
 import torch
-from recording import circumstances, write_results
+from recording import circumstances, seconds, write_results
 from torch import nn
 
 from detect_prune.cli.options import default_workers
@@ -65,12 +64,6 @@ def opencv_loop(cfg: Path, weights: Path, paths: list[Path], size: tuple[int, in
             )
 
     return work
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def main() -> None:

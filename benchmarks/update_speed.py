@@ -15,7 +15,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-from recording import circumstances, write_results
+from recording import circumstances, seconds, write_results
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -29,12 +29,6 @@ from detect_prune.report.tables import Table
 from detect_prune.resources import find_resource
 
 RATIO = 0.8
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def peak_of_temporaries(work: Callable[[], object]) -> int:

@@ -50,7 +50,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 raise not_written(path, error) from None
             raise
         try:
-            _put_in_place(temporary, target)
+            put_in_place(temporary, target)
         except OSError as error:
             raise not_written(path, error) from None
     finally:
@@ -88,7 +88,7 @@ def _target(path: Path) -> Path:
     return target
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def put_in_place(temporary: Path, path: Path) -> None:
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     # mkstemp makes private files; a result file gets the permissions of an ordinary one.

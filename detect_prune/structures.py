@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 NMS_KINDS = ("default", "greedynms", "diounms")
@@ -23,10 +22,6 @@ class HeadSpec:
 
     layer: int
     """Index of the section among the layers, as Darknet and `route` count them."""
-    line: int
-    """Line of the section in its cfg file."""
-    stride: tuple[int, int]
-    """(x, y): pixels of the network's input per grid cell, taken from the graph."""
     anchors: tuple[tuple[float, float], ...]
     mask: tuple[int, ...]
     all_anchors: tuple[tuple[float, float], ...]
@@ -93,7 +88,3 @@ class Detections:
             for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
         ]
         return f"{len(self)} detections" + "".join(f"\n  {row}" for row in rows)
-
-    @classmethod
-    def empty(cls) -> "Detections":
-        return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))

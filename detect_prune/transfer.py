@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from detect_prune.errors import DetectPruneError
-from detect_prune.files import make_folder, not_written, open_binary, require_disk_space
+from detect_prune.files import make_folder, not_written, open_binary, put_in_place, require_disk_space
 
 try:
     import fcntl
@@ -134,7 +134,7 @@ def _fetch(file: RemoteFile, path: Path, watch: Callable[[int], None]) -> None:
         except _Unavailable as reason:
             failures.append((url, reason))
         else:
-            _put_in_place(part, path)
+            put_in_place(part, path)
             return
     offline = all(isinstance(reason, _Unreachable) for _, reason in failures)
     sentence = f"can't be downloaded ({'; '.join(f'{url}: {reason}' for url, reason in failures)})"
@@ -244,12 +244,6 @@ def _write(out: BinaryIO, block: bytes, part: Path) -> None:
         out.flush()  # a kill then loses no more than a block
     except OSError as error:  # a connection that breaks is an OSError as well, and not meant
         raise not_written(part, error) from None
-
-
-def _put_in_place(part: Path, path: Path) -> None:
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _size(part: Path) -> int:

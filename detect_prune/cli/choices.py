@@ -15,7 +15,7 @@ METHODS = ("admm", "admm-layerwise", "gradual", "magnitude", "lamp", "dense-long
 KEEPING = ("dense-longer", "dense")
 """Those of them that remove nothing."""
 BUDGETS = ("ratio", "macs", "bytes")
-"""The keys of pruning.budgets.BUDGETS."""
+"""Those of pruning.budgets.BUDGETS."""
 PROTOCOLS = ("coco", "darknet-map", "darknet-valid")
 """The keys of tasks.scoring.PROTOCOLS."""
 RESIZES = ("opencv", "darknet")

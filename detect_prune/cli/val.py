@@ -122,13 +122,14 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     require_same_classes(model, data)
     for remark in [*compare_names(model.cfg.path, data.names), *data.warnings]:
         print(remark, flush=True)
+    letterbox = model.cfg.letter_box if args.letterbox is None else args.letterbox
     truths, found, skipped = find_all(
         model,
         data.val,
         protocol,
         batch=args.batch or 8,
         workers=default_workers() if args.workers is None else args.workers,
-        letterbox=args.letterbox,
+        letterbox=letterbox,
         nms=args.nms,
     )
     for reason in skipped:
@@ -138,7 +139,7 @@ def _val(args: argparse.Namespace, argv: list[str]) -> None:
     score = _as_darknet_map if protocol.name == "darknet-map" else _as_coco
     values = score(args, data, truths, found)
     if args.json is not None:
-        used = {**dataclasses.asdict(protocol), "letterbox": _letterbox(args, model), "nms": args.nms}
+        used = {**dataclasses.asdict(protocol), "letterbox": letterbox, "nms": args.nms}
         of = {"cfg": args.cfg, "weights": args.weights, "data": args.data}
         write_json(args.json, {**values, **of, "pictures": len(truths), "skipped": skipped, "protocol": used})
 
@@ -165,10 +166,6 @@ def _chosen_protocol(args: argparse.Namespace) -> "ScoringProtocol":
     given = {"resize": args.resize, "score_threshold": args.score, "iou_threshold": args.nms_iou}
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(PROTOCOLS[args.protocol], **changes)
-
-
-def _letterbox(args: argparse.Namespace, model: Any) -> bool:
-    return model.cfg.letter_box if args.letterbox is None else args.letterbox
 
 
 def _as_darknet_map(

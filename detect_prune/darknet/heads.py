@@ -55,8 +55,6 @@ def read_head(section: Section, index: int, scale: tuple[Fraction, Fraction]) ->
         )
     return HeadSpec(
         layer=index,
-        line=section.line or 0,
-        stride=(int(scale[0]), int(scale[1])),
         anchors=tuple(every[m] for m in mask),
         mask=mask,
         all_anchors=every,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from detect_prune.darknet.cfg import Cfg
 from detect_prune.darknet.layers import Convolution, build_layer
 from detect_prune.darknet.plan import plan_network
-from detect_prune.darknet.steps import PICTURE, Head, max_stride, plan_sizes
+from detect_prune.darknet.steps import PICTURE, Head, plan_sizes
 from detect_prune.errors import DetectPruneError
 from detect_prune.structures import HeadSpec
 
@@ -15,7 +15,7 @@ class Darknet(nn.Module):
     """A detector: pictures in, one tensor a [yolo] section out, not decoded.
 
     `layers[i]` is Darknet's layer i, and `steps[i]` says what it reads. Fully convolutional: any input size works whose
-    maps fit together, which multiples of `max_stride` do.
+    maps fit together, which multiples of the largest stride do.
 
     Raises:
         DetectPruneError: the cfg can't be built as written; with file and line, before any weight is allocated.
@@ -47,11 +47,6 @@ class Darknet(nn.Module):
     def input_size(self) -> tuple[int, int]:
         """(width, height) in pixels that the cfg asks for."""
         return self.cfg.input_size
-
-    @property
-    def max_stride(self) -> int:
-        """Input sizes are multiples of this."""
-        return max_stride(self.steps)
 
     @property
     def num_classes(self) -> int:

@@ -69,13 +69,8 @@ class Section:
     def ints(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         return self._value(name, Kind.INTS, default)
 
-    def floats(self, name: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
-        return self._value(name, Kind.FLOATS, default)
-
-    def pairs(
-        self, name: str, default: tuple[tuple[float, float], ...] | None = None
-    ) -> tuple[tuple[float, float], ...]:
-        return self._value(name, Kind.PAIRS, default)
+    def pairs(self, name: str) -> tuple[tuple[float, float], ...]:
+        return self._value(name, Kind.PAIRS, None)
 
     def with_option(self, name: str, value: object) -> Section:
         """A copy in which the option has another value; it is added at the end where it was not there."""

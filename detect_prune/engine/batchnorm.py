@@ -33,7 +33,7 @@ def can_reestimate(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
+def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Replaces the running mean and variance of the batch norms by their plain average over `inputs`.
 
     Of those that train, that is: one that stays in evaluation mode when the model is put into training mode (a frozen
@@ -44,9 +44,6 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
         model: any module; one without batch norm is left as it is.
         inputs: batches (B, ...) on the model's device, each of at least two values per channel.
 
-    Returns:
-        How many batches were used.
-
     Raises:
         ValueError: there are such batch norms and no inputs to measure with; the model is as it was.
     """
@@ -54,14 +51,13 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
         model.train()
         norms = training_norms(model)
         if not norms:
-            return 0
+            return
         batches = iter(inputs)
         first = next(batches, None)
         if first is None:
             raise ValueError("batch-norm statistics can't be measured without inputs")
         momenta = [norm.momentum for norm in norms]
         model.eval()
-        count = 0
         try:
             for norm in norms:
                 norm.reset_running_stats()
@@ -69,11 +65,9 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
                 norm.train()
             for batch in chain([first], batches):
                 model(batch)
-                count += 1
         finally:
             for norm, momentum in zip(norms, momenta):
                 norm.momentum = momentum
-    return count
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -11,6 +11,7 @@ import cv2
 import torch
 
 from detect_prune.errors import DetectPruneError
+from detect_prune.report.tables import size
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -33,9 +34,15 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return machine
 
 
+def for_people(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What `describe_machine` found, with the memory as `25.3 GB`; without it where the system does not tell."""
+    told = {name: value for name, value in machine.items() if value is not None}
+    return told | {name: size(value) for name, value in told.items() if name == "memory"}
+
+
 def in_words(machine: Mapping[str, Any]) -> str:
-    """What `describe_machine` found, on one line for a flat record."""
-    return ", ".join(f"{name} {value}" for name, value in machine.items())
+    """The same on one line for a flat record."""
+    return ", ".join(f"{name} {value}" for name, value in for_people(machine).items())
 
 
 def _processor() -> str:

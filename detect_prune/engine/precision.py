@@ -1,10 +1,8 @@
 """Which arithmetic is fastest here: found by timing a step, not by asking the processor for its name."""
 
-import contextlib
 import math
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -29,10 +27,8 @@ class Precision:
     def __str__(self) -> str:
         return ("bf16 autocast" if self.bf16 else "float32") + (", channels last" if self.channels_last else "")
 
-    @contextlib.contextmanager
-    def autocast(self, device: torch.device) -> Iterator[None]:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            yield
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Lays the weights out as this precision wants them; their values and shapes stay. (Module.to refuses channels

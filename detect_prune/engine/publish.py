@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detect_prune.engine.machine import for_people
 from detect_prune.engine.names import METRICS, PICTURES
 from detect_prune.engine.record import metrics_of
 from detect_prune.engine.run import Run
 from detect_prune.files import write_csv, write_json, write_text
 from detect_prune.pruning import too_early
-from detect_prune.report import plots, tables
+from detect_prune.report import plots
 from detect_prune.report.page import write_page
 from detect_prune.report.progress import duration
 from detect_prune.report.summary import Stage, closing_table, floor_note, headline, layer_table, part_note, verdict
@@ -80,13 +81,13 @@ def _notes(run: Run, counted: int, bound: Sequence[str], problems: Sequence[str]
 
 def _facts(run: Run, took: str, date: str) -> dict[str, Any]:
     """How the run was made, by name, for the page."""
-    memory = run.state.machine["memory"]
-    machine = run.state.machine | {"memory": None if memory is None else tables.size(memory)}
+    settings = {name: value for name, value in run.settings.items() if name != "data"}
+    data = {f"data {name}" if name in settings else name: value for name, value in run.settings["data"].items()}
     return (
-        _flat(run.settings)
+        _flat(settings | data)
         | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
         | {"precision": str(run.precision), "took": took, "date": date, "command": run.state.command or "-"}
-        | _flat(machine)
+        | for_people(run.state.machine)
     )
 
 

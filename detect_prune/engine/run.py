@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -273,7 +274,7 @@ class Run:
     def add_stage(self, stage: Stage, metrics: Metrics) -> None:
         """Adds a row to the closing table, and draws what the network finds at this stage."""
         beside = ("primary", "headline", "per_class", "notes")
-        self.state.stages.append(stage.as_dict() | {name: getattr(metrics, name) for name in beside})
+        self.state.stages.append(asdict(stage) | {name: getattr(metrics, name) for name in beside})
         self.journal.metrics(stage.name, metrics)
         for name, picture in self.task.figures(self.model).items():
             self.journal.picture(f"{name}/{stage.name}", picture)

@@ -37,7 +37,7 @@ class Metrics:
     headline: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.values = {name: None if value is None else float(value) for name, value in self.values.items()}
+        self.values = {name: float(value) for name, value in self.values.items()}
         self.headline = tuple(self.headline) or (self.primary,)
 
     @property

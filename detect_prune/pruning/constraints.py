@@ -98,13 +98,10 @@ class GlobalBudget:
         self._unit = _common_unit(self.costs.values())
         self._budget = budget if self._unit == 1 else math.floor(budget * self._unit * (1 + _ROUNDING))
 
-    def cost(self, name: str) -> float:
-        """c of each weight of the layer."""
-        return self.costs.get(name, 1.0)
-
     def _price(self, name: str) -> float:
         """The cost in the unit in which all are whole numbers, as far as there is one."""
-        return self.cost(name) if self._unit == 1 else round(self.cost(name) * self._unit)
+        cost = self.costs.get(name, 1.0)
+        return cost if self._unit == 1 else round(cost * self._unit)
 
     def _dense(self, sizes: Mapping[str, int]) -> float:
         return sum(size * self._price(name) for name, size in sizes.items())

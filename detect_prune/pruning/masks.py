@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -251,14 +252,12 @@ def clear_state(optimizer: Optimizer, weight: nn.Parameter, removed: Tensor) -> 
 
 
 def _pack(mask: Tensor) -> Tensor:
-    bits = mask.contiguous().flatten().to("cpu", torch.uint8)
-    bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    return (bits << torch.arange(8, dtype=torch.uint8, device="cpu")).sum(1, dtype=torch.uint8)
+    return torch.from_numpy(np.packbits(mask.cpu().numpy(), bitorder="little"))
 
 
 def _unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    bits = (packed.cpu()[:, None] >> torch.arange(8, dtype=torch.uint8, device="cpu")) & 1
     n = torch.Size(shape).numel()
-    if not n <= bits.numel() < n + 8:
+    if not n <= 8 * len(packed) < n + 8:
         raise ValueError(f"{len(packed)} bytes of mask do not fit {n} weights")
-    return bits.flatten()[:n].bool().view(list(shape))
+    bits = np.unpackbits(packed.cpu().numpy(), count=n, bitorder="little")
+    return torch.from_numpy(bits).bool().view(list(shape))

@@ -103,7 +103,7 @@ def too_early(primal: Mapping[str, float]) -> str:
     apart = sorted((name for name, value in primal.items() if value > _GOOD), key=primal.__getitem__, reverse=True)
     if not apart:
         return ""
-    worst = ", ".join(f"{name} ({primal[name]:.1%})" for name in apart[:_NAMED])
+    worst = ", ".join(f"{name} ({primal[name]:.2%})" for name in apart[:_NAMED])
     more = f" and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
     return (
         f"ADMM had not come to its end at the cut: a residual below {_GOOD:.0%} in each layer makes a good one, and it "

@@ -37,7 +37,8 @@ def _text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _plain(text: str) -> str:
     """OpenCV's fonts know ASCII only: accents are dropped, what is left over becomes a question mark."""
-    return unicodedata.normalize("NFKD", text).encode("ascii", "replace").decode() if not text.isascii() else text
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return letters.encode("ascii", "replace").decode()
 
 
 def draw_boxes(picture: np.ndarray, detections: Detections, names: Sequence[str] = ()) -> np.ndarray:
@@ -141,23 +142,16 @@ def _scaled_to(picture: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
 
 
-def encode_picture(picture: np.ndarray, suffix: str = ".png") -> bytes:
-    """The bytes of an image file; `picture` is (H, W, 3) uint8 RGB, `suffix` names the format (`.png`, `.jpg`).
+def save_picture(path: str | Path, picture: np.ndarray) -> None:
+    """Writes a (H, W, 3) uint8 RGB picture, atomically; the ending of `path` chooses the format, .jpg or .png.
 
     Raises:
-        DetectPruneError: this OpenCV does not write that format, or not so large a picture.
+        DetectPruneError: the format has no room for so large a picture.
     """
-    if not cv2.haveImageWriter(f"picture{suffix}"):
-        raise DetectPruneError(f"can't write a picture of type {suffix!r}; .png and .jpg work")
+    suffix = Path(path).suffix
     written, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not written:
         size = f"{picture.shape[1]} x {picture.shape[0]}"
         raise DetectPruneError(f"a picture of {size} pixels can't be written as {suffix}")
-    return data.tobytes()
-
-
-def save_picture(path: str | Path, picture: np.ndarray) -> None:
-    """Writes a (H, W, 3) uint8 RGB picture, atomically; the ending of `path` chooses the format."""
-    data = encode_picture(picture, Path(path).suffix)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.tobytes())

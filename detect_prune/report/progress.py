@@ -12,6 +12,8 @@ _SHARE_BETWEEN_LINES = 0.10
 _SECONDS_BETWEEN_LINES = 30.0
 # A loop that ends within a second or two should leave two lines in a log, not eleven.
 _FEWEST_SECONDS_BETWEEN_LINES = 1.0
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}, {rate_fmt}]"
+"""tqdm's own, but for the speed, which stands last: a narrow terminal cuts the end off."""
 
 
 def duration(seconds: float) -> str:
@@ -28,9 +30,8 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h"
 
 
-def _figures_text(figures: dict[str, float | str]) -> str:
-    texts = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in figures.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items())
+def _texts(figures: dict[str, float | str]) -> list[str]:
+    return [f"{name} {value if isinstance(value, str) else f'{value:.4g}'}" for name, value in figures.items()]
 
 
 class Progress:
@@ -73,7 +74,6 @@ class Progress:
         self._clock = clock
         self._figures: dict[str, float | str] = {}
         self._bar: tqdm | None = None
-        self._began = self._printed_at = clock()
         self._printed_done = -1
 
     def __enter__(self) -> "Progress":
@@ -85,6 +85,7 @@ class Progress:
                 desc=self.description,
                 file=self._stream,
                 dynamic_ncols=True,
+                bar_format=_BAR,
                 unit="B" if self._of_bytes else "step",
                 unit_scale=self._of_bytes,
             )
@@ -111,10 +112,10 @@ class Progress:
         if self._timeline is not None:
             self._timeline.advance(steps)
         if self._bar is not None:
-            text = _figures_text(self._figures)
+            texts = _texts(self._figures)
             if self._timeline is not None:
-                text += f"{', ' if text else ''}whole job {self._timeline.text()}"
-            self._bar.set_postfix_str(text, refresh=False)
+                texts.insert(1, f"whole job {self._timeline.text()}")  # the loss comes first
+            self._bar.set_postfix_str(", ".join(texts), refresh=False)
             self._bar.update(steps)
         elif self._line_is_due():
             self._print_line()
@@ -139,8 +140,7 @@ class Progress:
         now = self._clock()
         elapsed = now - self._began
         parts = [f"{self.description}: {self._how_far()}"]
-        if self._figures:
-            parts.append(_figures_text(self._figures))
+        parts += _texts(self._figures)
         if self.total is None:
             parts.append(f"{duration(elapsed)} gone")
         elif self.done >= self.total:

@@ -1,7 +1,7 @@
 """The closing words of a run: what each stage scored, what is left of each layer, and what that buys or doesn't."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,6 @@ class Stage:
     """Those of them whose weight is not zero."""
     bytes_stored: int
     bytes_zip: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for metrics.json."""
-        return {**asdict(self), "metrics": dict(self.metrics)}
 
 
 def headline(row: Mapping[str, Any]) -> Sequence[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from held import held_elsewhere
 from toy import ToyTask
 
@@ -20,6 +21,12 @@ from detect_prune.engine.settings import Settings, check
 from detect_prune.engine.stop import Stopped
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.detector import load
+
+
+@pytest.mark.parametrize(("gpus", "devices"), [(0, ["cpu"]), (2, ["cuda:0", "cuda:1"])])
+def test_there_are_as_many_runs_at_once_as_there_are_gpus(monkeypatch, gpus, devices):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert sweep._devices(None) == devices and sweep._devices("cpu") == ["cpu"]
 
 
 def test_ratios_are_decimals():

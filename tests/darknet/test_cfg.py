@@ -40,7 +40,6 @@ def test_getters_have_defaults_ranges_and_choices():
     section = parse_cfg("[net]\nwidth=5\nlearning_rate=1e-3\npolicy=steps\nscales=.1,.1\n").net
     assert section.int("height", 7) == 7
     assert section.float("learning_rate") == 1e-3
-    assert section.floats("scales") == (0.1, 0.1)
     for wrong, line in (
         (lambda: section.int("width", low=6), 2),
         (lambda: section.int("width", high=4), 2),

@@ -22,16 +22,15 @@ def test_references_sizes_and_strides(small_cfg):
     assert steps[2].scale == (Fraction(1), Fraction(1))
     assert steps[4].scale == (Fraction(4), Fraction(2))
     assert max_stride(steps) == 4
-    assert steps[-1].spec.stride == (4, 2)
+    assert steps[-1].scale == (4, 2)
 
 
 def test_head_options_and_darknets_defaults(small_cfg):
     spec = plan_network(small_cfg(CONV))[-1].spec
-    assert (spec.layer, spec.line, spec.classes, spec.mask, spec.anchors) == (2, 16, 1, (0,), ((10.0, 14.0),))
+    assert (spec.layer, spec.classes, spec.mask, spec.anchors) == (2, 1, (0,), ((10.0, 14.0),))
     assert (spec.iou_loss, spec.iou_normalizer, spec.scale_x_y, spec.nms_kind) == ("mse", 0.75, 1.0, "default")
     assert (spec.ignore_thresh, spec.truth_thresh, spec.iou_thresh, spec.max_delta) == (0.5, 1.0, 1.0, 0.0)
     specs = [s.spec for s in plan_network(load_cfg(packaged_folder("cfg") / "yolov4.cfg")) if hasattr(s, "spec")]
-    assert [s.stride for s in specs] == [(8, 8), (16, 16), (32, 32)]
     assert [s.scale_x_y for s in specs] == [1.2, 1.1, 1.05]
     assert specs[1].anchors == ((36.0, 75.0), (76.0, 55.0), (72.0, 146.0))
     assert len(specs[1].all_anchors) == 9

@@ -4,8 +4,9 @@ import pytest
 
 from detect_prune.darknet import CfgWarning, Darknet, load_cfg, parse_cfg
 from detect_prune.darknet.cfg import Cfg, Section
-from detect_prune.darknet.keys import KEYS, Kind
+from detect_prune.darknet.keys import KEYS
 from detect_prune.darknet.plan import plan_network
+from detect_prune.darknet.section import convert
 from detect_prune.resources import packaged_folder
 
 FLOATS = {
@@ -23,16 +24,7 @@ def meaning(section: Section, index: int) -> dict:
     """Every option as a value, references as absolute layers: equal for two texts that say the same."""
     values = {}
     for option in section.options:
-        kind = KEYS[section.name][option.name]
-        read = {
-            Kind.INT: section.int,
-            Kind.FLOAT: section.float,
-            Kind.WORD: section.str,
-            Kind.INTS: section.ints,
-            Kind.FLOATS: section.floats,
-            Kind.PAIRS: section.pairs,
-        }[kind]
-        value = read(option.name)
+        value = convert(section, section.option(option.name), KEYS[section.name][option.name])
         if option.name in ("layers", "from"):
             value = tuple(v if v >= 0 else index + v for v in value)
         values[option.name] = value
@@ -79,5 +71,5 @@ def test_yolov4_tiny_builds_with_its_heads():
         sum(p.numel() for p in net.parameters()) + sum(b.numel() for n, b in net.named_buffers() if "running" in n)
         == FLOATS["yolov4-tiny.cfg"]
     )
-    assert [head.stride for head in net.heads] == [(32, 32), (16, 16)]
+    assert [step.scale for step in net.steps if step.section.name == "yolo"] == [(32, 32), (16, 16)]
     assert [head.anchors[0] for head in net.heads] == [(81.0, 82.0), (23.0, 27.0)]

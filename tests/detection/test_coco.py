@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scenes import make_found
 
 from detect_prune.detection import coco_metrics
-from detect_prune.structures import Detections, Truth
+from detect_prune.structures import Truth
 
 
 def make_truth(boxes, labels, areas=None, crowd=None, difficult=None, index=0) -> Truth:
@@ -28,14 +28,6 @@ def make_truth(boxes, labels, areas=None, crowd=None, difficult=None, index=0) -
         (boxes[:, 2:] - boxes[:, :2]).prod(1) if areas is None else np.array(areas, np.float32),
         np.array(crowd if crowd is not None else [False] * n, bool),
         np.array(difficult if difficult is not None else [False] * n, bool),
-    )
-
-
-def make_found(boxes, labels, scores) -> Detections:
-    return Detections(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(scores),
-        torch.tensor(labels, dtype=torch.int64),
     )
 
 
@@ -94,7 +86,7 @@ def test_perfect_detections_score_one():
 
 def test_nothing_found_is_zero_and_nothing_to_find_is_none():
     truth, empty = make_truth([[10, 10, 60, 70]], [1]), make_truth([], [])
-    result = coco_metrics([truth, empty], [Detections.empty()] * 2, ["cat", "dog"])
+    result = coco_metrics([truth, empty], [make_found([], [], [])] * 2, ["cat", "dog"])
     assert result.AP == result.AR100 == 0 and result.classes[0].AP is None and result.classes[1].AP == 0
     result = coco_metrics([empty], [make_found([[0, 0, 9, 9]], [0], [0.5])], ["cat"])
     assert result.AP is None and result.classes[0].AP50 is None

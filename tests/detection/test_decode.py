@@ -16,7 +16,7 @@ ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0))
 
 def make_head(scale=1.0, new_coords=False, classes=3, mask=(1, 2, 3)) -> HeadSpec:
     anchors = tuple(ANCHORS[m] for m in mask)
-    return HeadSpec(1, 1, (1, 1), anchors, mask, ANCHORS, classes, scale_x_y=scale, new_coords=new_coords)
+    return HeadSpec(1, anchors, mask, ANCHORS, classes, scale_x_y=scale, new_coords=new_coords)
 
 
 def opencv_rows(head: HeadSpec, weight: np.ndarray, bias: np.ndarray, picture: np.ndarray) -> np.ndarray:

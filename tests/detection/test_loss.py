@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from heads import ANCHORS, CLASSES, SIZE, make_heads, make_raws
+from scenes import overlap as iou
 
 from detect_prune.detection import YoloLoss, detect
 
@@ -34,12 +35,6 @@ def entropy(p: float, y: float) -> float:
 
 def corners(box: list[float]) -> list[float]:
     return [box[0] - box[2] / 2, box[1] - box[3] / 2, box[0] + box[2] / 2, box[1] + box[3] / 2]
-
-
-def iou(a: list[float], b: list[float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(width, 0) * max(height, 0)
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 def similarity_loss(box: list[float], truth: list[float], kind: str) -> tuple[float, list[float]]:

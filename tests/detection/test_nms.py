@@ -5,21 +5,12 @@ import dataclasses
 import pytest
 import torch
 import torchvision
+from heads import make_heads
 
 from detect_prune.boxes import cxcywh_to_xyxy
 from detect_prune.detection import decode, detect
 from detect_prune.detection import nms as nms_module
 from detect_prune.detection.nms import suppress
-from detect_prune.structures import HeadSpec
-
-ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0))
-
-
-def make_heads(**settings) -> list[HeadSpec]:
-    return [
-        HeadSpec(1, 1, (s, s), tuple(ANCHORS[m] for m in mask), mask, ANCHORS, 3, **settings)
-        for s, mask in ((32, (2, 3)), (16, (0, 1)))
-    ]
 
 
 def crowd(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,6 @@ import pytest
 from scenes import FAR, A, B, C, make_found, make_truth, overlap
 
 from detect_prune.detection import voc_metrics
-from detect_prune.structures import Detections
 
 
 def test_by_hand():
@@ -40,8 +39,8 @@ def test_means_with_and_without_the_classes_that_have_no_truth():
 
 
 def test_nothing_found_is_zero_and_nothing_to_find_is_none():
-    assert voc_metrics([make_truth([A], [0])], [Detections.empty()], ["cat"]).mAP == 0
-    result = voc_metrics([make_truth([], [])], [Detections.empty()], ["cat"])
+    assert voc_metrics([make_truth([A], [0])], [make_found([], [], [])], ["cat"]).mAP == 0
+    result = voc_metrics([make_truth([], [])], [make_found([], [], [])], ["cat"])
     assert result.mAP is None and (result.TP, result.FP, result.FN) == (0, 0, 0)
     assert voc_metrics([], [], ["cat"]).mAP is None
     assert json.loads(json.dumps(result.as_dict()))["mAP"] is None

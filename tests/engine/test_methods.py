@@ -143,7 +143,7 @@ def test_all_but_admm_is_regularised_as_in_retraining_throughout(tmp_path, monke
 
     monkeypatch.setattr(Trainer, "__init__", watched)
     recipe = RECIPE.with_options(
-        admm={"weight_decay": 0.0, "dropout": 0.3}, retrain={"weight_decay": 1e-3, "dropout": 0.2, "epochs": 1}
+        admm={"weight_decay": 2e-3, "dropout": 0.3}, retrain={"weight_decay": 1e-3, "dropout": 0.2, "epochs": 1}
     )
     run(tmp_path / "run", method=method, train_dense=False, recipe=recipe)
     held = {"admm-layerwise": [{0.0}], "gradual": [{1e-3}]}.get(method, [])

@@ -76,6 +76,7 @@ def test_the_page_has_the_settings_that_were_made(whole):
     page = (whole.folder / "index.html").read_text()
     assert json.loads((whole.folder / "metrics.json").read_text())["settings"]["pattern"] is None
     assert re.search(r'>memory</td><td class="left">[\d.]+ GB<', page)
+    assert ">network<" in page and ">data<" in page and ">data network<" not in page
     assert ">budget<" in page and ">pattern<" not in page and ">include<" not in page
 
 

@@ -12,8 +12,7 @@ CLASSES = 3
 def make_heads(**settings) -> list[HeadSpec]:
     settings = {"iou_loss": "ciou", "iou_normalizer": 0.07, "ignore_thresh": 0.7, "scale_x_y": 1.05, **settings}
     return [
-        HeadSpec(1, 1, (s, s), tuple(ANCHORS[m] for m in mask), mask, ANCHORS, CLASSES, **settings)
-        for s, mask in ((32, (2, 3)), (16, (0, 1)))
+        HeadSpec(1, tuple(ANCHORS[m] for m in mask), mask, ANCHORS, CLASSES, **settings) for mask in ((2, 3), (0, 1))
     ]
 
 

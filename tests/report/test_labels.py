@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scenes import make_found
 
 from detect_prune.report.labels import label_lines, records
 from detect_prune.structures import Detections
@@ -18,7 +19,7 @@ def test_a_line_an_object_in_shares_of_the_picture():
     first, second = label_lines(FOUND, (200, 100)).splitlines()
     assert first == "16 0.100000 0.400000 0.100000 0.400000 0.750000"
     assert second == "0 0.500000 0.500000 1.000000 1.000000 0.500000"
-    assert label_lines(Detections.empty(), (200, 100)) == ""
+    assert label_lines(make_found([], [], []), (200, 100)) == ""
 
 
 def test_boxes_come_back_from_the_lines():
@@ -30,4 +31,4 @@ def test_boxes_come_back_from_the_lines():
 
 def test_records_name_the_class():
     assert records(FOUND)[0] == {"class": 16, "name": "name 16", "score": 0.75, "box": [10.0, 20.0, 30.0, 60.0]}
-    assert [record["class"] for record in records(FOUND)] == [16, 0] and records(Detections.empty()) == []
+    assert [record["class"] for record in records(FOUND)] == [16, 0] and records(make_found([], [], [])) == []

@@ -1,6 +1,7 @@
 """Bars and lines, with a clock that the test turns."""
 
 import io
+import os
 import re
 
 import pytest
@@ -77,8 +78,24 @@ def test_terminal_gets_a_bar_with_the_latest_figures():
             progress.step(loss=0.125, note="bf16")
         progress.write("a line of its own")
     text = stream.getvalue()
-    assert "\r" in text and "100%" in text and "loss 0.125, note bf16" in text
+    assert "\r" in text and "100%" in text and "loss 0.125, whole job about 0 s left, note bf16" in text
     assert "a line of its own\n" in text
+
+
+def test_a_narrow_terminal_shows_the_loss_and_the_time_left_of_the_whole_job():
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (25, 80))
+    clock = Clock()
+    timeline = Timeline({"dense": 3910, "retrain": 3910}, clock)
+    timeline.begin("dense")
+    with os.fdopen(slave, "w") as stream:
+        with Progress(3910, "dense", initial=1200, stream=stream, timeline=timeline, clock=clock) as progress:
+            clock.now += 1.0
+            progress.step(loss=0.12345, lr=0.0125, residual=0.0217)
+        last = os.read(master, 10_000).decode().rstrip().split("\r")[-1]
+    os.close(master)
+    assert "loss 0.1235, whole job about 2 h" in last and "residual" not in last
 
 
 def test_empty_loop_is_no_division_by_zero():

@@ -1,5 +1,3 @@
-import json
-
 from detect_prune.report.summary import Stage, closing_table, layer_table, verdict
 
 N, MACS, FILE = 6_000_000, 3_457_000_000, 24_251_276
@@ -36,7 +34,3 @@ def test_verdict_follows_the_numbers():
     text = verdict(Stage("dense", {}, 6, 6, 100, 100, 24_000_000, 22_500_000), packed, "pruned.pt")
     assert "the .pt file went from 24.0 MB to 12.0 MB" in text and "its zip is no smaller" in text
     assert "only 50.0 % of its multiply-accumulates" in text
-
-
-def test_stage_goes_into_json():
-    assert json.loads(json.dumps(RESULT.as_dict()))["metrics"] == {"AP": 0.255, "AP50": 0.46}
