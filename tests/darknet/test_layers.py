@@ -313,3 +313,12 @@ def test_fresh_weights_are_never_zero(monkeypatch):
     monkeypatch.setattr(torch.nn.init, "normal_", lambda weight, **given: torch.nn.init.zeros_(weight))
     net = Darknet(parse_cfg(TINY_CFG))
     assert all(bool(part.all()) for name, part in net.named_parameters() if part.dim() == 4)
+
+
+def test_running_statistics_keep_nine_tenths_as_darknets_do(small_cfg):
+    layer = "[convolutional]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n"
+    net = Darknet(small_cfg(layer)).train()
+    x = torch.rand(2, 3, 8, 12)
+    net(x)
+    mean = net.layers[0].conv(x).mean((0, 2, 3))
+    torch.testing.assert_close(net.layers[0].norm.running_mean, 0.1 * mean)

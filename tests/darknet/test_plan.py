@@ -127,3 +127,9 @@ def test_nothing_is_allocated_for_a_network_that_is_refused(small_cfg, monkeypat
     monkeypatch.setattr(network, "build_layer", lambda step: pytest.fail("a layer was built"))
     with pytest.raises(DetectPruneError, match="weights; at most"):
         Darknet(small_cfg(CONV * 3 + "[convolutional]\nfilters=65536\nsize=255\n"))
+
+
+def test_anchors_beyond_num_are_none(small_cfg):
+    """As in Darknet: a truth of their shape belongs to the best of those that count."""
+    text = small_cfg("").text().replace("anchors=10,14", "anchors=10,14, 23,27")
+    assert plan_network(parse_cfg(text, "two.cfg"))[-1].spec.all_anchors == ((10.0, 14.0),)

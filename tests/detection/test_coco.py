@@ -111,7 +111,8 @@ def test_a_detection_in_a_crowd_is_ignored_and_elsewhere_it_is_not():
 def test_difficult_objects_are_neither_missed_nor_false():
     truth = make_truth([[0, 0, 100, 100], [200, 200, 300, 300]], [0, 0], difficult=[True, False])
     easy, hard = [200.0, 200, 300, 300], [0.0, 0, 100, 100]
-    assert pytest.approx(1) == coco_metrics([truth], [make_found([easy], [0], [0.5])], ["cat"]).AP
+    result = coco_metrics([truth], [make_found([easy], [0], [0.5])], ["cat"])
+    assert pytest.approx(1) == result.AP and result.classes[0].truths == 1
     assert pytest.approx(1) == coco_metrics([truth], [make_found([hard, easy], [0, 0], [0.9, 0.5])], ["cat"]).AP
     truth.difficult[:] = False
     assert pytest.approx(51 / 101) == coco_metrics([truth], [make_found([easy], [0], [0.5])], ["cat"]).AP50

@@ -10,6 +10,7 @@ from heads import ANCHORS, CLASSES, SIZE, make_heads, make_raws
 from scenes import overlap as iou
 
 from detect_prune.detection import YoloLoss, detect
+from detect_prune.detection import loss as loss_module
 
 # A large one, a small one, two that share a cell and an anchor, one at the border, and a picture without any.
 TARGETS = torch.tensor(
@@ -261,3 +262,15 @@ def test_a_truth_on_the_far_border_trains_the_last_cell():
 def test_an_unknown_iou_loss_is_refused():
     with pytest.raises(ValueError, match="siou"):
         YoloLoss([dataclasses.replace(make_heads()[0], iou_loss="siou")])
+
+
+def test_many_truths_are_compared_in_parts(monkeypatch):
+    """As in any large batch: at 416 x 416 and 64 pictures six truths of a picture are as many as fit at a time."""
+    heads, results = make_heads(ignore_thresh=0.1, truth_thresh=0.3), []
+    for pairs in (loss_module._PAIRS_AT_ONCE, 1):
+        monkeypatch.setattr(loss_module, "_PAIRS_AT_ONCE", pairs)
+        raws = make_raws(3)
+        loss, _ = YoloLoss(heads)(raws, TARGETS, SIZE)
+        loss.backward()
+        results.append([loss.detach(), *(raw.grad for raw in raws)])
+    torch.testing.assert_close(*results)

@@ -207,3 +207,14 @@ def test_distances_are_measured_in_the_unit_that_is_asked_for():
         assert len(picture) != len(in_fractions[index])
     same = detect(raws, heads, (96, 64), 0.05, 0.2, frames=torch.tensor([[7.0, 7.0]] * 2))
     assert [part.scores.tolist() for part in same] == [part.scores.tolist() for part in in_fractions]
+
+
+def test_the_beta_is_that_of_the_last_head():
+    torch.manual_seed(4)
+    raws = [torch.randn(1, 16, 2, 2), torch.randn(1, 16, 4, 4)]
+    one, other = (make_heads(nms_kind="diounms", beta_nms=beta) for beta in (0.2, 2.0))
+    counts = [
+        len(detect(raws, heads, (64, 64), 0.05, 0.2)[0])
+        for heads in (one, other, [one[0], other[1]], [other[0], one[1]])
+    ]
+    assert counts[0] == counts[3] > counts[1] == counts[2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scenes import FAR, A, B, C, make_found, make_truth, overlap
 
-from detect_prune.detection import voc_metrics
+from detect_prune.detection import darknet_map, voc_metrics
 
 
 def test_by_hand():
@@ -134,3 +134,9 @@ def test_bad_arguments_are_refused():
         voc_metrics([], [], ["cat"], difficult="hide")
     with pytest.raises(ValueError, match="12-point"):
         voc_metrics([], [], ["cat"], ap="12-point")
+
+
+@pytest.mark.parametrize("metrics", [voc_metrics, darknet_map])
+def test_what_scores_just_the_threshold_does_not_count(metrics):
+    result = metrics([make_truth([A, B], [0, 0])], [make_found([A, B], [0, 0], [0.5, 0.25])], ["cat"], confidence=0.25)
+    assert (result.TP, result.FN) == (1, 1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from toy import FP32, ToyTask, run, same_bits
+from toy import FP32, ToyTask, run, same_bits, toy_network
 
 from detect_prune.engine import pipeline
 from detect_prune.engine.batchnorm import reestimate
@@ -488,3 +488,70 @@ def test_a_text_where_a_list_of_patterns_belongs_is_refused(tmp_path):
     with pytest.raises(DetectPruneError, match="a list of patterns"):
         run(tmp_path / "run", exclude="0")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("job", ["prune", "train"])
+def test_the_seed_is_that_of_dropout(tmp_path, job):
+    def weights(name, seed):
+        task = ToyTask()
+        options = {"recipe": ToyTask.recipe.with_options(dense={"epochs": 1}), "seed": seed}
+        if job == "prune":
+            result = run(tmp_path / name, task, method="dense", ratio=None, **options)
+        else:
+            result = train(task.model, task=task, folder=tmp_path / name, precision=FP32, **options)
+        return result.model[0].weight
+
+    one, again, other = weights("one", 1), weights("again", 1), weights("other", 2)
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+class Leaks(ToyTask):
+    """Its file of a pruned network has lost a layer's zeros."""
+
+    def load(self, folder, stem):
+        model = super().load(folder, stem)
+        if stem == "pruned":
+            model[4].weight.data.add_(1e-3)
+        return model
+
+
+def test_a_file_that_has_lost_its_zeros_is_no_result(tmp_path):
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, retrain={"epochs": 1})
+    with pytest.raises(AssertionError, match="outside its mask"):
+        run(tmp_path / "run", Leaks(), recipe=recipe, method="magnitude")
+
+
+class Seen(ToyTask):
+    """Keeps the weights that it scores. Scores rise by a hundredth each time, or fall."""
+
+    def __init__(self, sign: int):
+        super().__init__()
+        self.sign, self.seen, self.scores = sign, [], []
+
+    def evaluate(self, model):
+        self.seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        self.scores.append(0.5 + self.sign * len(self.scores) / 100)
+        return Metrics({"top-1": self.scores[-1]}, "top-1")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_best_weights_are_those_of_the_highest_score(tmp_path, sign):
+    """Of retraining, the delivered network included."""
+    task = Seen(sign)
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, retrain={"epochs": 3})
+    run(tmp_path / "run", task, method="magnitude", recipe=recipe, eval_every=1)
+    offered = task.scores[3:]  # those of the dense network, of the cut and of its new statistics are not
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["metrics"] == {"top-1": max(offered)}
+
+
+def test_what_is_scored_on_the_way_is_the_average(tmp_path):
+    """Which the phase would hand over, and which becomes `best.pt`."""
+    task, recipe = Seen(1), ToyTask.recipe.with_options(dense={"epochs": 2})
+    train(task.model, task=task, folder=tmp_path / "run", precision=FP32, recipe=recipe, eval_every=1)
+    trainer = Trainer(ToyTask(), toy_network(), recipe.dense, FP32)
+    torch.manual_seed(0)
+    average = {}
+    for report in trainer.steps():
+        if report.step == ToyTask.steps_per_epoch:
+            average = {name: value.clone() for name, value in trainer.average.weights().items()}
+    assert average and all(torch.equal(value, task.seen[0][name]) for name, value in average.items())

@@ -1,10 +1,12 @@
 """Stopping a run anywhere and going on changes nothing; and what can't go on is refused."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 from decimal import Decimal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -402,3 +404,38 @@ def test_another_precision_than_that_of_the_run_is_refused(tmp_path):
         run(tmp_path / "run", StopsItself(5))
     with pytest.raises(DetectPruneError, match="started in float32, not in bf16 autocast"):
         run(tmp_path / "run", precision=Precision(bf16=True), resume=True)
+
+
+def test_gradual_may_stop_after_its_last_update(tmp_path):
+    """What that update found is told after the cut, when the run goes on."""
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1}, admm={"epochs": 4}, retrain={"epochs": 1})
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", StopsItself(8 + 32), method="gradual", recipe=recipe)
+    assert run(tmp_path / "run", method="gradual", recipe=recipe, resume=True).stages[-1]["kept"] == 128
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A second passes whenever somebody asks."""
+    ticks = itertools.count()
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    return ticks
+
+
+def test_a_checkpoint_is_written_so_many_seconds_after_the_last(tmp_path, monkeypatch, clock):
+    saved, save = [], Run._save_phase
+
+    def watched(run, trainer, pruner):
+        saved.append(trainer.step)
+        save(run, trainer, pruner)
+
+    monkeypatch.setattr(Run, "_save_phase", watched)
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 4})
+    run(tmp_path / "run", method="dense", ratio=None, recipe=recipe, save_every=8)
+    assert len(saved) > 1 and all(later - earlier > 4 for earlier, later in itertools.pairwise(saved))
+
+
+def test_no_second_of_work_is_counted_twice(tmp_path, clock):
+    recipe = ToyTask.recipe.with_options(dense={"epochs": 1})
+    run(tmp_path / "run", method="dense", ratio=None, recipe=recipe, save_every=0)
+    assert 0 < json.loads((tmp_path / "run" / "metrics.json").read_text())["seconds"] <= next(clock)

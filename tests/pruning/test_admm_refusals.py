@@ -263,3 +263,15 @@ def test_of_a_state_that_lacks_something_nothing_is_taken():
         admm.update()
     admm.load_state_dict(state)
     admm.update()
+
+
+def test_a_weight_that_is_no_number_is_found_wherever_it_lies():
+    """A layer is looked at in stretches."""
+    model = nn.Linear(1000, 600, bias=False)
+    admm = GlobalADMM(model, 0.5, rho=1.0)
+    with torch.no_grad():
+        model.weight[-1, -1] = float("nan")
+    with pytest.raises(Diverged):
+        admm.cut()
+    with pytest.raises(Diverged):
+        magnitude_masks(model, 0.5)

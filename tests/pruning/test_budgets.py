@@ -212,3 +212,18 @@ def test_numbers_of_any_kind_are_read():
     assert bytes_per_weight(weights, {"fc*": Decimal(4)}) == bytes_per_weight(weights, {"fc*": np.float32(4)}) == one
     floors = [ratio_budget(weights, 0.99, floor).floor for floor in (0.05, Decimal("0.05"), "0.05")]
     assert floors == [0.05] * 3
+
+
+def test_the_floor_is_that_of_bytes_that_are_no_whole_numbers():
+    model = nn.Sequential(nn.Linear(20, 50), nn.Linear(50, 20))
+    with torch.no_grad():
+        model[1].weight.mul_(1e-4)
+    # An even cut leaves half of each layer; the second keeps half of that.
+    constraint = make_constraint(model, 0.5, budget="bytes", bits={"*": 1.6}, floor=0.5)
+    assert constraint.floors({"0.weight": 1000, "1.weight": 1000}) == [250, 250]
+    assert magnitude_masks(model, constraint=constraint).kept()["1.weight"] == (250, 1000)
+
+
+def test_blocks_have_the_floor_that_was_asked_for():
+    assert make_constraint(nn.Linear(8, 8), 0.5, pattern="1x4", floor=0.5).floor == 0.5
+    assert make_constraint(nn.Linear(8, 8), 0.5, pattern="1x4").floor == 0.05

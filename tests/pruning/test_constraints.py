@@ -155,3 +155,9 @@ def test_with_little_progress_the_set_is_larger(constraint):
     sizes = {name: value.numel() for name, value in values.items()}
     shares = [constraint.keep_share(sizes, progress) for progress in (0.0, 0.5, 1.0)]
     assert shares[0] == 1 and shares[0] > shares[1] > shares[2] == pytest.approx(0.2)
+
+
+def test_every_layer_that_a_floor_holds_is_named():
+    values = {"a": torch.full((10,), 3.0), "b": torch.full((10,), 0.1), "c": torch.full((10,), 0.2)}
+    ones = {name: torch.ones(()) for name in values}
+    assert GlobalBudget(10, floor=0.5).project(values, ones).bound == [1, 2]

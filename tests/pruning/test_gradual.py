@@ -169,3 +169,24 @@ def test_gradual_magnitude_reports_where_the_floor_binds():
         model[1].weight.mul_(1e-3)
     pruner = GradualMagnitude(model, GlobalBudget(40, floor=0.5), updates=1)
     assert pruner.update().bound == pruner.cut().bound == ("1.weight",)
+
+
+def test_an_optimizer_before_is_let_go():
+    model, first, gradual = build(updates=1)
+    second = torch.optim.SGD(model.parameters(), 0.1)
+    gradual.attach(second)
+    gradual.update()
+    gone = ~gradual.masks["0.weight"]
+    for optimizer, held in ((second, True), (first, False)):
+        model[0].weight.grad = torch.ones_like(model[0].weight)
+        optimizer.step()
+        assert bool(model[0].weight[gone].any()) is not held
+
+
+def test_a_cut_without_an_optimizer_holds_nothing():
+    model, optimizer, gradual = build(updates=1)
+    gradual.update()
+    gone = ~gradual.cut()["0.weight"]
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    optimizer.step()
+    assert model[0].weight[gone].all()
