@@ -50,6 +50,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 raise not_written(path, error) from None
             raise
         try:
+            # mkstemp makes private files; a result file gets the permissions of an ordinary one.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
             put_in_place(temporary, target)
         except OSError as error:
             raise not_written(path, error) from None
@@ -89,12 +93,9 @@ def _target(path: Path) -> Path:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
+    """Renames a file that is complete onto `path`, once the disk has it."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
-    # mkstemp makes private files; a result file gets the permissions of an ordinary one.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
     os.replace(temporary, path)
 
 

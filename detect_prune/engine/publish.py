@@ -82,13 +82,15 @@ def _notes(run: Run, counted: int, bound: Sequence[str], problems: Sequence[str]
 def _facts(run: Run, took: str, date: str) -> dict[str, Any]:
     """How the run was made, by name, for the page."""
     settings = {name: value for name, value in run.settings.items() if name != "data"}
-    data = {f"data {name}" if name in settings else name: value for name, value in run.settings["data"].items()}
-    return (
-        _flat(settings | data)
-        | {f"phase {name}": str(phase) for name, phase in run.phases.items()}
+    rest = (
+        {f"phase {name}": str(phase) for name, phase in run.phases.items()}
         | {"precision": str(run.precision), "took": took, "date": date, "command": run.state.command or "-"}
         | for_people(run.state.machine)
     )
+    # A task may call a setting as it likes.
+    taken = settings.keys() | rest.keys()
+    data = {f"data {name}" if name in taken else name: value for name, value in run.settings["data"].items()}
+    return _flat(settings | data) | rest
 
 
 def _pictures(run: Run) -> dict[str, Path]:

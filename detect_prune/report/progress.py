@@ -85,7 +85,7 @@ class Progress:
                 desc=self.description,
                 file=self._stream,
                 dynamic_ncols=True,
-                bar_format=_BAR,
+                bar_format=None if self.total is None else _BAR,
                 unit="B" if self._of_bytes else "step",
                 unit_scale=self._of_bytes,
             )
@@ -107,7 +107,7 @@ class Progress:
         if self.total is not None and self.done > self.total:  # what it was told was wrong
             self.total = None
             if self._bar is not None:
-                self._bar.total = None
+                self._bar.total = self._bar.bar_format = None
         self._figures.update(figures)
         if self._timeline is not None:
             self._timeline.advance(steps)

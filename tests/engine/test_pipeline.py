@@ -75,8 +75,9 @@ def test_what_is_said_of_the_run_stands_under_the_table_as_well(whole):
 def test_the_page_has_the_settings_that_were_made(whole):
     page = (whole.folder / "index.html").read_text()
     assert json.loads((whole.folder / "metrics.json").read_text())["settings"]["pattern"] is None
-    assert re.search(r'>memory</td><td class="left">[\d.]+ GB<', page)
+    assert re.search(r'>memory</td><td class="left">[\d.]+ [GT]B<', page)
     assert ">network<" in page and ">data<" in page and ">data network<" not in page
+    assert '>data memory</td><td class="left">of a goldfish<' in page
     assert ">budget<" in page and ">pattern<" not in page and ">include<" not in page
 
 

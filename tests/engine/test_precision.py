@@ -130,7 +130,7 @@ def test_the_machine_is_described_by_plain_values(monkeypatch):
     assert machine["processor"] and machine["cores"] >= 1 and machine["torch"] == torch.__version__
     assert machine["opencv"] == cv2.__version__  # decodes, resizes and augments: another one, other bits
     assert json.loads(json.dumps(machine)) == machine
-    assert re.search(r"memory [\d.]+ GB, ", in_words(machine))
+    assert re.search(r"memory [\d.]+ [GT]B, ", in_words(machine))
     monkeypatch.delattr(os, "sysconf_names", raising=False)  # as on Windows
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     untold = describe_machine(torch.device("cpu"))

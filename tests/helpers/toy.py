@@ -100,7 +100,7 @@ class ToyTask:
         return model
 
     def settings(self):
-        return {"network": "toy", "data": "ring"}
+        return {"network": "toy", "data": "ring", "memory": "of a goldfish"}
 
     def problems(self):
         return [f"not read: {name}" for name in sorted(self.skipped)]

@@ -93,8 +93,11 @@ def test_a_narrow_terminal_shows_the_loss_and_the_time_left_of_the_whole_job():
         with Progress(3910, "dense", initial=1200, stream=stream, timeline=timeline, clock=clock) as progress:
             clock.now += 1.0
             progress.step(loss=0.12345, lr=0.0125, residual=0.0217)
-        last = os.read(master, 10_000).decode().rstrip().split("\r")[-1]
+        shown = b""
+        while not shown.endswith(b"\n"):  # the line's end, which closes the bar
+            shown += os.read(master, 10_000)
     os.close(master)
+    last = shown.decode().rstrip().split("\r")[-1]
     assert "loss 0.1235, whole job about 2 h" in last and "residual" not in last
 
 
@@ -170,6 +173,16 @@ def test_a_loop_of_unknown_length_counts_without_a_share():
     assert "%" not in text and "left" not in text
     assert "dense: 31 done, loss" in text, "a line every half a minute"
     assert text.splitlines()[-1].startswith("dense: 100 done") and "2 min gone" in text
+
+
+@pytest.mark.parametrize("promised", [None, 2])
+def test_a_bar_of_unknown_length_says_nothing_of_the_time_left(promised):
+    stream = Terminal()
+    with Progress(promised, "a.mpg", stream=stream) as progress:
+        for _ in range(5):
+            progress.step(objects=3)
+    last = stream.getvalue().split("\r")[-1]
+    assert last.startswith("a.mpg: 5step [") and "<" not in last and "objects 3" in last
 
 
 def test_bytes_are_shown_as_megabytes_and_advance_by_blocks():
