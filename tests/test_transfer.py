@@ -234,3 +234,22 @@ def test_a_folder_in_which_nothing_arrives_goes_again(site, tmp_path):
     with pytest.raises(DetectPruneError, match="can't be downloaded"):
         fetch(remote(site), tmp_path / "new" / "x")
     assert names(tmp_path) == []
+
+
+def test_servers_that_refuse_urllibs_name_hear_another(site, tmp_path, monkeypatch):
+    asked, urlopen = [], transfer.urllib.request.urlopen
+
+    def watched(request, **options):
+        asked.append(request)
+        return urlopen(request, **options)
+
+    monkeypatch.setattr(transfer.urllib.request, "urlopen", watched)
+    fetch(remote(site), tmp_path / "x")
+    assert [request.get_header("User-agent") for request in asked] == ["detect-prune"]
+
+
+def test_where_one_of_several_places_answers_there_is_a_network(site, tmp_path):
+    file = RemoteFile("x", ("http://127.0.0.1:1/x", f"{site.url}/none"), SIZE, SHA256)
+    with pytest.raises(DetectPruneError, match="HTTP 404") as caught:
+        fetch(file, tmp_path / "x")
+    assert "no network here" not in str(caught.value)

@@ -9,6 +9,7 @@ from detect_prune.cli import prune
 from detect_prune.cli.build import build_job, detector_for_use
 from detect_prune.cli.main import main
 from detect_prune.darknet import write_weights
+from detect_prune.engine.precision import PRECISIONS
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks.detector import load
 
@@ -179,3 +180,73 @@ def test_random_weights_may_hold_a_zero_by_chance(here, monkeypatch):
     monkeypatch.setattr("detect_prune.engine.pipeline.train", fake)
     assert main(["train", "--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", "--epochs", "2"]) == 0
     assert seen["masks"] is None
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What the engine is given: by `prune` or `train`, which do nothing."""
+    seen = {}
+
+    def fake(model, **given):
+        seen.update(given)
+        return type("Result", (), {"text": ""})
+
+    for name in ("prune", "train"):
+        monkeypatch.setattr(f"detect_prune.engine.pipeline.{name}", fake)
+    return seen
+
+
+def test_the_engine_is_given_what_was_asked_for(here, given):
+    words = ["--cfg", "tiny.cfg", "--data", "squares/tiny.yaml", "--ratio", "0.5", "--device", "cpu", "--workers", "0"]
+    words += ["--save-every", "2", "--eval-every", "4", "--precision", "bf16", "--seed", "7", "--lr", "0.25"]
+    assert prune.main([*words, "--batch", "4", "--imgsz", "64"]) == 0
+    assert (given["save_every"], given["eval_every"], given["seed"]) == (120.0, 4, 7), "seconds, epochs"
+    assert given["precision"] is PRECISIONS["bf16"]
+    task = given["task"]
+    assert (task.seed, task.batch, task.fit.size) == (7, 4, (64, 64))
+    assert {phase.lr for phase in (task.recipe.dense, task.recipe.admm, task.recipe.retrain)} == {0.25}
+
+
+def test_zeros_grow_back_where_that_is_asked_for(here, given):
+    network = load("tiny.cfg")
+    next(parameter for parameter in network.parameters() if parameter.dim() == 4).data.view(-1)[:9] = 0
+    write_weights(network, "pruned.weights")
+    words = ["--cfg", "tiny.cfg", "--weights", "pruned.weights", "--data", "squares/tiny.yaml", "--device", "cpu"]
+    assert main(["train", *words, "--train-zeros"]) == 0 and given["masks"] is None
+
+
+def test_zeros_that_were_there_before_are_told_of_the_layers_that_are_chosen(here, given, capsys):
+    network = load("tiny.cfg")
+    network.layers[0].conv.weight.data.view(-1)[:9] = 0
+    write_weights(network, "weights/tiny.weights")
+    data = str(write_coco(here / "two", classes=2))
+    words = ["--cfg", "tiny.cfg", "--data", data, "--ratio", "0.5", "--device", "cpu", "--workers", "0"]
+    assert prune.main(words) == 0
+    total = sum(layer.conv.weight.numel() for layer in network.layers if hasattr(layer, "conv"))
+    assert f"9 of {total:,} weights" in (said := capsys.readouterr().out) and "may grow back" in said
+    assert prune.main([*words, "--exclude", "layers.0.*"]) == 0
+    assert "may grow back" not in capsys.readouterr().out
+
+
+def test_a_folder_without_coco_is_not_the_built_in_set(here):
+    words = ["--cfg", "tiny.cfg", "--ratio", "0.5", "--device", "cpu", "--data-root", "nowhere"]
+    with pytest.raises(DetectPruneError, match="nowhere: there is no COCO here; --data says"):
+        build_job(prune.build_parser().parse_args(words))
+
+
+def test_the_data_of_a_run_may_lie_elsewhere(here):
+    (here / "squares/tiny.yaml").rename(here / "moved.yaml")
+    assert len(build_job(options("--data", "moved.yaml", "--data-root", "squares")).task.data.train) == 8
+
+
+def test_a_classifier_s_options_reach_its_task(here):
+    for part in ("train", "test"):
+        for label, grey in (("black", 0), ("white", 255)):
+            (here / "set" / part / label).mkdir(parents=True)
+            for number in range(3):
+                cv2.imwrite(str(here / "set" / part / label / f"{number}.png"), np.full((28, 28), grey, np.uint8))
+    words = ["--model", "lenet5", "--data", "set", "--ratio", "0.5", "--device", "cpu", "--seed", "7"]
+    task = build_job(prune.build_parser().parse_args(words)).task
+    assert (task.batch, task.seed, len(task.data.train), len(task.data.test)) == (128, 7, 6, 6)
+    task = build_job(prune.build_parser().parse_args([*words, "--batch", "2", "--hold-out", "2"])).task
+    assert (task.batch, len(task.data.train), len(task.data.test)) == (2, 4, 2)

@@ -16,6 +16,7 @@ from detect_prune.cli import child_runs
 from detect_prune.cli.child_runs import ChildRun, Runs, RunsFailed
 from detect_prune.cli.command import INTERRUPTED
 from detect_prune.cli.plan import PLAN
+from detect_prune.datasets.batches import RUNS_TOGETHER
 from detect_prune.engine.stop import Stopped
 from detect_prune.errors import DetectPruneError
 from detect_prune.files import UNFINISHED
@@ -188,3 +189,23 @@ class TestRuns:
             with pytest.raises(Stopped):
                 runs.finish(self.RUNS[:1])
         assert closed == [number]
+
+
+def test_runs_beside_each_other_are_told_how_many_share_the_memory(tmp_path, monkeypatch):
+    monkeypatch.delenv(RUNS_TOGETHER, raising=False)
+    runs = Runs(tmp_path, ["cpu"] * 4)
+    assert [runs._environment(count).get(RUNS_TOGETHER) for count in (1, 3, 9)] == [None, "3", "4"]
+
+
+def test_the_log_of_a_run_that_goes_on_keeps_what_went_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/echo")
+    for word in ("begun", "resumed"):
+        assert Runs(tmp_path, ["cpu", "cpu"])._call([word], "a", dict(os.environ)) == 0
+    assert (tmp_path / "a.log").read_text() == "-m detect_prune begun\n-m detect_prune resumed\n"
+
+
+def test_a_finished_run_on_the_built_in_set_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was run again"))
+    (tmp_path / "a-sample").mkdir()
+    (tmp_path / "a-sample" / "metrics.json").write_text("{}")
+    assert Runs(tmp_path, ["cpu"]).finish([ChildRun("a", "prune", [])]) == [tmp_path / "a-sample"]

@@ -131,3 +131,18 @@ def test_everything_that_opencv_finds_is_found(real_data, tmp_path):
             alike = [one for one in ours if one["name"] == label and abs(one["score"] - score) < 0.002]
             best = max((box_iou(box, torch.tensor([one["box"]])).item() for one in alike), default=0.0)
             assert best > 0.99, f"{label} {score} in {name} is not found"
+
+
+def found(here, out, *options):
+    words = ["--cfg", "tiny.cfg", "photos/a.jpg", "--score", "0.0001", "--save-json", "--out", out, *options]
+    assert main(["detect", *words]) == 0
+    return json.loads((here / out / "a.json").read_text())
+
+
+def test_the_suppression_that_is_asked_for_is_used(here):
+    assert 0 < len(found(here, "few", "--nms-iou", "0")) < len(found(here, "all", "--nms-iou", "1"))
+
+
+def test_names_that_are_given_are_used(here):
+    (here / "two.names").write_text("cat\ndog\n")
+    assert {one["name"] for one in found(here, "out", "--names", "two.names")} <= {"cat", "dog"}

@@ -143,3 +143,11 @@ def test_the_newest_unfinished_run_of_the_command_is_taken(tmp_path):
         resume(["--resume", str(tmp_path / "trained")])
     with pytest.raises(DetectPruneError, match="no unfinished run"):
         resume(["--resume"], tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("given", ["--batch 4", "--seed 1", "--data d"])
+def test_what_would_change_the_weights_is_refused(tmp_path, given):
+    parser, words = prune.build_parser(), ["--cfg", "a.cfg", "--ratio", "0.8"]
+    save_plan(tmp_path, "prune", parser.parse_args(words), words)
+    with pytest.raises(DetectPruneError, match=f"started without {given.split()[0]}, and {given} was given now"):
+        resume_plan("prune", parser, parser.parse_args(["--resume", str(tmp_path), *given.split()]), Path("x"))

@@ -161,3 +161,23 @@ def test_a_run_goes_on_with_the_options_that_it_was_begun_with(tmp_path, monkeyp
     words = ["--cfg", "yolov4.cfg", "--method", "admm", "--ratio", "0.8", "--no-gradual"]
     assert prune.main(words) == 0
     assert prune.main(["--resume", "runs/prune/yolov4-admm-0.8", *words]) == 0
+
+
+def test_official_weights_are_trained_already():
+    line = prune.real_data_command(prune.build_parser(), shlex.split("--cfg yolov4 --ratio 0.8 --dense-epochs 3"))
+    assert "--weights yolov4.weights" in line and "--dense-epochs" not in line
+
+
+def test_each_option_of_how_to_prune_reaches_the_engine():
+    words = "--method admm --importance raw --budget macs --pattern 1x4 --no-gradual --floor 0.1"
+    words += " --include a* --exclude b*"
+    assert chosen_options(prune.build_parser().parse_args(words.split())) == {
+        "method": "admm",
+        "importance": "raw",
+        "budget": "macs",
+        "pattern": "1x4",
+        "gradual": False,
+        "floor": 0.1,
+        "include": ["a*"],
+        "exclude": ["b*"],
+    }

@@ -294,3 +294,10 @@ def test_two_sweeps_do_not_work_in_one_folder(tmp_path, monkeypatch, capsys):
 def test_ratios_are_asked_for(capsys):
     assert sweep.main(["--model", "lenet5"]) == 2
     assert "--ratios is missing" in capsys.readouterr().err
+
+
+def test_each_seed_has_a_dense_network_of_its_own():
+    args = sweep.build_parser().parse_args(["--model", "lenet5", "--ratios", "0.5", "--seeds", "0,3"])
+    for seed in (0, 3):
+        run = sweep._dense_run(seed, args)
+        assert run.name == f"dense-s{seed}" and train.build_parser().parse_args(run.words).seed == seed

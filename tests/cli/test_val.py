@@ -10,6 +10,7 @@ from tiny import TINY_CFG, write_coco
 from detect_prune.cli.main import main
 from detect_prune.darknet import write_weights
 from detect_prune.datasets import load_data
+from detect_prune.tasks import scoring
 from detect_prune.tasks.detector import load
 
 COCO = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -196,3 +197,33 @@ def test_classes_that_have_other_names_beside_the_cfg_are_told(here, capsys):
     (here / "tiny.names").write_text(f"{names[1]}\n{names[0]}\n")
     assert main(words) == 2
     assert "tiny.names: the data has these classes in another order" in capsys.readouterr().err
+
+
+def test_how_it_looks_is_what_was_asked_for_and_not_only_what_is_written(here, capsys, monkeypatch):
+    seen, find_all = {}, scoring.find_all
+
+    def watched(*given, **options):
+        seen.update(options)
+        return find_all(*given, **options)
+
+    monkeypatch.setattr(scoring, "find_all", watched)
+    _, values = val(here, capsys, "--nms", "plain", "--letterbox", "--batch", "3", "--workers", "2")
+    assert seen == {"batch": 3, "workers": 2, "letterbox": True, "nms": "plain"}
+    assert values["protocol"]["nms"] == "plain" and values["protocol"]["letterbox"]
+    assert [values[name] for name in ("cfg", "weights", "data")] == ["tiny.cfg", "tiny.weights", "squares/tiny.yaml"]
+
+
+def test_the_data_may_lie_elsewhere(here, capsys):
+    (here / "squares" / "tiny.yaml").rename(here / "tiny.yaml")
+    assert val(here, capsys, "--data-root", "squares", data="tiny.yaml")[1]["pictures"] == 8
+
+
+def test_what_of_the_data_does_not_count_is_told(here, capsys):
+    file = here / "squares" / "val.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [40, 10, 20, 20]  # of pictures that are 48 wide
+    file.write_text(json.dumps(content))
+    (here / "squares" / "val" / "3.png").write_bytes(b"")
+    text, values = val(here, capsys)
+    assert "clipped" in text and "left out: " in text and "3.png" in text
+    assert values["pictures"] == 7 and len(values["skipped"]) == 1

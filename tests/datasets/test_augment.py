@@ -137,3 +137,26 @@ def test_clip_targets_keeps_what_is_mostly_there():
     boxes = np.array([[0, 0, 10, 10], [-9, 0, 1, 10], [-7, 0, 3, 10], [5, 5, 6, 9], [20, 20, 30, 30]], np.float32)
     clipped, labels = clip_targets(boxes, np.arange(5), (0, 0, 15, 15))
     assert labels.tolist() == [0, 2] and clipped.tolist() == [[0, 0, 10, 10], [0, 0, 3, 10]]
+
+
+def test_colours_and_places_change_both_ways_and_each_by_its_own_strength():
+    still = {"scale": 0.0, "flip": False, "mosaic": 0.0}
+    box, label = np.array([[40, 40, 60, 60]], np.float32), np.array([0])
+
+    def changed(colour, **strengths):
+        picture = np.full((100, 100, 3), colour, np.uint8)
+        augmentation = Augmentation(**PLAIN | still | {"translate": 0.0} | strengths)
+        for epoch in range(30):
+            yield augment_sample(lambda _: (picture, box, label), 0, 1, Fit((100, 100)), augmentation, (0, epoch))
+
+    bright = [picture.mean() / 100 for picture, _, _ in changed(100, exposure=2.0)]
+    assert 0.49 < min(bright) < 0.7 and 1.6 < max(bright) < 2.01
+    greens, blues = np.array([picture[0, 0, 1:] for picture, _, _ in changed((200, 100, 100), hue=0.1)], int).T
+    assert (greens - blues).min() < -15 and (greens - blues).max() > 15, "towards yellow and towards violet"
+    moved = np.array([boxes[0, :2] - box[0, :2] for _, boxes, _ in changed(100, translate=0.2)])
+    assert (moved.min(0) < -8).all() and (moved.max(0) > 8).all() and (np.abs(moved) < 21).all()
+
+
+def test_clip_targets_drops_what_is_mostly_cut_away():
+    boxes = np.array([[-81, 0, 19, 100], [-79, 0, 21, 100]], np.float32)
+    assert clip_targets(boxes, np.arange(2), (0, 0, 150, 150))[1].tolist() == [1]

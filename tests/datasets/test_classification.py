@@ -16,7 +16,14 @@ from PIL import Image
 
 from detect_prune import files
 from detect_prune.datasets import cifar, classification, download
-from detect_prune.datasets.classification import classification_batches, crop_and_flip, held_out, load_classification
+from detect_prune.datasets.classification import (
+    ClassificationData,
+    LabelledPictures,
+    classification_batches,
+    crop_and_flip,
+    held_out,
+    load_classification,
+)
 from detect_prune.errors import DetectPruneError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -420,3 +427,10 @@ def test_batches_are_repeatable_and_begin_anywhere():
     assert not torch.equal(first, second)  # each batch has draws of its own
     plain = next(iter(classification_batches(split, 16, 3, 2)))
     assert all(torch.equal(image, split.images[label]) for image, label in zip(*plain))
+
+
+def test_what_is_held_out_is_drawn_from_all_pictures_and_always_the_same():
+    split = LabelledPictures(torch.zeros(400, 1, 2, 2, dtype=torch.uint8), torch.arange(10).repeat_interleave(40))
+    data = ClassificationData("sorted", tuple("0123456789"), split, split)
+    first, again = (held_out(data, 60).test.labels for _ in range(2))
+    assert len(first.unique()) == 10 and torch.equal(first, again)

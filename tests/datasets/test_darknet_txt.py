@@ -1,11 +1,12 @@
 import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detect_prune.datasets import load_data
-from detect_prune.datasets.darknet_txt import read_lists
+from detect_prune.datasets.darknet_txt import label_folder, read_lists
 from detect_prune.errors import DetectPruneError
 
 
@@ -174,3 +175,34 @@ def test_unknown_keys_of_a_data_file_are_told(darknet_folder):
     file = darknet_folder / "obj.data"
     file.write_text(file.read_text() + "clases = 3\n")
     assert "obj.data:6: unknown key clases" in load_data(file).warnings
+
+
+def test_comments_of_a_data_file(darknet_folder):
+    file = darknet_folder / "obj.data"
+    file.write_text(f"# a remark\n; another\n{file.read_text()}")
+    assert len(load_data(file).train) == 3
+
+
+def test_the_folder_that_was_named_goes_before_the_file_s(darknet_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(darknet_folder, other)
+    (other / "train.txt").write_text("obj/0.png\n")
+    assert len(load_data(darknet_folder / "obj.data", other).train) == 1
+    dataset, _ = read_lists([other / "train.txt"], ("cat", "dog"), darknet_folder)
+    assert dataset.path(0) == darknet_folder / "obj" / "0.png"
+
+
+def test_of_two_folders_called_images_the_inner_one_has_labels_beside_it(tmp_path):
+    for folder in ("images/a/labels/b", "labels/a/images/b"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert label_folder(tmp_path / "images/a/images/b") == tmp_path / "images/a/labels/b"
+
+
+def test_links_to_folders_are_followed_and_none_twice(darknet_folder, tmp_path):
+    (darknet_folder / "obj").rename(tmp_path / "elsewhere")
+    (darknet_folder / "all").mkdir()
+    (darknet_folder / "all" / "obj").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(darknet_folder / "all")
+    file = darknet_folder / "set.yaml"
+    file.write_text("format: darknet\npath: .\ntrain: all\nval: all\nnames: obj.names\n")
+    assert len(load_data(file).train) == 3

@@ -180,3 +180,30 @@ def test_a_checkout_of_any_name_has_its_data_beside_it(tmp_path, monkeypatch):
         (tmp_path / name / "data" / "coco.yaml").write_bytes((packaged_folder("data") / "coco.yaml").read_bytes())
         monkeypatch.setattr(resources, "_PACKAGE", tmp_path / name / "detect_prune")
         assert data_available("coco.yaml")
+
+
+def test_an_empty_first_line_is_no_name_either(tmp_path):
+    (tmp_path / "a.names").write_text("\na\nb\n")
+    with pytest.raises(DetectPruneError, match=":1: an empty class name"):
+        read_names(tmp_path / "a.names")
+
+
+def test_of_several_files_of_names_the_data_s_own_counts(darknet_folder, tmp_path, monkeypatch):
+    file = tmp_path / "sets" / "set.yaml"
+    file.parent.mkdir()
+    file.write_text((darknet_folder / "set.yaml").read_text().replace("path: .", f"path: {darknet_folder}"))
+    for place in ("sets", "here/data"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "obj.names").write_text("one\ntwo\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_data(file).names == ("cat", "dog")
+    for folder in (darknet_folder, tmp_path / "sets"):
+        (folder / "obj.names").unlink()
+    assert load_data(file).names == ("one", "two"), "./data comes last but for the package"
+
+
+def test_numbered_names_have_to_be_in_order(darknet_folder):
+    file = darknet_folder / "set.yaml"
+    file.write_text(file.read_text().replace("obj.names", "{1: dog, 0: cat}"))
+    with pytest.raises(DetectPruneError, match=r"set\.yaml:5: names has to be a list of class names"):
+        load_data(file)

@@ -5,8 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from detect_prune.datasets import load_data, sample
+from detect_prune.datasets import load_data, read_picture, sample
 from detect_prune.datasets.cache import cache_folder, cached_folder
+from detect_prune.datasets.coco import read_coco
 from detect_prune.errors import DetectPruneError
 
 
@@ -136,3 +137,30 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(DetectPruneError, match="DETECT_PRUNE_CACHE"):
         cached_folder(tmp_path / "file" / "set", lambda folder: None)
+
+
+def test_no_picture_of_val_is_one_of_train(tmp_path):
+    sample.draw_sample_set(tmp_path, (4, 4))
+    train, val = ({path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("train", "val"))
+    assert len(train) == len(val) == 4 and not train & val
+
+
+def test_what_is_stored_is_what_was_drawn(tmp_path):
+    sample.draw_sample_set(tmp_path, (4, 0))
+    dataset, category_ids, _ = read_coco(tmp_path / "train", tmp_path / "train.json")
+    for index, truth in enumerate(dataset):
+        picture, things = sample.draw_picture(np.random.default_rng([sample.SEED, 0, index]))
+        assert np.abs(read_picture(truth.path).mean((0, 1)) - picture.mean((0, 1))).max() < 2, "red, green, blue"
+        assert truth.areas.tolist() == [thing.area for thing in things]
+        assert [category_ids[label] for label in truth.labels] == [thing.category_id for thing in things]
+
+
+def test_boxes_are_as_large_as_their_objects(monkeypatch):
+    def block(*_):
+        alpha = np.zeros((24, 34), np.float32)
+        alpha[7:17, 7:27] = 1
+        return alpha
+
+    monkeypatch.setattr(sample, "_shape", block)
+    things = [thing for index in range(5) for thing in sample.draw_picture(np.random.default_rng(index))[1]]
+    assert things and all(thing.bbox[2:] == [20, 10] for thing in things)

@@ -194,3 +194,16 @@ def test_real_bccd_drops_its_two_empty_boxes(real_data):
     assert len(data.warnings) == 1 and "2 boxes without area" in data.warnings[0]
     for truth in data.train:
         assert (truth.boxes >= 0).all() and (truth.boxes[:, 2:] <= (truth.width, truth.height)).all()
+
+
+def test_an_ending_may_be_in_capitals(voc_folder):
+    pictures = voc_folder / "VOC2007" / "JPEGImages"
+    (pictures / "000001.jpg").rename(pictures / "000001.JPG")
+    assert len(read_voc(voc_folder, ["VOC2007/train"], NAMES)[0]) == 2
+
+
+def test_a_set_of_one_class_has_a_second_column(voc_folder):
+    file = voc_folder / "VOC2007" / "ImageSets" / "Main" / "dog_train.txt"
+    for column in ("1", "-1", "0"):
+        file.write_text(f"000001 {column:>2}\n000002  1\n")
+        assert len(read_voc(voc_folder, ["VOC2007/dog_train"], NAMES)[0]) == 2

@@ -218,3 +218,8 @@ def test_the_beta_is_that_of_the_last_head():
         for heads in (one, other, [one[0], other[1]], [other[0], one[1]])
     ]
     assert counts[0] == counts[3] > counts[1] == counts[2]
+
+
+def test_boxes_that_do_not_touch_stay_at_a_threshold_of_zero():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    assert suppress(boxes, torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64), 0.0).tolist() == [0, 1]

@@ -334,3 +334,23 @@ def test_what_fisher_read_from_a_file_follows_the_network_to_its_device():
     assert fisher.worths({"w": torch.ones(2, 2, device="meta")}, 0.5)["w"].device.type == "meta"
     fisher.observe({"w": torch.ones(2, 2, device="meta")})
     assert fisher.state_dict()["mean"]["w"].device.type == "meta"
+
+
+def test_a_weight_without_a_gradient_is_worth_a_share_of_its_layers_mean():
+    fisher = Fisher(damping=0.1)
+    fisher.observe({"w": torch.tensor([[0.0, 2.0]])})
+    torch.testing.assert_close(fisher.worths({"w": torch.ones(1, 2)}, 0.5)["w"], torch.tensor([[0.2, 4.2]]))
+    assert Fisher().damping == 0.1 and Taylor().damping == 0.01
+
+
+def test_squares_of_half_precision_do_not_overflow():
+    fisher = Fisher()
+    fisher.observe({"w": torch.full((2, 3), 1000.0, dtype=torch.float16)})
+    assert fisher.worths({"w": torch.ones(2, 3)}, 0.5)["w"].isfinite().all()
+
+
+def test_what_another_importance_has_learnt_is_not_taken():
+    fisher = Fisher()
+    fisher.observe({"w": torch.ones(2, 3)})
+    with pytest.raises(ValueError, match="belongs to another importance: it holds mean, steps"):
+        Raw().load_state_dict(fisher.state_dict())

@@ -133,3 +133,16 @@ def test_a_picture_that_its_format_has_no_room_for_is_refused(tmp_path):
     save_picture(tmp_path / "a.jpg", np.zeros((1, JPEG_SIDE, 3), np.uint8))
     with pytest.raises(DetectPruneError, match=r"65501 x 1 pixels can't be written as \.jpg"):
         save_picture(tmp_path / "a.jpg", np.zeros((1, JPEG_SIDE + 1, 3), np.uint8))
+
+
+def test_boxes_bring_their_own_names():
+    picture = np.full((120, 200, 3), 127, np.uint8)
+    one = torch.tensor([[30.0, 40, 150, 110]]), torch.tensor([0.9]), torch.tensor([0])
+    named = draw_boxes(picture, Detections(*one, names=("cat",)))
+    given = draw_boxes(picture, Detections(*one), ("cat",))
+    assert (named == given).all() and (named != draw_boxes(picture, Detections(*one))).any()
+
+
+def test_a_column_is_as_wide_as_its_widest_picture():
+    wide, tall = np.zeros((50, 100, 3), np.uint8), np.zeros((100, 50, 3), np.uint8)
+    assert contact_sheet([tall, wide, tall, tall], columns=2).shape == (2 * 106 + 6, 56 + 106 + 6, 3)

@@ -2,7 +2,15 @@ import cv2
 import numpy as np
 import pytest
 
-from detect_prune.report.plots import _running_mean, accuracy_over_ratio, history, kept_over_depth, kept_per_layer
+from detect_prune.report import plots
+from detect_prune.report.plots import (
+    _running_mean,
+    accuracy_over_ratio,
+    history,
+    kept_over_depth,
+    kept_over_ratio,
+    kept_per_layer,
+)
 
 
 @pytest.mark.parametrize("layers", [1, 4, 110])
@@ -107,3 +115,18 @@ def test_a_running_mean_keeps_a_line_and_its_ends_and_holes_stay_small():
 def test_a_title_is_no_mathematics(tmp_path):
     kept_per_layer({"a": (1, 2)}, tmp_path / "a.svg", "net_$a_$")
     assert "<!-- net_$a_$ -->" in (tmp_path / "a.svg").read_text()
+
+
+def test_what_the_lines_say(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure.axes[0]))
+    curves = {"admm": [(0.5, [0.6, 0.8, 0.65]), (0.9, [0.3, 0.4, 0.38])], "dense-longer": [(None, [0.7, 0.9, 0.75])]}
+    accuracy_over_ratio(curves, tmp_path / "a.png", "", "accuracy")
+    kept_over_ratio({0.5: {"a": 0.6, "b": 0.4}, 0.9: {"a": 0.2, "b": 0.05}}, tmp_path / "a.png", "")
+    kept_per_layer({"small": (10, 10), "large": (9, 90)}, tmp_path / "a.png", "")
+    over_ratio, of_layers, of_a_network = drawn
+    (line, level), band = over_ratio.lines, over_ratio.collections[0].get_paths()[0].vertices[:, 1]
+    assert list(line.get_xdata()) == pytest.approx([50, 90]) and list(line.get_ydata()) == pytest.approx([65, 38])
+    assert level.get_ydata()[0] == pytest.approx(75) and (band.min(), band.max()) == pytest.approx((30, 80))
+    assert [list(line.get_ydata()) for line in of_layers.lines] == [[60, 20], [40, 5], pytest.approx([50, 10])]
+    assert of_a_network.lines[0].get_xdata()[0] == pytest.approx(19), "of all weights, not the mean of the layers"

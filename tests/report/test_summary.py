@@ -34,3 +34,16 @@ def test_verdict_follows_the_numbers():
     text = verdict(Stage("dense", {}, 6, 6, 100, 100, 24_000_000, 22_500_000), packed, "pruned.pt")
     assert "the .pt file went from 24.0 MB to 12.0 MB" in text and "its zip is no smaller" in text
     assert "only 50.0 % of its multiply-accumulates" in text
+
+
+def test_files_and_zips_have_columns_of_their_own():
+    table = closing_table([Stage("dense", {}, 5, 10, 2000, 1000, 24_251_276, 22_500_000)], ())
+    assert dict(zip(table.columns, table.rows[0])) == {
+        "stage": "dense",
+        "weights kept": "5",
+        "share": "50.0 %",
+        "MACs dense": "2.000 k",
+        "MACs of non-zeros": "1.000 k",
+        "file": "24.3 MB",
+        "zip": "22.5 MB",
+    }

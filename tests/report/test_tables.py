@@ -68,3 +68,7 @@ def test_markdown_has_a_cell_for_each_column_and_escapes_bars():
 def test_wrong_number_of_cells_is_refused():
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         Table(["a", "b"]).row(1)
+
+
+def test_recalls_are_fractions_too():
+    assert score("AR100", 0.4794) == "0.479"

@@ -7,7 +7,8 @@ from tiny import TINY_CFG, write_coco
 from detect_prune.darknet import read_backbone, write_weights
 from detect_prune.datasets import load_data
 from detect_prune.errors import DetectPruneError
-from detect_prune.tasks.build import detection_task
+from detect_prune.tasks import build
+from detect_prune.tasks.build import detection_task, find_weights
 from detect_prune.tasks.detector import load
 
 HEADER = 20
@@ -123,3 +124,27 @@ def test_the_seed_alone_decides_what_starts_at_random(files, monkeypatch):
         return torch.cat([value.flatten() for value in task.model.parameters()])
 
     assert torch.equal(made(0, 1), made(0, 2)) and not torch.equal(made(0, 1), made(1, 1)) and not seeded
+
+
+def test_of_the_built_in_set_large_networks_get_smaller_pictures_and_fewer_steps(files, monkeypatch):
+    data = load_data(files[-1])
+    monkeypatch.setattr(build, "load_data", lambda *_: data)
+    data.is_sample = True
+    small = detection_task(files[0], batch=4)
+    monkeypatch.setattr(build, "LARGE", 100)
+    large = detection_task(files[0], batch=4)
+    assert (small.fit.size, large.fit.size) == ((192, 192), (128, 128))
+    assert small.recipe.dense.epochs > large.recipe.dense.epochs
+    assert detection_task(files[0], batch=4, imgsz=64, workers=3).fit.size == (64, 64)
+
+
+def test_weights_are_those_of_the_path_before_those_of_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    for place in ("weights/a.weights", "a.weights"):
+        (tmp_path / place).touch()
+        assert str(find_weights("a.weights")) == place
+
+
+def test_workers_reach_the_task(files):
+    assert detection_task(files[0], data=files[-1], batch=4, workers=3).workers == 3

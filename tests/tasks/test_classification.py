@@ -174,3 +174,33 @@ def test_the_score_is_the_share_that_is_named_rightly(data, monkeypatch):
     for size in (500, 7):
         monkeypatch.setattr(tasks.classification, "TEST_BATCH", size)
         assert task.evaluate(model).values == {"top-1": 0.9} and model.training
+
+
+def test_the_seed_decides_the_first_weights_and_the_order(data, monkeypatch):
+    monkeypatch.setattr(build, "load_classification", lambda *_: data)
+
+    def made(seed):
+        task = classification_task("lenet5", batch=4, seed=seed, device="cpu")
+        labels = torch.cat([labels for _, labels in task.batches(0, 0)])
+        return torch.cat([value.flatten() for value in task.model.parameters()]), labels
+
+    for first, again, other in zip(made(3), made(3), made(4)):
+        assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_weights_that_are_trained_get_a_smaller_rate(tmp_path, monkeypatch):
+    black = LabelledPictures(torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.arange(40) % 10)
+    data = ClassificationData("black", tuple("0123456789"), black, black)
+    monkeypatch.setattr(build, "load_classification", lambda *_: data)
+    save_checkpoint(tmp_path / "best.pt", {"model": build_network("resnet20", data).state_dict()})
+    fresh, trained = (
+        classification_task("resnet20", weights, device="cpu").recipe.dense for weights in (None, tmp_path / "best.pt")
+    )
+    assert trained.lr < fresh.lr and trained.epochs < fresh.epochs
+
+
+def test_the_root_reaches_the_data(data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(build, "load_classification", lambda *given: seen.append(given) or data)
+    classification_task("lenet5", data_root="D", device="cpu")
+    assert seen == [("mnist", "D")]

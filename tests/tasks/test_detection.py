@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import TINY_CFG, write_coco
 
-from detect_prune.darknet import parse_cfg, save_cfg, write_weights
+from detect_prune.darknet import WeightsHeader, parse_cfg, save_cfg, write_weights
 from detect_prune.darknet.cfg import CfgWarning
 from detect_prune.datasets import Fit, val_batches
 from detect_prune.datasets import batches as batches_module
@@ -16,6 +16,7 @@ from detect_prune.engine.checkpoint import save_checkpoint
 from detect_prune.engine.distributed import World
 from detect_prune.engine.task import Teacher
 from detect_prune.errors import DetectPruneError
+from detect_prune.tasks import detection
 from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.detection import augmentation_of
 from detect_prune.tasks.detector import Detector, load, usual_names
@@ -281,3 +282,57 @@ def test_a_set_whose_boxes_are_all_in_unreadable_pictures_is_an_error(files):
             path.write_bytes(b"")
     with pytest.raises(DetectPruneError, match="no box that counts is in the 1 validation picture"):
         task.evaluate(task.model)
+
+
+def test_a_shift_is_half_the_jitter_and_mirrors_are_usual():
+    text = TINY_CFG.replace("hue=.1", "hue=.05\nmosaic=1\nflip=0").replace("saturation=1.5", "saturation=1.25")
+    assert augmentation_of(parse_cfg(text)).translate == pytest.approx(0.1)
+    assert augmentation_of(parse_cfg(TINY_CFG)).flip
+
+
+def test_the_seed_decides_what_a_detector_is_shown(files):
+    def shown(seed):
+        return [batch.indices for batch in detection_task(files[0], data=files[2], batch=4, seed=seed).batches(0, 0)]
+
+    assert shown(1) == shown(1) != shown(2)
+
+
+def test_what_the_weights_had_seen_is_kept(files, tmp_path):
+    cfg, weights, data = files
+    write_weights(load(cfg, weights), weights, WeightsHeader(seen=12_345))
+    task = detection_task(cfg, weights, data=data, batch=4)  # with other heads
+    task.save(task.model, tmp_path, "pruned")
+    assert load(tmp_path / "pruned.cfg", tmp_path / "pruned.weights").header.seen == 12_345
+
+
+def test_what_of_the_data_does_not_count_is_noted(files):
+    cfg, weights, data = files
+    file = data.parent / "train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [40, 10, 20, 20]  # of pictures that are 48 wide
+    file.write_text(json.dumps(content))
+    task = detection_task(cfg, weights, data=data, batch=4)
+    assert any("clipped" in note for note in task.notes) and any("clipped" in said for said in task.problems())
+
+
+def test_the_sheet_has_names_and_what_people_look_at(files, monkeypatch):
+    seen = []
+
+    def drawn(picture, found, names=()):
+        seen.append((found, names))
+        return picture
+
+    monkeypatch.setattr(detection, "draw_boxes", drawn)
+    task = detection_task(files[0], files[1], data=files[2], batch=4)
+    bias = task.model.layers[2].conv.bias.data.view(2, 8)
+    bias[:, 4:6], bias[:, 6:] = 0.3, -3.0  # the first class is found everywhere, the others hardly
+    assert set(task.figures(task.model)) == {"detections"} and len(seen) == 8
+    assert sum(len(found) for found, _ in seen) > 0
+    assert all((found.scores >= 0.25).all() and names == task.data.names for found, names in seen)
+
+
+def test_pictures_that_could_not_be_scored_on_are_noted(files):
+    cfg, weights, data = files
+    (data.parent / "val" / "3.png").write_bytes(b"")
+    (note,) = (task := detection_task(cfg, weights, data=data, batch=4)).evaluate(task.model).notes
+    assert note.startswith("1 validation picture left out: ") and "3.png" in note

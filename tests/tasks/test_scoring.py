@@ -14,8 +14,9 @@ from detect_prune.datasets import load_data
 from detect_prune.datasets.detection_set import DetectionSetBuilder
 from detect_prune.errors import DetectPruneError
 from detect_prune.tasks import scoring
+from detect_prune.tasks.build import detection_task
 from detect_prune.tasks.detector import Detector
-from detect_prune.tasks.scoring import PROTOCOLS, find_all
+from detect_prune.tasks.scoring import PROTOCOLS, SHOWN, find_all
 
 
 @pytest.fixture
@@ -113,3 +114,34 @@ def test_a_batch_that_does_not_fit_into_memory_is_said(model, pictures, monkeypa
         find(model, pictures, PROTOCOLS["coco"], batch=2)
     said = "other" if "other" in str(error) else "scoring with batch 2 does not fit into the memory of cpu"
     assert said in str(caught.value)
+
+
+def test_plain_suppression_removes_more_than_that_of_the_cfg(model, pictures):
+    easy = dataclasses.replace(PROTOCOLS["coco"], score_threshold=0.002, iou_threshold=0.3)
+    plain, of_the_cfg = (sum(map(len, find(model, pictures, easy, nms=nms))) for nms in ("plain", "cfg"))
+    assert 0 < plain < of_the_cfg
+
+
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_the_cfg_says_whether_proportions_are_kept(tmp_path, monkeypatch, letterbox):
+    """A black picture that is not square has grey bars then."""
+    forward, seen = Detector.forward, []
+    monkeypatch.setattr(Detector, "forward", lambda self, inputs: seen.append(inputs) or forward(self, inputs))
+    (tmp_path / "a.cfg").write_text(TINY_CFG.replace("[net]", f"[net]\nletter_box={letterbox:d}"))
+    task = detection_task(tmp_path / "a.cfg", data=write_coco(tmp_path / "squares", classes=2), batch=4)
+    black = np.zeros((40, 48, 3), np.uint8)
+    task.model.predict(black)
+    for truth in task.data.val:
+        cv2.imwrite(str(truth.path), black)
+    task.evaluate(task.model)
+    assert len(seen) == 3 and all(bool(inputs.any()) is letterbox for inputs in seen)
+    assert task.fit.letterbox is letterbox
+
+
+def test_the_thresholds_are_those_that_are_told():
+    assert {name: (one.score_threshold, one.iou_threshold, one.max_candidates) for name, one in PROTOCOLS.items()} == {
+        "coco": (0.001, 0.6, 3000),
+        "darknet-map": (0.005, 0.45, 20_000),
+        "darknet-valid": (0.001, 0.6, 20_000),
+    }
+    assert (SHOWN.score_threshold, SHOWN.iou_threshold) == (0.25, 0.45)
