@@ -146,9 +146,11 @@ def save_picture(path: str | Path, picture: np.ndarray) -> None:
     """Writes a (H, W, 3) uint8 RGB picture, atomically; the ending of `path` chooses the format, .jpg or .png.
 
     Raises:
-        DetectPruneError: the format has no room for so large a picture.
+        DetectPruneError: this OpenCV does not write that format, or not so large a picture.
     """
     suffix = Path(path).suffix
+    if not cv2.haveImageWriter(f"picture{suffix}"):
+        raise DetectPruneError(f"can't write a picture of type {suffix!r}; .png and .jpg work")
     written, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not written:
         size = f"{picture.shape[1]} x {picture.shape[0]}"

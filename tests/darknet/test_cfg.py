@@ -6,7 +6,8 @@ import warnings
 import pytest
 
 from detect_prune.darknet import CfgWarning, load_cfg, parse_cfg, save_cfg
-from detect_prune.darknet.keys import ALIASES, KEYS
+from detect_prune.darknet.keys import ALIASES, KEYS, Kind
+from detect_prune.darknet.section import convert
 from detect_prune.errors import DetectPruneError
 
 TEXT = """# a comment
@@ -40,6 +41,7 @@ def test_getters_have_defaults_ranges_and_choices():
     section = parse_cfg("[net]\nwidth=5\nlearning_rate=1e-3\npolicy=steps\nscales=.1,.1\n").net
     assert section.int("height", 7) == 7
     assert section.float("learning_rate") == 1e-3
+    assert convert(section, section.option("scales"), Kind.FLOATS) == (0.1, 0.1)
     for wrong, line in (
         (lambda: section.int("width", low=6), 2),
         (lambda: section.int("width", high=4), 2),

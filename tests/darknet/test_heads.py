@@ -15,6 +15,7 @@ def test_adapted_network_plans_and_goes_back(name):
     heads = [step for step in plan_network(adapted) if hasattr(step, "spec")]
     assert {head.spec.classes for head in heads} == {3}
     assert {head.channels for head in heads} == {3 * 8}
+    assert heads[0].section.line is not None and heads[0].section.line > 0  # lines of the file stay
     assert adapt_classes(adapted, 80) == cfg
     assert cfg == load_cfg(packaged_folder("cfg") / name)
     assert parse_cfg(adapted.text()) == adapted

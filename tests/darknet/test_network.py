@@ -27,6 +27,7 @@ def tiny():
 
 def test_what_the_network_says_of_itself(tiny):
     assert tiny.input_size == (64, 96)
+    assert max_stride(tiny.steps) == 32
     assert tiny.num_classes == 80
     assert len(tiny.layers) == len(tiny.cfg.layers) == 38
     assert [head.layer for head in tiny.heads] == [30, 37]

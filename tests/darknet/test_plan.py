@@ -26,11 +26,15 @@ def test_references_sizes_and_strides(small_cfg):
 
 
 def test_head_options_and_darknets_defaults(small_cfg):
-    spec = plan_network(small_cfg(CONV))[-1].spec
+    step = plan_network(small_cfg(CONV))[-1]
+    spec = step.spec
+    assert step.section.line == 16
     assert (spec.layer, spec.classes, spec.mask, spec.anchors) == (2, 1, (0,), ((10.0, 14.0),))
     assert (spec.iou_loss, spec.iou_normalizer, spec.scale_x_y, spec.nms_kind) == ("mse", 0.75, 1.0, "default")
     assert (spec.ignore_thresh, spec.truth_thresh, spec.iou_thresh, spec.max_delta) == (0.5, 1.0, 1.0, 0.0)
-    specs = [s.spec for s in plan_network(load_cfg(packaged_folder("cfg") / "yolov4.cfg")) if hasattr(s, "spec")]
+    heads = [s for s in plan_network(load_cfg(packaged_folder("cfg") / "yolov4.cfg")) if hasattr(s, "spec")]
+    specs = [s.spec for s in heads]
+    assert [s.scale for s in heads] == [(8, 8), (16, 16), (32, 32)]
     assert [s.scale_x_y for s in specs] == [1.2, 1.1, 1.05]
     assert specs[1].anchors == ((36.0, 75.0), (76.0, 55.0), (72.0, 146.0))
     assert len(specs[1].all_anchors) == 9

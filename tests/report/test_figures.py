@@ -127,6 +127,8 @@ def test_save_picture_keeps_channels_in_order(tmp_path):
     picture[..., 0] = 200
     save_picture(tmp_path / "new" / "red.png", picture)
     assert (cv2.imread(str(tmp_path / "new" / "red.png"))[..., ::-1] == picture).all()
+    with pytest.raises(DetectPruneError, match="xyz"):
+        save_picture(tmp_path / "red.xyz", picture)
 
 
 def test_a_picture_that_its_format_has_no_room_for_is_refused(tmp_path):

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 from detect_prune.report.summary import Stage, closing_table, layer_table, verdict
 
 N, MACS, FILE = 6_000_000, 3_457_000_000, 24_251_276
@@ -47,3 +50,7 @@ def test_files_and_zips_have_columns_of_their_own():
         "file": "24.3 MB",
         "zip": "22.5 MB",
     }
+
+
+def test_stage_goes_into_json():
+    assert json.loads(json.dumps(asdict(RESULT)))["metrics"] == {"AP": 0.255, "AP50": 0.46}
